@@ -1,0 +1,46 @@
+"""batchify: a function that takes a list becomes one that is called with one item.
+
+    @batched(size=500, linger=0.01, workers=2)
+    def insert_users(users: list[User]) -> list[int]: ...
+
+    insert_users(user).result()     # or: await insert_users(user)
+"""
+
+from .api import Batched, batched
+from .errors import (
+    BadResult,
+    BatchAborted,
+    BatchifyError,
+    Closed,
+    Deadlock,
+    DeadLetter,
+    DeadlineExceeded,
+    Forked,
+    ItemTooHeavy,
+    MissingResult,
+    QueueFull,
+    RetryExhausted,
+)
+from .future import BatchFuture
+from .outcome import BatchFailure
+from .stats import Stats
+
+__all__ = [
+    "BadResult",
+    "BatchAborted",
+    "BatchFailure",
+    "BatchFuture",
+    "Batched",
+    "BatchifyError",
+    "Closed",
+    "DeadLetter",
+    "Deadlock",
+    "DeadlineExceeded",
+    "Forked",
+    "ItemTooHeavy",
+    "MissingResult",
+    "QueueFull",
+    "RetryExhausted",
+    "Stats",
+    "batched",
+]

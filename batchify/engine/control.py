@@ -1,0 +1,174 @@
+"""Flush and close, over the engines of one decorated function: blocking, and awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from .. import waits
+from ..errors import Deadlock
+from ..forming import Waiting
+from ..future import BatchFuture, Refused
+from ..loopfuture import port_of, set_done
+from ..stats import Stats
+from .base import CLOSED, CLOSING, OPEN, Engine, count_down
+from .seam import Seam
+
+
+class Scope(Protocol):
+    """All engines of one function, or of one instance's method."""
+
+    state: str
+    seam: Seam
+    is_grouped: bool
+
+    def here(self) -> Engine: ...
+
+    def engines(self) -> Sequence[Engine]: ...
+
+    def set_state(self, state: str) -> None: ...
+
+    def stats(self) -> Stats: ...
+
+
+def flush(scope: Scope, timeout: float | None) -> None:
+    _wait(scope, _flushed(scope), timeout)
+
+
+async def aflush(scope: Scope, timeout: float | None) -> None:
+    await _await(_flushed(scope), timeout)
+
+
+def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
+    futures = _closing(scope, cancel, _refuse_to_block)
+    try:
+        _wait(scope, futures, timeout)
+    except TimeoutError:
+        _close(scope)
+        raise
+    _close(scope)
+    for engine in scope.engines():
+        engine.join(timeout)
+
+
+async def aclose(scope: Scope, timeout: float | None, cancel: bool) -> None:
+    futures = _closing(scope, cancel, _refuse_to_await)
+    try:
+        await _await(futures, timeout)
+    except TimeoutError:
+        _close(scope)
+        raise
+    _close(scope)
+
+
+def start(scope: Scope) -> None:
+    scope.set_state(OPEN)
+    for engine in scope.engines():
+        engine.start()
+
+
+async def until_admitted(
+    submit: Callable[[Callable[[], object]], BatchFuture[Any]],
+) -> BatchFuture[Any]:
+    """Wait for the room of an item that `submit(admitted)` submits from this loop."""
+    loop = asyncio.get_running_loop()
+    port = port_of(loop)
+    room = loop.create_future()
+    future = submit(lambda: port.call(set_done, room))
+    if future._s.__class__ is Waiting:
+        try:
+            await room
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+    if future._v.__class__ is Refused:
+        raise future._v.error
+    return future
+
+
+def _flushed(scope: Scope) -> list[BatchFuture[Any]]:
+    return [future for engine in scope.engines() for future in engine.flush()]
+
+
+def _closing(scope: Scope, cancel: bool, refuse: Any) -> list[BatchFuture[Any]]:
+    """Begin to close; gives what to wait for.
+
+    A close that would wait for itself is refused before it changes anything; with `cancel` it
+    just does not wait for that.
+    """
+    if not cancel:
+        for future in _one_of_each(_unresolved(scope)):
+            refuse(future)
+    scope.set_state(CLOSING)
+    futures = [future for engine in scope.engines() for future in engine.close(cancel)]
+    if not cancel:
+        return futures
+    return [future for future in futures if _may_wait(future, refuse)]
+
+
+def _close(scope: Scope) -> None:
+    if scope.state is CLOSING:
+        scope.set_state(CLOSED)
+    for engine in scope.engines():
+        if engine.state is CLOSING:
+            engine.closed()
+
+
+def _unresolved(scope: Scope) -> list[BatchFuture[Any]]:
+    return [future for engine in scope.engines() for future in engine.left()]
+
+
+def _one_of_each(futures: Sequence[BatchFuture[Any]]) -> list[BatchFuture[Any]]:
+    """One future for each batch and each way: what holds one holds all."""
+    return list({id(future._s): future for future in futures}.values())
+
+
+def _may_wait(future: BatchFuture[Any], refuse: Any) -> bool:
+    try:
+        refuse(future)
+    except Deadlock:
+        return False
+    return True
+
+
+def _refuse_to_block(future: BatchFuture[Any]) -> None:
+    waits.check(future)
+
+
+def _refuse_to_await(future: BatchFuture[Any]) -> None:
+    batch = waits.serving_batch() if waits.serving_tasks else None
+    if batch is not None:
+        waits.check_await(future, batch)
+
+
+def _wait(scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None) -> None:
+    if not futures:
+        return
+    for future in _one_of_each(futures):
+        _refuse_to_block(future)
+    bell = scope.seam.bell()
+    count_down(futures, bell.ring)
+    with waits.waiting(futures[-1], timeout):
+        if not bell.wait(timeout):
+            raise TimeoutError(_late(futures))
+
+
+async def _await(futures: list[BatchFuture[Any]], timeout: float | None) -> None:
+    if not futures:
+        return
+    for future in _one_of_each(futures):
+        _refuse_to_await(future)
+    loop = asyncio.get_running_loop()
+    port = port_of(loop)
+    over = loop.create_future()
+    count_down(futures, lambda: port.call(set_done, over))
+    try:
+        await asyncio.wait_for(over, timeout)
+    except TimeoutError:
+        raise TimeoutError(_late(futures)) from None
+
+
+def _late(futures: list[BatchFuture[Any]]) -> str:
+    left = sum(not future.done() for future in futures)
+    return f"{left} of {len(futures)} items are not done yet"

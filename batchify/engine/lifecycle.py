@@ -1,0 +1,103 @@
+"""The ends that come from outside: exit and fork. The only module that knows of them.
+
+Exit: `threading._register_atexit` runs before the interpreter waits for threads, in the main
+process and in the children of multiprocessing alike (`atexit` does not run in those). The
+workers are daemons, so a batch that hangs can be given up. Threads that the interpreter waits
+for after that may still submit: `atexit` has a second look, and their calls wait for the result.
+
+Fork: one hook for the module, over a weak set of engines.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakSet
+
+_engines: WeakSet[Any] = WeakSet()
+_child_hooks: list[Callable[[], None]] = []
+_is_hooked = False
+
+
+def register(engine: Any) -> None:
+    """Have `engine` taken care of at exit and at a fork, as long as it lives."""
+    _engines.add(engine)
+    if not _is_hooked:
+        _hook()
+
+
+def after_fork_in_child(hook: Callable[[], None]) -> None:
+    """Call `hook()` in each forked child."""
+    _child_hooks.append(hook)
+
+
+def _hook() -> None:
+    global _is_hooked
+    _is_hooked = True
+    atexit.register(_at_exit)
+    early = getattr(threading, "_register_atexit", None)  # private: gh-86128 asks for a public one
+    if early is not None:
+        with contextlib.suppress(RuntimeError):  # the exit has begun: the other one is in time
+            early(_at_exit)
+
+
+if hasattr(os, "register_at_fork"):
+
+    def _forked() -> None:
+        for hook in _child_hooks:
+            hook()
+        for engine in list(_engines):
+            engine.forked()
+
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _at_exit() -> None:
+    """Run what was accepted, as long as each function's `exit_timeout` allows."""
+    began = time.monotonic()
+    while True:
+        working = [engine for engine in list(_engines) if hasattr(engine, "hurry")]
+        # A batch may submit to another function: look until nothing is left anywhere.
+        left = [(engine, engine.hurry()) for engine in working]
+        left = [(engine, futures) for engine, futures in left if futures]
+        if not left:
+            return
+        for engine, futures in left:
+            if not _can_run(engine):
+                give_up(engine)
+                continue
+            end = began + engine.options.exit_timeout
+            for future in futures:
+                try:
+                    future.exception(max(0.0, end - time.monotonic()))
+                except TimeoutError:
+                    if future.done():
+                        continue
+                    give_up(engine)
+                    break
+                except Exception:
+                    continue
+
+
+def _can_run(engine: Any) -> bool:
+    """A loop that does not run now has nobody left to run it."""
+    port = getattr(engine, "port", None)
+    return port is None or port.loop.is_running()
+
+
+def give_up(engine: Any) -> None:
+    """End what is left in `Closed`, and say so."""
+    count = engine.closed()
+    if count:
+        warnings.warn(
+            f"{engine.options.name}: {count} items were not done within "
+            f"{engine.options.exit_timeout:g} s of the end; they ended in Closed",
+            RuntimeWarning,
+            stacklevel=2,
+        )

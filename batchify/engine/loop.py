@@ -1,0 +1,427 @@
+"""The driver for `async def`: batches are tasks on the caller's own loop, without threads.
+
+Each loop has a `LoopEngine` of its own, with `workers` batches at a time. A batch takes its
+items in the first step of its task: with `linger=0` that is everything of this tick of the loop.
+Callers without a loop share one loop in a background thread.
+
+The end of a loop: an async generator that the loop closes (`shutdown_asyncgens`, part of
+`asyncio.run`) runs what still waits. A loop closed without that drops its timers, one of which
+owns an object that ends what is left when it goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+import warnings
+from asyncio import _get_running_loop as running_loop
+from collections.abc import AsyncGenerator, Callable
+from contextvars import Context
+from dataclasses import replace
+from threading import get_ident
+from typing import Any
+from weakref import ref
+
+from .. import waits
+from ..errors import BatchAborted
+from ..future import BatchFuture
+from ..loopfuture import Port, port_of, set_done
+from ..options import Options
+from ..outcome import Give, caught, conduct
+from ..stats import Stats, added
+from . import lifecycle
+from .base import CLOSED, OPEN, Batch, Engine, count_down
+from .seam import Seam
+
+_YEAR = 365 * 24 * 3600.0
+
+
+class LoopEngine(Engine):
+    """An engine whose batches run on one event loop."""
+
+    def __init__(
+        self,
+        options: Options,
+        is_grouped: bool,
+        seam: Seam,
+        port: Port,
+        home: Background | None,
+        on_loop_closed: Callable[[Port], None],
+    ) -> None:
+        super().__init__(options, is_grouped, seam)
+        self.port = port
+        self._home = home  # keeps the background thread while this engine may need it
+        self._on_loop_closed = on_loop_closed
+        self._tasks: dict[asyncio.Task[None], Batch | None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = 0.0
+
+    # ---- who is there ----
+
+    def _is_free(self) -> bool:
+        return len(self._tasks) < self.options.workers
+
+    def _rouse(self) -> None:
+        self._roused = True
+        if running_loop() is self.port.loop:
+            self._start_task()
+        elif not self.port.call(self._start_task):
+            self._roused = False
+            raise RuntimeError("the event loop is closed")
+
+    def _start_task(self) -> None:
+        # Not loop.create_task: an eager factory would take the first item alone.
+        work = self._work()
+        try:
+            task = asyncio.Task(
+                work,
+                loop=self.port.loop,
+                name=f"batchify:{self.options.name}",
+                context=Context(),  # nobody's: never that of the caller who came first
+            )
+        except BaseException:
+            work.close()
+            raise
+        self._tasks[task] = None
+        task.add_done_callback(self._task_ended)
+
+    def _has_alarm(self, when: float) -> bool:
+        return self._timer is not None and self._alarm <= when
+
+    def _set_alarm(self, when: float) -> None:
+        if running_loop() is not self.port.loop:
+            self.port.call(self._look_again)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._alarm = when
+        delay = min(max(0.0, when - self.seam.clock()), _YEAR)
+        self._timer = self.port.loop.call_later(delay, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._timer = None
+        self._look_again()
+
+    def _worker_count(self) -> int:
+        return len(self.batches)
+
+    def _end_workers(self) -> None:
+        return
+
+    def _reset_workers(self) -> None:
+        self._tasks.clear()
+        self._timer = None
+
+    def holders(self, me: Any) -> list[Any] | None:
+        if waits.is_blocked(self.port.thread, me):
+            return [self.port.thread]
+        if self._is_free() or len(self.batches) < len(self._tasks):
+            return None
+        return list(self.batches)
+
+    def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
+        if waits.is_blocked(self.port.thread, me):
+            return [self.port.thread]
+        return [batch]
+
+    # ---- one batch ----
+
+    async def _work(self) -> None:
+        """Take a batch and run it: the body of a task."""
+        task = asyncio.current_task()
+        assert task is not None
+        with self._lock:
+            self._roused = False
+            batch = self._take()
+            if not isinstance(batch, Batch):
+                return  # cancelled meanwhile; _task_ended looks on
+            batch.thread = get_ident()
+            self._tasks[task] = batch
+            if self._timer is not None and not self.forming.pending:
+                self._timer.cancel()
+                self._timer = None
+            self._look()
+        self._forget_routes()
+        waits.serving_tasks[task] = batch
+        try:
+            await self._drive(batch)
+        finally:
+            del waits.serving_tasks[task]
+            self._leave(task)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """After the task: it may have been cancelled before its first step."""
+        if not task.cancelled():
+            task.exception()  # a fault of the engine itself: the items got it
+        if task in self._tasks:
+            with self._lock:
+                self._roused = False
+            self._leave(task)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        batch = self._tasks.pop(task, None)
+        ended: list[BatchFuture[Any]] = []
+        with self._lock:
+            if batch is not None:
+                self.batches.discard(batch)
+                left = [future for future in batch.futures if future._s is batch]
+                self.forming.running -= len(left)
+                self.counts.failed += len(left)
+                ended = self._end_with(
+                    left, lambda: BatchAborted("the task of the batch was ended")
+                )
+            if self.port.loop.is_closed():
+                return
+            self._look()
+        if ended:
+            self._announce(ended)
+        if self._again:
+            self._look_again()
+
+    async def _drive(self, batch: Batch) -> None:
+        route = batch.route
+        talk = conduct(
+            route.function,
+            batch.items(),
+            route.args,
+            route.kwargs,
+            self.options.on_error,
+            route.batched,
+        )
+        answer: Any = None
+        while True:
+            try:
+                request = talk.send(answer)
+            except StopIteration:
+                return
+            answer = None
+            if isinstance(request, Give):
+                self.settle(batch, request)
+                continue
+            try:
+                answer = request.function(*request.args, **request.kwargs)
+                if inspect.isawaitable(answer):
+                    answer = await answer
+            except GeneratorExit:  # the loop went away: nothing can be awaited any more
+                raise
+            except BaseException as error:
+                answer = caught(error)
+                del error
+            del request
+
+    # ---- the end of the loop ----
+
+    async def drained(self) -> None:
+        """Run what waits, before the loop closes; bounded by `exit_timeout`."""
+        end = self.seam.clock() + self.options.exit_timeout
+        while futures := self.hurry():
+            over = self.port.loop.create_future()
+            count_down(futures, lambda over=over: self.port.call(set_done, over))  # type: ignore[misc]
+            try:
+                await asyncio.wait_for(over, max(0.0, end - self.seam.clock()))
+            except TimeoutError:
+                lifecycle.give_up(self)
+                return
+
+    def loop_closed(self) -> None:
+        """The loop is closed: what is left can never run."""
+        self._on_loop_closed(self.port)
+        self.closed()
+
+
+class _AtClose:
+    """Owned by a timer of a loop: goes when the loop is closed and drops its timers."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = ref(port)
+
+    def __call__(self) -> None:
+        return
+
+    def __del__(self) -> None:
+        port = self._port()
+        if port is not None:
+            for engine in list(port.engines):
+                engine.loop_closed()
+
+
+async def _guard(port: Port) -> AsyncGenerator[None, None]:
+    """Suspended while the loop lives; its end comes before the loop's."""
+    try:
+        yield
+    finally:
+        # A batch may submit to another function: look until nothing is left anywhere.
+        while busy := [engine for engine in list(port.engines) if engine.hurry()]:
+            await asyncio.gather(*(engine.drained() for engine in busy))
+
+
+def _attend(port: Port) -> None:
+    """Be told of the end of the running loop, in both ways."""
+    port.guard = _guard(port)
+    with contextlib.suppress(StopIteration), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it may start while the loop shuts its generators down
+        port.guard.__anext__().send(None)
+    port.loop.call_later(_YEAR, _AtClose(port))
+
+
+# ---- callers without a loop ----
+
+
+class Background:
+    """One event loop in a thread, as long as somebody holds this object."""
+
+    def __init__(self, seam: Seam) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.port = port_of(self.loop)
+        seam.spawn(_run_background, (self.port,), "batchify:background")
+
+    def __del__(self) -> None:
+        self.port.call(self.loop.stop)
+
+
+def _run_background(port: Port) -> None:
+    port.thread = get_ident()
+    loop = port.loop
+    try:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+_background: ref[Background] | None = None
+_background_lock = threading.RLock()
+
+
+def background(seam: Seam) -> Background:
+    """The background loop, started when nobody has it."""
+    global _background
+    with _background_lock:
+        found = None if _background is None else _background()
+        if found is None:
+            found = Background(seam)
+            _background = ref(found)
+        return found
+
+
+def _forget_background() -> None:
+    global _background, _background_lock
+    _background, _background_lock = None, threading.RLock()
+
+
+lifecycle.after_fork_in_child(_forget_background)
+
+
+# ---- all loops of one decorated function ----
+
+
+class AsyncEngine:
+    """The loop engines of one decorated function (or of one instance's)."""
+
+    def __init__(self, options: Options, is_grouped: bool, seam: Seam) -> None:
+        self.options = options
+        self.is_grouped = is_grouped
+        self.seam = seam
+        self._engines: dict[Port, LoopEngine] = {}
+        self._submitters: dict[Port, Callable[[Any], BatchFuture[Any]]] = {}
+        self._home: Background | None = None
+        self._gone = Stats()  # what the engines of closed loops did
+        self._lock = threading.RLock()
+        self.state = OPEN
+        lifecycle.register(self)
+
+    def here(self) -> LoopEngine:
+        """The engine for who calls: of the running loop, or of the background loop."""
+        loop = running_loop()
+        if loop is None:
+            port = self._background_port()
+        else:
+            port = port_of(loop)
+        engine = self._engines.get(port)
+        return self._new_engine(port) if engine is None else engine
+
+    def _background_port(self) -> Port:
+        if self._home is None:
+            with self._lock:
+                if self._home is None:
+                    self._home = background(self.seam)
+        return self._home.port
+
+    def _new_engine(self, port: Port) -> LoopEngine:
+        with self._lock:
+            engine = self._engines.get(port)
+            if engine is None:
+                home = self._home if self._home is not None and self._home.port is port else None
+                weak = ref(self)
+
+                def on_loop_closed(closed: Port) -> None:
+                    engines = weak()
+                    if engines is not None:
+                        engines.forget(closed)
+
+                engine = LoopEngine(
+                    self.options, self.is_grouped, self.seam, port, home, on_loop_closed
+                )
+                if self.state is not OPEN:
+                    engine.closed()
+                self._engines[port] = engine
+                lifecycle.register(engine)
+                if home is None:
+                    port.engines.add(engine)
+                    if port.guard is None:
+                        _attend(port)
+            return engine
+
+    def forget(self, port: Port) -> None:
+        """A loop was closed: keep its counts only."""
+        with self._lock:
+            engine = self._engines.pop(port, None)
+            self._submitters.pop(port, None)
+            if engine is not None:
+                # Everything is over: what is unresolved now ends in an error right after this.
+                left = engine.stats()
+                self._gone = added((self._gone, _settled(left)))
+
+    def engines(self) -> list[LoopEngine]:
+        with self._lock:
+            return list(self._engines.values())
+
+    def submitter(self, function: Callable[..., Any], batched: Callable[[], Any]) -> Any:
+        """The hot path: a closure that submits one item on the loop it is called on."""
+        submitters = self._submitters
+
+        def submit(item: Any) -> BatchFuture[Any]:
+            loop = running_loop()
+            port = self._background_port() if loop is None else port_of(loop)
+            submit_here = submitters.get(port)
+            if submit_here is None:
+                engine = self.here()
+                submit_here = engine.submitter(function, batched)
+                submitters[port] = submit_here
+            return submit_here(item)
+
+        return submit
+
+    def forked(self) -> None:
+        """In the child of a fork: no thread runs the background loop any more."""
+        self._lock = threading.RLock()
+        self._gone = Stats()
+        if self._home is not None:
+            self._engines.pop(self._home.port, None)
+            self._submitters.pop(self._home.port, None)
+            self._home = None
+
+    def stats(self) -> Stats:
+        return added((self._gone, *(engine.stats() for engine in self.engines())))
+
+    def set_state(self, state: str) -> None:
+        self.state = state
+
+
+def _settled(stats: Stats) -> Stats:
+    """The counts once everything unresolved has ended in `Closed`."""
+    return replace(
+        stats, failed=stats.failed + stats.pending + stats.running, pending=0, running=0, workers=0
+    )

@@ -1,0 +1,90 @@
+"""The seam between the engine and the machine: clock, threads, wake-ups.
+
+The engine asks nothing else of the outside, so that the same code runs on real threads, on a
+manual clock and under a deterministic scheduler.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from _thread import allocate_lock
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Bell(Protocol):
+    """A binary wake-up for one sleeper."""
+
+    cargo: Any  # what the ringer wants kept alive until the sleeper is awake
+
+    def ring(self) -> None:
+        """Wake the sleeper, or let its next wait end at once. Never blocks, never fails."""
+
+    def poke(self, _: object) -> None:
+        """`ring` in the shape of a callback."""
+
+    def wait(self, timeout: float | None) -> bool:
+        """Sleep until rung, at most `timeout` seconds; True when rung."""
+
+
+class Seam(Protocol):
+    """What an engine needs of the machine."""
+
+    def clock(self) -> float:
+        """Seconds that never go back."""
+
+    def bell(self) -> Bell:
+        """A new bell, silent."""
+
+    def spawn(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
+        """Start a thread; gives something to `join(timeout)`."""
+
+
+class ThreadBell:
+    """A bell made of one raw lock: ring and wait are single C calls.
+
+    A signal handler or a finalizer may come at any instant: there is no state between two
+    steps that they could find half done. (`SimpleQueue.get(timeout=)` can sleep for ever on
+    CPython <= 3.12, and a `Condition` leaks its lock under signals.)
+    """
+
+    __slots__ = ("_lock", "cargo")
+
+    def __init__(self) -> None:
+        self._lock = allocate_lock()
+        self._lock.acquire()
+        self.cargo: Any = None
+
+    def ring(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:  # rung already
+            return
+
+    def poke(self, _: object) -> None:
+        self.ring()
+
+    def wait(self, timeout: float | None) -> bool:
+        if timeout is None:
+            return self._lock.acquire()
+        if not timeout > 0:  # also nan; -1 would wait for ever
+            return self._lock.acquire(False)
+        return self._lock.acquire(True, min(timeout, threading.TIMEOUT_MAX))
+
+
+class ThreadSeam:
+    """The real machine."""
+
+    clock = staticmethod(time.monotonic)
+    bell = staticmethod(ThreadBell)
+
+    @staticmethod
+    def spawn(target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
+        # A daemon: the exit hook waits for the work, and may give up a batch that hangs.
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        thread.start()
+        return thread
+
+
+THREADS = ThreadSeam()

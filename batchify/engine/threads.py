@@ -1,0 +1,239 @@
+"""The driver for `def`: worker threads.
+
+Threads start when there is something to do for one more, up to `workers`. A free one sleeps on
+a bell of its own; the one that sleeps while items linger has a time limit, the others have none.
+Only a worker rings another, or a caller that found `need` reached: one wake-up for a batch.
+
+A sleeping worker knows its engine by a weak reference only, so that the engine goes when the
+decorated object goes, and its threads with it. Who rings puts the engine into the bell, so
+that it stays until the worker is awake.
+"""
+
+from __future__ import annotations
+
+from contextvars import Context
+from threading import get_ident
+from typing import Any
+from weakref import ref
+
+from .. import waits
+from ..errors import BatchAborted
+from ..options import Options, kind
+from ..outcome import Give, caught, conduct
+from . import lifecycle
+from .base import CLOSED, Batch, Engine
+from .seam import Bell, Seam
+
+
+class Stop:
+    """A worker's answer to "what next": nothing, ever."""
+
+
+STOP = Stop()
+
+
+class ThreadEngine(Engine):
+    """An engine whose batches run in worker threads."""
+
+    def __init__(self, options: Options, is_grouped: bool, seam: Seam) -> None:
+        super().__init__(options, is_grouped, seam)
+        self._threads: dict[Bell, Any] = {}
+        self._idle: list[Bell] = []  # those who sleep
+        self._alarms: dict[Bell, float] = {}  # when a sleeper wakes up by itself
+        self._started = 0
+        self._hire_nobody()
+        lifecycle.register(self)
+
+    def _hire_nobody(self) -> None:
+        bells: set[Bell] = set()
+
+        def ring_all(_: object) -> None:
+            for bell in list(bells):
+                bell.ring()
+
+        self._bells = bells
+        self._weak = ref(self, ring_all)
+
+    # ---- as a scope: the one engine for all callers ----
+
+    def here(self) -> ThreadEngine:
+        return self
+
+    def engines(self) -> list[ThreadEngine]:
+        return [self]
+
+    def set_state(self, state: str) -> None:
+        """`close`, `closed` and `start` of the engine do it."""
+
+    # ---- who is there ----
+
+    def _is_free(self) -> bool:
+        return bool(self._idle) or len(self._threads) < self.options.workers
+
+    def _rouse(self) -> None:
+        self._roused = True
+        if self._idle:
+            bell = self._idle[-1]
+            bell.cargo = self
+            bell.ring()
+            return
+        try:
+            self._spawn()
+        except RuntimeError:  # no more threads are to be had
+            self._roused = False
+            if not self._threads:
+                raise
+
+    def _spawn(self) -> None:
+        bell = self.seam.bell()
+        bell.cargo = self
+        name = f"batchify:{self.options.name}:{self._started + 1}"
+        self._threads[bell] = None
+        try:
+            self._threads[bell] = self.seam.spawn(_serve, (self._weak, bell), name)
+        except BaseException:
+            del self._threads[bell]
+            raise
+        self._bells.add(bell)
+        self._started += 1
+
+    def _has_alarm(self, when: float) -> bool:
+        return any(alarm <= when for alarm in self._alarms.values())
+
+    def _set_alarm(self, when: float) -> None:
+        self._rouse()  # who is roused, and finds nothing to run, sleeps until then
+
+    def _worker_count(self) -> int:
+        return len(self._threads)
+
+    def _end_workers(self) -> None:
+        with self._lock:
+            for bell in self._idle:
+                bell.ring()
+
+    def join(self, timeout: float | None) -> None:
+        with self._lock:
+            threads = [thread for thread in self._threads.values() if thread is not None]
+        if not waits.serves(self):
+            end = None if timeout is None else self.seam.clock() + timeout
+            for thread in threads:
+                thread.join(None if end is None else max(0.0, end - self.seam.clock()))
+
+    def _reset_workers(self) -> None:
+        self._threads.clear()
+        self._idle.clear()
+        self._alarms.clear()
+        self._hire_nobody()
+
+    def holders(self, me: Any) -> list[Any] | None:
+        if self._is_free() or len(self.batches) < len(self._threads):
+            return None
+        return [batch.thread for batch in list(self.batches)]
+
+    def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
+        return [batch.thread]
+
+    # ---- what a worker does ----
+
+    def next(self, bell: Bell) -> Batch | float | None | Stop:
+        """What the worker that owns `bell` does next: a batch, or a sleep, which may have an end."""
+        with self._lock:
+            if bell not in self._threads:  # after a fork in the batch function
+                return STOP
+            self._roused = False
+            self._leave_bed(bell)
+            while True:
+                step = self._take()
+                if isinstance(step, Batch):
+                    step.thread = get_ident()
+                    self._look()
+                    break
+                if self.state is CLOSED:
+                    del self._threads[bell]
+                    self._bells.discard(bell)
+                    return STOP
+                self._idle.append(bell)
+                if step is not None:
+                    self._alarms[bell] = step
+                self._set_need()
+                if self._has_seen_all():
+                    break
+                self._leave_bed(bell)
+        self._forget_routes()
+        if self._again:
+            self._look_again()
+        return step
+
+    def _leave_bed(self, bell: Bell) -> None:
+        if bell in self._idle:
+            self._idle.remove(bell)
+            self._alarms.pop(bell, None)
+
+    def execute(self, batch: Batch) -> None:
+        """Run one batch in this thread."""
+        stack = waits.serving_threads.setdefault(batch.thread, [])
+        stack.append(batch)
+        try:
+            self._drive(batch)
+        except BaseException as error:  # a fault of the engine itself, or no memory
+            reason = f"the batch could not be settled: {kind(error)}"
+            with self._lock:
+                left = [future for future in batch.futures if future._s is batch]
+                self.forming.running -= len(left)
+                self.counts.failed += len(left)
+                self._end_with(left, lambda: BatchAborted(reason))
+            self._announce(left)
+        finally:
+            stack.pop()
+            if not stack:
+                waits.serving_threads.pop(batch.thread, None)
+            self.finish(batch)
+
+    def _drive(self, batch: Batch) -> None:
+        route = batch.route
+        context = Context()  # nobody's: never that of the caller who happened to come first
+        talk = conduct(
+            route.function,
+            batch.items(),
+            route.args,
+            route.kwargs,
+            self.options.on_error,
+            route.batched,
+        )
+        answer: Any = None
+        while True:
+            try:
+                request = talk.send(answer)
+            except StopIteration:
+                return
+            answer = None
+            if isinstance(request, Give):
+                self.settle(batch, request)
+                continue
+            try:
+                answer = context.run(request.function, *request.args, **request.kwargs)
+            except BaseException as error:
+                answer = caught(error)
+                del error
+            del request
+
+
+def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
+    """The life of a worker thread."""
+    while True:
+        engine: ThreadEngine | None = bell.cargo or weak()
+        bell.cargo = None
+        if engine is None:
+            return
+        step = engine.next(bell)
+        while isinstance(step, Batch):
+            engine.execute(step)
+            del step
+            step = engine.next(bell)
+        if isinstance(step, Stop):
+            return
+        if step is None:
+            del engine
+            bell.wait(None)
+        else:
+            bell.wait(step - engine.seam.clock())

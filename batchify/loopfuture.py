@@ -1,0 +1,214 @@
+"""`LoopFuture`: a `BatchFuture` made on an event loop, which asyncio takes for one of its own.
+
+It has what `asyncio.isfuture` and tasks look for, so `await`, `gather`, `wait`, `wait_for` and
+`shield` need no wrapper: a gathered item costs 3.2 us instead of 12 us with an inner future.
+Its loop callbacks live on the loop's thread alone; a batch posts all its futures to the loop
+with one call, and there they are woken from one handle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from asyncio import _get_running_loop as running_loop
+from collections import deque
+from collections.abc import Callable, Generator
+from contextvars import Context, copy_context
+from threading import get_ident
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from . import waits
+from .future import CANCELLED, BatchFuture, Done
+
+R = TypeVar("R")
+
+_ATTRIBUTE = "_batchify_port"
+
+
+class Port:
+    """Where futures of one event loop are woken, from any thread."""
+
+    __slots__ = ("__weakref__", "_box", "_is_called", "engines", "guard", "loop", "thread")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.thread = get_ident()
+        self._box: deque[list[LoopFuture[Any]]] = deque()
+        self._is_called = False
+        # Those who run batches on this loop, and what keeps its end open for them.
+        self.engines: WeakSet[Any] = WeakSet()
+        self.guard: Any = None
+
+    def post(self, futures: list[LoopFuture[Any]]) -> None:
+        """Wake `futures`, which are done, on their loop. A closed loop has nobody to wake."""
+        if running_loop() is self.loop:
+            self.loop.call_soon(_wake, self.loop, futures)
+            return
+        self._box.append(futures)
+        # One call for all that is posted until the loop comes to it (2.6 us a call).
+        if not self._is_called:
+            self._is_called = True
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._empty)
+
+    def _empty(self) -> None:
+        self._is_called = False  # before the look: who posts now calls again
+        box = self._box
+        while box:
+            _wake(self.loop, box.popleft())
+
+    def call(self, function: Callable[..., object], *args: Any) -> bool:
+        """Call `function(*args)` on the loop's thread; False when the loop is closed."""
+        try:
+            self.loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            return False
+        return True
+
+
+def port_of(loop: Any) -> Port:
+    """The port of a loop, kept on the loop so that it goes when the loop goes."""
+    try:
+        return loop._batchify_port  # type: ignore[no-any-return]
+    except AttributeError:
+        port = Port(loop)
+        setattr(loop, _ATTRIBUTE, port)
+        return port
+
+
+def _wake(loop: asyncio.AbstractEventLoop, futures: list[LoopFuture[Any]]) -> None:
+    """Run the loop callbacks of `futures`, as the loop would run each from a handle."""
+    for place, future in enumerate(futures):
+        callbacks = future._callbacks
+        if callbacks is None:
+            continue
+        future._callbacks = None
+        if callbacks.__class__ is tuple:
+            callbacks = [callbacks]
+        for nth, (callback, context) in enumerate(callbacks):
+            try:
+                context.run(callback, future)
+            except (SystemExit, KeyboardInterrupt):
+                for later, its_context in callbacks[nth + 1 :]:
+                    loop.call_soon(later, future, context=its_context)
+                loop.call_soon(_wake, loop, futures[place + 1 :])
+                raise
+            except BaseException as error:
+                loop.call_exception_handler(
+                    {"message": "a done-callback raised", "exception": error, "future": future}
+                )
+
+
+class LoopFuture(BatchFuture[R]):
+    """A `BatchFuture` made on a running event loop, also an asyncio future of that loop."""
+
+    __slots__ = ("_asyncio_future_blocking", "_callbacks", "_port")
+
+    _asyncio_future_blocking: bool
+    _callbacks: Any  # None, one (callback, context), or a list of them
+    _port: Port
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return self._port.loop
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop on which it was made."""
+        return self._port.loop
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel it, also while its batch runs: then the batch goes on without it.
+
+        Returns:
+            True when the future is cancelled by this call, as asyncio futures do.
+        """
+        state = self._s
+        if state.__class__ is Done:
+            return False
+        return bool(state.engine.cancel(self))
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], *, context: Context | None = None
+    ) -> None:
+        """Call `fn(future)` at the end: on the loop when added there, else as in a thread."""
+        port = self._port
+        if running_loop() is not port.loop:
+            super().add_done_callback(fn)
+            return
+        if context is None:
+            context = copy_context()
+        if self._s.__class__ is Done:
+            port.loop.call_soon(fn, self, context=context)
+        elif self._callbacks is None:
+            self._callbacks = (fn, context)
+        elif self._callbacks.__class__ is tuple:
+            self._callbacks = [self._callbacks, (fn, context)]
+        else:
+            self._callbacks.append((fn, context))
+
+    def remove_done_callback(self, fn: Callable[[Any], object]) -> int:
+        """Remove all loop callbacks equal to `fn`; gives how many those were."""
+        callbacks = self._callbacks
+        if callbacks is None:
+            return 0
+        if callbacks.__class__ is tuple:
+            callbacks = [callbacks]
+        kept = [entry for entry in callbacks if entry[0] != fn]
+        self._callbacks = kept or None
+        return len(callbacks) - len(kept)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        if self._s.__class__ is not Done:
+            if running_loop() is not self._port.loop:
+                yield from foreign_await(self)
+            elif waits.serving_tasks and (batch := waits.serving_batch()) is not None:
+                waits.check_await(self, batch)
+                with waits.awaiting(self, batch):
+                    self._asyncio_future_blocking = True
+                    yield self
+            else:
+                self._asyncio_future_blocking = True
+                yield self
+            if self._s.__class__ is not Done:
+                raise RuntimeError("await wasn't used with future")
+        return self.result()
+
+    __iter__ = __await__
+
+    def _make_cancelled_error(self) -> BaseException:
+        if running_loop() is self._port.loop:
+            return asyncio.CancelledError()
+        return super()._make_cancelled_error()
+
+
+def foreign_await(future: BatchFuture[Any]) -> Generator[Any, None, None]:
+    """Await a future that was made elsewhere; cancelling the awaiting task cancels it."""
+    loop = asyncio.get_running_loop()
+    port = port_of(loop)
+    waiter = loop.create_future()
+
+    def done(_: object) -> None:
+        port.call(set_done, waiter)
+
+    batch = waits.serving_batch() if waits.serving_tasks else None
+    if batch is not None:
+        waits.check_await(future, batch)
+    BatchFuture.add_done_callback(future, done)
+    try:
+        if batch is None:
+            yield from waiter
+        else:
+            with waits.awaiting(future, batch):
+                yield from waiter
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if future._s is CANCELLED:
+        raise asyncio.CancelledError
+
+
+def set_done(waiter: asyncio.Future[None]) -> None:
+    """Let who awaits `waiter` go on, if it still does."""
+    if not waiter.done():
+        waiter.set_result(None)

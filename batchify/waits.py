@@ -1,0 +1,132 @@
+"""Who waits for whom: a wait that could never end raises `Deadlock` instead.
+
+Only those whose waiting can hold up a batch matter: a thread that runs one, a thread that runs
+an event loop, and an async batch that awaits. Each writes down what it waits for while it
+waits. Before a wait starts, it follows those notes from its target on: if every way leads back
+to itself, or to somebody who waits likewise, nobody is left to bring the end.
+
+*Holders* are what a target depends on: a thread (its ident, an int) or a running batch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any, Protocol
+
+from .errors import Deadlock
+
+
+class Target(Protocol):
+    """What can be waited for: a state of a future, or the room of an engine."""
+
+    def holders(self, me: Any) -> list[Any] | None:
+        """Who must act before this can end, if `me` waits; None when somebody is free to."""
+
+
+# What runs where. A thread may serve several batches inside each other (a callback of one).
+serving_threads: dict[int, list[Any]] = {}
+serving_tasks: dict[Any, Any] = {}
+# What a holder waits for, without a limit of time.
+_waits_for: dict[Any, Any] = {}
+
+
+def check(target: Any) -> None:
+    """Raise `Deadlock` when this thread, by waiting for `target`, could only wait for ever."""
+    me = get_ident()
+    if (me in serving_threads or _has_loop()) and _is_stuck(target, me):
+        raise Deadlock(
+            "waiting here could never end: the batch that is to bring the result can only run "
+            "when this wait is over (await it, use another function, or more workers)"
+        )
+
+
+def check_await(target: Any, me: Any) -> None:
+    """The same for an async batch, `me`, that is about to await."""
+    if _is_stuck(target, me):
+        raise Deadlock(
+            "awaiting here could never end: the item waits for a free worker, and they all "
+            "wait for items like it (use another function, or more workers)"
+        )
+
+
+@contextmanager
+def waiting(target: Any, timeout: float | None = None) -> Iterator[None]:
+    """Note that this thread waits for `target`; a wait with a limit ends by itself."""
+    me = get_ident()
+    if timeout is not None or not (me in serving_threads or _has_loop()):
+        yield
+        return
+    before = _waits_for.get(me)
+    _waits_for[me] = target
+    try:
+        yield
+    finally:
+        _restore(me, before)
+
+
+@contextmanager
+def awaiting(target: Any, me: Any) -> Iterator[None]:
+    """Note that the async batch `me` awaits `target`."""
+    before = _waits_for.get(me)
+    _waits_for[me] = target
+    try:
+        yield
+    finally:
+        _restore(me, before)
+
+
+def is_blocked(ident: int, me: Any) -> bool:
+    """Does the thread `ident` wait, or would it as `me`? An event loop there stands still."""
+    return ident == me or ident in _waits_for
+
+
+def serves(engine: Any) -> bool:
+    """Does this thread run a batch, or a callback, of `engine`?"""
+    return any(batch.engine is engine for batch in serving_threads.get(get_ident(), ()))
+
+
+def _restore(me: Any, before: Any) -> None:
+    if before is None:
+        _waits_for.pop(me, None)
+    else:
+        _waits_for[me] = before
+
+
+def serving_batch() -> Any:
+    """The async batch whose own task this is, or None.
+
+    A task that the batch function started for itself does not count: others may go on.
+    """
+    asyncio = sys.modules["asyncio"]
+    return serving_tasks.get(asyncio.current_task())
+
+
+def _has_loop() -> bool:
+    """Does this thread run an event loop? (Where asyncio was never imported, none does.)"""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+def _is_stuck(target: Any, me: Any) -> bool:
+    """Is nobody free among all that `target` depends on, if `me` waits?"""
+    seen: set[Any] = {me}
+    targets = [target]
+    while targets:
+        target = targets.pop()
+        target = getattr(target, "_s", target)  # a future depends on its state
+        holders = target.holders(me) if hasattr(target, "holders") else None
+        if holders is None:
+            return False
+        for holder in holders:
+            if holder in seen:
+                continue
+            seen.add(holder)
+            further = _waits_for.get(holder)
+            if further is None:
+                return False
+            targets.append(further)
+    return True
+
