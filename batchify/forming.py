@@ -114,7 +114,8 @@ class Forming:
     - every entry is in the intake or in a group, and older ones are never behind younger ones of
       the same route;
     - `running` + live entries of the groups + accepted ones in the intake <= `capacity`;
-    - `is_pressed`: the intake holds only entries that have no room.
+    - `is_pressed`: the intake holds only entries that have no room;
+    - `is_sealed`: the intake holds only entries whose callers are about to be refused.
     """
 
     def __init__(
@@ -129,13 +130,15 @@ class Forming:
         self.waiting = 0  # entries in the intake whose state is Waiting
         self.grouped = 0  # live entries in groups
         self.is_pressed = False
+        self.is_sealed = False  # nothing is let in any more: who is in the intake is refused
         self.seen = 0  # how long the intake was when `accept` was through with it
         self.hurry: str | None = None  # a reason for everything to leave at once
 
     @property
     def pending(self) -> int:
         """Accepted, and not running."""
-        fresh = 0 if self.is_pressed else len(self.intake) - self.dead - self.waiting
+        is_shut = self.is_pressed or self.is_sealed
+        fresh = 0 if is_shut else len(self.intake) - self.dead - self.waiting
         room = self._room()
         return self.grouped + (fresh if room is None else min(fresh, room))
 
@@ -238,7 +241,7 @@ class Forming:
 
     def turn_away(self) -> list[Any]:
         """Take out the entries that have no room."""
-        if not self.is_pressed:
+        if not (self.is_pressed or self.is_sealed):
             return []
         away = []
         while self.intake:
@@ -249,13 +252,24 @@ class Forming:
         self.is_pressed = False
         return away
 
+    def seal(self) -> list[Any]:
+        """Let nothing in any more; gives the entries that have no room."""
+        away = self.turn_away()
+        self._move(len(self.intake))
+        self.is_sealed = True
+        return away
+
+    def unseal(self) -> None:
+        """Let entries in again."""
+        self.is_sealed = False
+
     def groups(self) -> list[Group]:
         raise NotImplementedError
 
     def entries(self) -> list[Any]:
         """The accepted entries that have not left."""
         found = [e for g in self.groups() for e in g.entries if e._s.__class__ is not Done]
-        if not self.is_pressed:
+        if not (self.is_pressed or self.is_sealed):
             found += [e for e in list(self.intake) if e._s.__class__ is Route]
         return found
 
@@ -303,6 +317,9 @@ class Plain(Forming):
 
     def accept(self) -> list[Any]:
         """Let in what there is room for. Gives what those who waited are to be told by."""
+        if self.is_sealed:
+            self.fresh = 0
+            return []
         intake = self.intake
         group = self.group
         while self.dead and intake and intake[0]._s.__class__ is Done:
@@ -470,6 +487,8 @@ class Grouped(Forming):
 
     def accept(self) -> list[Any]:
         """Let in what there is room for. Gives what those who waited are to be told by."""
+        if self.is_sealed:
+            return []
         room = self._room()
         told = self._move(len(self.intake) if room is None else room)
         self.seen = 0 if room is None else len(self.intake)

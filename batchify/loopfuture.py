@@ -108,6 +108,7 @@ class LoopFuture(BatchFuture[R]):
     _asyncio_future_blocking: bool
     _callbacks: Any  # None, one (callback, context), or a list of them
     _port: Port
+    _cancel_message: Any = None  # gather looks for it
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:

@@ -213,21 +213,19 @@ class Engine:
             if self.state is not OPEN:
                 if not self._take_back(future):
                     return future  # it came just before the close
-                self.counts.rejected += 1
-                raise self._closed()
+                raise self._refused(future, self._closed())
             try:
                 self._look()
-            except RuntimeError:  # no thread could be started
+            except RuntimeError as error:  # no thread could be started
                 if self._worker_count() or not self._take_back(future):
                     return future
-                self.counts.rejected += 1
-                raise
+                raise self._refused(future, error) from None
             if self.forming.is_waiting(future):
                 on_loop = isinstance(future, LoopFuture)
                 if not wait or (not on_loop and waits.serves(self)):
                     self.forming.withdraw(future)
-                    self.counts.rejected += 1
-                    raise self._full() if not wait else self._own_queue_full()
+                    why = self._full() if not wait else self._own_queue_full()
+                    raise self._refused(future, why)
                 if not on_loop:
                     bell = self.seam.bell()
                     admitted = bell.ring
@@ -255,7 +253,7 @@ class Engine:
             with self._lock:
                 was_waiting = future._s.__class__ is Waiting and self.forming.withdraw(future)
                 if was_waiting:
-                    self.counts.rejected += 1
+                    self._refused(future, self._full())
             if self._again:
                 self._look_again()
         if is_over and was_waiting:
@@ -289,6 +287,12 @@ class Engine:
     def _take_back(self, future: BatchFuture[Any]) -> bool:
         """Take an item out that was appended a moment ago; False when a batch has it."""
         return future._s is CANCELLED or self.forming.withdraw(future)
+
+    def _refused(self, future: BatchFuture[Any], error: Exception) -> Exception:
+        """Count a refused call; who watches all that is in the queue must hear of it."""
+        self.counts.rejected += 1
+        self._announce((future,))
+        return error
 
     def _closed(self) -> Closed:
         return Closed(f"{self.options.name} is closed (start() opens it again)")
@@ -324,9 +328,9 @@ class Engine:
                 return
 
     def _has_seen_all(self) -> bool:
-        """Nothing came in between that nobody was woken for."""
+        """Nothing came in between that nobody looks at (at need 0 every caller does)."""
         held = len(self.intake)
-        return held < self.need or held == self.forming.seen
+        return self.need == 0 or held < self.need or held == self.forming.seen
 
     def _set_need(self) -> None:
         if self.state is not OPEN or self._is_ending:
@@ -388,12 +392,13 @@ class Engine:
                         future._v = value
                         future._s = RESULT
                         succeeded += 1
-                    else:
+                    elif future._s is CANCELLED:  # detached: it kept its item until here
                         future._v = None
             else:
                 for future, value in zip(futures, values, strict=True):
                     if future._s is not batch:
-                        future._v = None
+                        if future._s is CANCELLED:
+                            future._v = None
                         continue
                     future._v = value
                     if value.__class__ is Failure:
@@ -500,14 +505,16 @@ class Engine:
         with self._lock:
             if self.state is CLOSED:
                 return []
-            self.state = CLOSING
             self._look()
+            self.state = CLOSING
+            self.need = 0  # first: who has not seen it is in the intake, and is let in
+            away = self.forming.seal()
+            accepted: list[BatchFuture[Any]] = []
             if cancel:
-                accepted, away = self.forming.clear()
+                accepted, later = self.forming.clear()
+                away += later
                 self.counts.failed += len(accepted)
-            else:
-                accepted, away = [], self.forming.turn_away()
-                self.forming.hurry = "close"
+            self.forming.hurry = "close"
             ended = self._end_with(accepted, self._closed) + self._turn_away(away)
             self._look()
             left = self.unresolved()
@@ -525,6 +532,7 @@ class Engine:
             else:
                 self.counts.rejected -= state.__class__ is Route  # its caller counts itself
                 future._s = CANCELLED
+                ended.append(future)
             self._tell_admitted(state)
         return ended
 
@@ -534,12 +542,19 @@ class Engine:
         if state.__class__ is Waiting and state.admitted is not None:
             state.admitted()
 
-    def closed(self) -> int:
-        """The end of a close: what is left ends in `Closed`. Gives how many those were."""
+    def closed(self, abandon: bool = True) -> int:
+        """The end of a close: what is left ends in `Closed`. Gives how many those were.
+
+        Args:
+            abandon: end also the items of batches that run; else these end by themselves.
+        """
         with self._lock:
             self._look()
+            self.need = 0
             accepted, away = self.forming.clear()
-            running = [f for batch in self.batches for f in batch.futures if f._s is batch]
+            running = []
+            if abandon:
+                running = [f for batch in self.batches for f in batch.futures if f._s is batch]
             self.forming.running -= len(running)
             self.counts.failed += len(accepted) + len(running)
             ended = self._end_with(accepted + running, self._closed)
@@ -548,6 +563,7 @@ class Engine:
             self.state = CLOSED
             self.forming.hurry = None
             self.need = 0
+            self.forming.is_sealed = True
         self._announce(ended)
         self._forget_routes()
         self._end_workers()
@@ -565,6 +581,7 @@ class Engine:
         with self._lock:
             if self.state is CLOSED:
                 self.state = OPEN
+                self.forming.unseal()
                 self._roused = False
                 self._look()
 
@@ -592,6 +609,8 @@ class Engine:
         self.counts = Counts()
         self.generation += 1
         self._again = self._roused = self._is_ending = False
+        if self.state is OPEN:
+            self.forming.unseal()
         self._reset_workers()
         self.need = 1 if self.state is OPEN else 0
 

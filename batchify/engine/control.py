@@ -45,9 +45,9 @@ def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
     try:
         _wait(scope, futures, timeout)
     except TimeoutError:
-        _close(scope)
+        _close(scope, abandon=True)
         raise
-    _close(scope)
+    _close(scope, abandon=False)
     for engine in scope.engines():
         engine.join(timeout)
 
@@ -57,9 +57,9 @@ async def aclose(scope: Scope, timeout: float | None, cancel: bool) -> None:
     try:
         await _await(futures, timeout)
     except TimeoutError:
-        _close(scope)
+        _close(scope, abandon=True)
         raise
-    _close(scope)
+    _close(scope, abandon=False)
 
 
 def start(scope: Scope) -> None:
@@ -107,12 +107,12 @@ def _closing(scope: Scope, cancel: bool, refuse: Any) -> list[BatchFuture[Any]]:
     return [future for future in futures if _may_wait(future, refuse)]
 
 
-def _close(scope: Scope) -> None:
+def _close(scope: Scope, abandon: bool) -> None:
     if scope.state is CLOSING:
         scope.set_state(CLOSED)
     for engine in scope.engines():
         if engine.state is CLOSING:
-            engine.closed()
+            engine.closed(abandon)
 
 
 def _unresolved(scope: Scope) -> list[BatchFuture[Any]]:

@@ -1,0 +1,771 @@
+"""Callers on event loops, for `async def` and for `def`: contract 3, 4 and 8."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from batchify import BatchAborted, Closed, Deadlock, QueueFull, batched
+from tests.manual import Gated, in_thread, until
+
+
+class AsyncGated:
+    """An async batch function that records its batches and runs each when the test lets it."""
+
+    def __init__(self, *, is_open: bool = False) -> None:
+        self.batches: list[list[Any]] = []
+        self.is_open = is_open
+        self.permits = 0
+
+    async def __call__(self, items: list[Any]) -> list[Any]:
+        self.batches.append(list(items))
+        while not self.is_open and not self.permits:
+            await asyncio.sleep(0)
+        if not self.is_open:
+            self.permits -= 1
+        return [("done", item) for item in items]
+
+
+async def ticks(fact: Callable[[], Any]) -> None:
+    """Let the loop turn until a fact is true."""
+    for _ in range(100_000):
+        if fact():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
+def both(kind: str, **options: Any) -> Any:
+    """The same function as `def` and as `async def`."""
+    if kind == "def":
+        return batched(lambda items: [item * 2 for item in items], **options)
+
+    async def double(items: list[int]) -> list[int]:
+        return [item * 2 for item in items]
+
+    return batched(double, **options)
+
+
+@pytest.fixture(params=["def", "async def"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_asyncio_takes_the_future_as_its_own(kind: str) -> None:
+    f = both(kind)
+
+    async def main() -> None:
+        future = f(1)
+        assert asyncio.isfuture(future)
+        assert isinstance(future, concurrent.futures.Future)
+        assert await future == 2
+        assert await future == 2
+        assert await asyncio.gather(*(f(n) for n in range(300))) == [n * 2 for n in range(300)]
+        done, pending = await asyncio.wait([f(1), f(2)])
+        assert {x.result() for x in done} == {2, 4}
+        assert not pending
+        assert await asyncio.wait_for(f(3), 5) == 6
+        assert await asyncio.shield(f(4)) == 8
+        assert asyncio.ensure_future(future) is future
+        assert [await x for x in asyncio.as_completed([f(5), f(5)])] == [10, 10]
+        assert await asyncio.wrap_future(f(6)) == 12
+
+        async def call(n: int) -> int:
+            return await f(n)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call(n)) for n in range(50)]
+        assert [task.result() for task in tasks] == [n * 2 for n in range(50)]
+
+    asyncio.run(main())
+
+
+def test_several_tasks_await_one_future(kind: str) -> None:
+    f = both(kind)
+
+    async def main() -> None:
+        future = f(21)
+
+        async def wait() -> int:
+            return await future
+
+        assert await asyncio.gather(*(wait() for _ in range(5))) == [42] * 5
+
+    asyncio.run(main())
+
+
+def test_loop_callbacks(kind: str) -> None:
+    f = both(kind)
+    seen: list[Any] = []
+    var: contextvars.ContextVar[str] = contextvars.ContextVar("var")
+
+    async def main() -> None:
+        var.set("mine")
+        future = f(1)
+        told = asyncio.Event()
+
+        def callback(which: Any) -> None:
+            seen.append((which is future, var.get(), asyncio.get_running_loop()))
+            told.set()
+
+        def other(_: Any) -> None:
+            seen.append("never")
+
+        future.add_done_callback(other)
+        future.add_done_callback(callback)
+        future.add_done_callback(other)
+        assert future.remove_done_callback(other) == 2
+        await told.wait()
+        future.add_done_callback(callback)
+        assert len(seen) == 1  # never at once, as asyncio has it
+        await ticks(lambda: len(seen) == 2)
+        assert seen == [(True, "mine", asyncio.get_running_loop())] * 2
+
+    asyncio.run(main())
+
+
+def test_a_loop_callback_that_raises_hurts_nobody(kind: str) -> None:
+    f = both(kind)
+
+    async def main() -> None:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        futures = [f(n) for n in range(3)]
+
+        def callback(_: Any) -> None:
+            raise ValueError("mine")
+
+        futures[0].add_done_callback(callback)
+        assert await asyncio.gather(*futures) == [0, 2, 4]
+        assert [str(context["exception"]) for context in told] == ["mine"]
+
+    asyncio.run(main())
+
+
+def test_one_function_serves_threads_and_loops_at_the_same_time(kind: str) -> None:
+    f = both(kind, size=7, workers=2)
+
+    def thread(who: int) -> None:
+        assert [f(n).result(20) for n in range(100)] == [n * 2 for n in range(100)]
+
+    def loop(who: int) -> None:
+        async def main() -> None:
+            for _ in range(5):
+                assert await asyncio.gather(*(f(n) for n in range(50))) == [
+                    n * 2 for n in range(50)
+                ]
+
+        asyncio.run(main())
+
+    calls = [in_thread(work, n) for n in range(3) for work in (thread, loop)]
+    for call in calls:
+        call.result(30)
+    stats = f.stats()
+    assert stats.accepted == stats.succeeded == 3 * 100 + 3 * 250
+    assert stats.pending == stats.running == 0
+
+
+def test_many_loops_one_after_another(kind: str) -> None:
+    f = both(kind)
+
+    async def main() -> int:
+        return await f(1)
+
+    before = threading.active_count()
+    for _ in range(50):
+        assert asyncio.run(main()) == 2
+    assert threading.active_count() <= before + 1
+    if kind == "async def":
+        assert f._scope().engines() == []
+    assert f.stats().succeeded == 50
+
+
+def test_a_future_is_awaited_in_another_loop_or_made_in_a_thread(kind: str) -> None:
+    f = both(kind)
+    made = f(5)
+
+    async def other() -> Any:
+        return await made, await made
+
+    assert asyncio.run(other()) == (10, 10)
+
+    async def main() -> None:
+        future = f(6)
+        assert await asyncio.to_thread(lambda: asyncio.run(wait(future))) == 12
+        assert await asyncio.to_thread(future.result, 5) == 12
+
+    async def wait(future: Any) -> Any:
+        return await future
+
+    asyncio.run(main())
+
+
+def test_errors_reach_the_awaiter_and_stopiteration_does_not_hang(kind: str) -> None:
+    def fail(items: list[type]) -> list[int]:
+        raise items[0]("it")
+
+    async def afail(items: list[type]) -> list[int]:
+        raise items[0]("it")
+
+    f: Any = batched(fail) if kind == "def" else batched(afail)
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="it"):
+            await f(ValueError)
+        with pytest.raises(RuntimeError):
+            await f(StopIteration)
+        with pytest.raises(BatchAborted) as caught:
+            await f(SystemExit)
+        assert isinstance(caught.value.__cause__, SystemExit)
+        with pytest.raises(BatchAborted):
+            await f(asyncio.CancelledError)
+        result = await asyncio.gather(f(KeyError), f(KeyError), return_exceptions=True)
+        assert [type(error) for error in result] == [KeyError, KeyError]
+        assert result[0] is not result[1]
+
+    asyncio.run(main())
+
+
+# ---- cancelling ----
+
+
+def test_cancelling_a_task_takes_its_item_out() -> None:
+    gated = AsyncGated()
+    f = batched(gated, size=10)
+
+    async def main() -> None:
+        first = f(0)
+        await ticks(lambda: gated.batches)
+        tasks = [asyncio.ensure_future(wait(f(n))) for n in (1, 2, 3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[1]
+        gated.is_open = True
+        assert await first == ("done", 0)
+        assert [await tasks[0], await tasks[2]] == [("done", 1), ("done", 3)]
+        assert gated.batches == [[0], [1, 3]]
+        assert f.stats().cancelled == 1
+
+    async def wait(future: Any) -> Any:
+        return await future
+
+    asyncio.run(main())
+
+
+def test_cancelling_what_runs_detaches_it_at_once(kind: str) -> None:
+    gated: Any = Gated() if kind == "def" else AsyncGated()
+    f = batched(gated)
+
+    async def main() -> None:
+        future, neighbour = f(0), f(1)
+        await ticks(lambda: gated.batches)
+        assert future.cancel()
+        assert future.cancelled()
+        with pytest.raises(asyncio.CancelledError):
+            await future
+        if kind == "def":
+            gated.open()
+        else:
+            gated.is_open = True
+        assert await neighbour == ("done", 1)
+        assert f.stats().cancelled == 1
+        assert f.stats().running == 0
+
+    asyncio.run(main())
+
+
+def test_shield_keeps_the_item(kind: str) -> None:
+    f = both(kind, linger=0.01)
+
+    async def main() -> None:
+        future = f(4)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(future), 0.0001)
+        assert await future == 8
+        other = f(5)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(other, 0.0001)
+        assert other.cancelled()
+
+    asyncio.run(main())
+
+
+def test_awaiting_in_another_loop_and_being_cancelled_cancels() -> None:
+    gated = Gated()
+    f = batched(gated, size=1)
+    first, second = f(0), f(1)
+    gated.wait_started(1)
+
+    async def main() -> None:
+        task = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def wait() -> Any:
+        return await second
+
+    asyncio.run(main())
+    assert second.cancelled()
+    gated.open()
+    assert first.result(5) == ("done", 0)
+
+
+# ---- a full queue never blocks a loop ----
+
+
+def test_on_a_loop_a_full_queue_never_blocks(kind: str) -> None:
+    gated: Any = Gated() if kind == "def" else AsyncGated()
+    f = batched(gated, size=1, capacity=1)
+
+    async def main() -> None:
+        start = time.monotonic()
+        futures = [f(n) for n in range(20)]
+        assert time.monotonic() - start < 1
+        await ticks(lambda: gated.batches)
+        stats = f.stats()
+        assert (stats.accepted, stats.submitted) == (1, 20)
+        with pytest.raises(QueueFull):
+            f.submit_nowait(99)
+        assert futures[7].cancel()
+        gated.is_open = True
+        if kind == "def":
+            gated.open()
+        results = await asyncio.gather(*futures, return_exceptions=True)
+        assert [type(r) for r in results].count(asyncio.CancelledError) == 1
+        assert gated.batches == [[n] for n in range(20) if n != 7]
+        stats = f.stats()
+        assert (stats.accepted, stats.submitted, stats.rejected) == (19, 21, 1)
+
+    asyncio.run(main())
+
+
+def test_timeout_for_the_room_ends_the_future(kind: str) -> None:
+    gated: Any = Gated() if kind == "def" else AsyncGated()
+    f = batched(gated, size=1, capacity=1)
+
+    async def main() -> None:
+        first = f(0)
+        late = f.options(timeout=0.01)(1)
+        with pytest.raises(QueueFull):
+            await late
+        with pytest.raises(QueueFull):
+            await f.options(timeout=0.01).asubmit(2)
+        gated.is_open = True
+        if kind == "def":
+            gated.open()
+        assert await first == ("done", 0)
+        assert await f.options(timeout=1)(3) == ("done", 3)
+
+    asyncio.run(main())
+
+
+def test_asubmit_waits_for_room(kind: str) -> None:
+    gated: Any = Gated() if kind == "def" else AsyncGated()
+    f = batched(gated, size=1, capacity=1)
+
+    async def main() -> None:
+        first = await f.asubmit(0)
+        await ticks(lambda: gated.batches)
+        waiting = asyncio.ensure_future(f.asubmit(1))
+        given_up = asyncio.ensure_future(f.asubmit(2))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        gated.is_open = True
+        if kind == "def":
+            gated.open()
+        second = await waiting
+        assert await first == ("done", 0)
+        assert await second == ("done", 1)
+        assert gated.batches == [[0], [1]]
+
+    asyncio.run(main())
+
+
+def test_asubmit_after_close_and_while_it_waits(kind: str) -> None:
+    gated: Any = Gated() if kind == "def" else AsyncGated()
+    f = batched(gated, size=1, capacity=1)
+
+    async def main() -> None:
+        first = f(0)
+        await ticks(lambda: gated.batches)
+        waiting = asyncio.ensure_future(f.asubmit(1))
+        plain = f(2)
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(f.aclose(5))
+        with pytest.raises(Closed):
+            await waiting
+        with pytest.raises(Closed):
+            await plain
+        gated.is_open = True
+        if kind == "def":
+            gated.open()
+        await closing
+        assert first.result() == ("done", 0)
+        with pytest.raises(Closed):
+            await f.asubmit(3)
+        with pytest.raises(Closed):
+            f(3)
+
+    asyncio.run(main())
+
+
+# ---- batches of async def ----
+
+
+def test_linger_zero_takes_what_one_tick_brings() -> None:
+    gated = AsyncGated(is_open=True)
+    f = batched(gated, size=100)
+
+    async def main() -> None:
+        await asyncio.gather(*(f(n) for n in range(10)))
+
+    asyncio.run(main())
+    assert gated.batches == [list(range(10))]
+
+
+def test_an_eager_task_factory_does_not_split_batches() -> None:
+    factory = getattr(asyncio, "eager_task_factory", None)
+    if factory is None:
+        pytest.skip("Python >= 3.12")
+    gated = AsyncGated(is_open=True)
+    f = batched(gated, size=100)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(factory)
+        await asyncio.gather(*(f(n) for n in range(10)))
+
+    asyncio.run(main())
+    assert gated.batches == [list(range(10))]
+
+
+def test_linger_on_a_loop() -> None:
+    gated = AsyncGated(is_open=True)
+    f = batched(gated, size=3, linger=0.05)
+
+    async def main() -> None:
+        futures = [f(n) for n in range(4)]
+        assert await futures[0] == ("done", 0)
+        assert gated.batches == [[0, 1, 2]]
+        start = time.monotonic()
+        assert await futures[3] == ("done", 3)
+        assert time.monotonic() - start < 5
+        assert gated.batches == [[0, 1, 2], [3]]
+
+    asyncio.run(main())
+    assert f.stats().reasons["linger"] == 1
+
+
+def test_workers_bound_the_batches_on_a_loop() -> None:
+    running = worst = 0
+
+    async def work(items: list[int]) -> list[int]:
+        nonlocal running, worst
+        running += 1
+        worst = max(worst, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return items
+
+    f = batched(work, size=2, workers=3)
+
+    async def main() -> None:
+        assert await asyncio.gather(*(f(n) for n in range(40))) == list(range(40))
+
+    asyncio.run(main())
+    assert worst == 3
+
+
+def test_batches_run_in_an_empty_context(kind: str) -> None:
+    var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="nobody's")
+
+    def look(items: list[int]) -> list[Any]:
+        seen = [(len(contextvars.copy_context()), var.get())] * len(items)
+        var.set("the last batch's")
+        return seen
+
+    async def alook(items: list[int]) -> list[Any]:
+        await asyncio.sleep(0)
+        return look(items)
+
+    f: Any = batched(look) if kind == "def" else batched(alook)
+
+    async def main() -> None:
+        for who in ("alice", "bob"):
+            var.set(who)
+            assert await f(1) == (0, "nobody's")
+
+    asyncio.run(main())
+    var.set("carol")
+    assert [f(1).result(5) for _ in range(3)] == [(0, "nobody's")] * 3
+
+
+def test_callers_without_a_loop_use_one_background_loop() -> None:
+    seen = set()
+
+    async def where(items: list[int]) -> list[int]:
+        seen.add((threading.get_ident(), id(asyncio.get_running_loop())))
+        return items
+
+    f, g = batched(where, size=3), batched(where, size=3)
+    calls = [in_thread(lambda h=h: [h(n).result(5) for n in range(10)]) for h in (f, g, f, g)]
+    for call in calls:
+        call.result()
+    assert len(seen) == 1
+    assert threading.get_ident() not in {ident for ident, _ in seen}
+
+
+def test_async_generators_settle_each_item_as_it_comes() -> None:
+    go_on: list[int] = []
+
+    @batched(size=3)
+    async def stream(items: list[int]) -> AsyncIterator[int]:
+        for item in items:
+            yield item * 2
+            go_on.append(item)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        one, two, three = stream(1), stream(2), stream(3)
+        assert await one == 2
+        assert not three.done()
+        assert await three == 6
+        assert await two == 4
+
+    asyncio.run(main())
+
+
+# ---- deadlocks ----
+
+
+def test_result_on_the_loop_that_must_run_the_batch() -> None:
+    f = both("async def")
+
+    async def main() -> None:
+        future = f(1)
+        with pytest.raises(Deadlock):
+            future.result()
+        with pytest.raises(Deadlock):
+            future.result(5)
+        with pytest.raises(Deadlock):
+            f.flush()
+        with pytest.raises(Deadlock):
+            f.close()
+        assert await future == 2
+        assert await f(2) == 4  # it is still open
+        f.flush()
+
+    asyncio.run(main())
+
+
+def test_blocking_forms_work_on_a_loop_where_they_can() -> None:
+    f = both("def", linger=None)
+
+    async def main() -> None:
+        future = f(1)
+        f.flush(5)
+        assert future.result(5) == 2
+        other = f(2)
+        f.close(5)
+        assert other.result() == 4
+
+    asyncio.run(main())
+
+
+def test_awaiting_ones_own_function_inside_a_batch() -> None:
+    async def nested(items: list[int]) -> list[Any]:
+        return [await f(item - 1) if item else "end" for item in items]
+
+    f: Any = batched(nested, size=1)
+
+    async def main() -> None:
+        with pytest.raises(Deadlock):
+            await f(1)
+        assert await f(0) == "end"
+
+    asyncio.run(main())
+
+    f = batched(nested, size=1, workers=2)
+
+    async def more() -> None:
+        assert await f(1) == "end"
+        with pytest.raises(Deadlock):
+            await f(2)
+
+    asyncio.run(more())
+
+
+def test_a_ring_of_async_functions() -> None:
+    async def one(items: list[int]) -> list[Any]:
+        return [await b(item - 1) if item else "end" for item in items]
+
+    async def other(items: list[int]) -> list[Any]:
+        return [await a(item - 1) if item else "end" for item in items]
+
+    a: Any = batched(one)
+    b: Any = batched(other)
+
+    async def main() -> None:
+        assert await a(1) == "end"
+        with pytest.raises(Deadlock):
+            await a(2)
+
+    asyncio.run(main())
+
+
+def test_flush_and_close_inside_an_async_batch() -> None:
+    async def work(items: list[str]) -> list[Any]:
+        await getattr(f, items[0])()
+        return items
+
+    f: Any = batched(work)
+
+    async def main() -> None:
+        for method in ("aflush", "aclose"):
+            with pytest.raises(Deadlock):
+                await f(method)
+
+    asyncio.run(main())
+
+
+# ---- flush and close ----
+
+
+def test_aflush_and_aclose(kind: str) -> None:
+    f = both(kind, linger=None)
+
+    async def main() -> None:
+        futures = [f(n) for n in range(5)]
+        await f.aflush(5)
+        assert [x.result() for x in futures] == [0, 2, 4, 6, 8]
+        async with f:
+            last = f(9)
+        assert last.result() == 18
+        with pytest.raises(Closed):
+            f(1)
+        f.start()
+        more = f(7)
+        await f.aclose()
+        assert more.result() == 14
+
+    asyncio.run(main())
+
+
+def test_aclose_with_cancel_and_with_a_timeout(kind: str) -> None:
+    gated: Any = Gated() if kind == "def" else AsyncGated()
+    f = batched(gated, size=1)
+
+    async def main() -> None:
+        running, waiting = f(1), f(2)
+        await ticks(lambda: gated.batches)
+        with pytest.raises(TimeoutError):
+            await f.aflush(0.01)
+        with pytest.raises(TimeoutError):
+            await f.aclose(0.01, cancel=True)
+        with pytest.raises(Closed):
+            await running
+        with pytest.raises(Closed):
+            await waiting
+        gated.is_open = True
+        if kind == "def":
+            gated.open()
+
+    asyncio.run(main())
+
+
+def test_close_from_a_thread_while_a_loop_works() -> None:
+    f = both("async def", linger=None)
+
+    async def main() -> None:
+        futures = [f(n) for n in range(3)]
+        await asyncio.to_thread(f.close, 5)
+        assert await asyncio.gather(*futures) == [0, 2, 4]
+
+    asyncio.run(main())
+
+
+# ---- the end of a loop ----
+
+
+def test_the_end_of_asyncio_run_runs_what_waits() -> None:
+    gated = AsyncGated(is_open=True)
+    f = batched(gated, size=2, linger=1000)
+    futures: list[Any] = []
+
+    async def main() -> None:
+        futures.extend(f(n) for n in range(5))
+
+    asyncio.run(main())
+    assert [x.result(0) for x in futures] == [("done", n) for n in range(5)]
+
+
+def test_the_end_of_asyncio_run_cancels_what_runs() -> None:
+    gated = AsyncGated()
+    f = batched(gated, size=1)
+    futures: list[Any] = []
+
+    async def main() -> None:
+        futures.append(f(0))
+        await ticks(lambda: gated.batches)
+        futures.append(f(1))
+
+    with asyncio.Runner() as runner:
+        runner.run(main())
+        gated.is_open = False
+        runner.get_loop().call_soon(
+            lambda: runner.get_loop().call_soon(setattr, gated, "is_open", True)
+        )
+    assert isinstance(futures[0].exception(0), BatchAborted)
+    assert futures[1].result(0) == ("done", 1)
+
+
+def test_a_loop_closed_without_its_end_ends_the_items() -> None:
+    gated = AsyncGated()
+    f = batched(gated, size=1)
+    loop = asyncio.new_event_loop()
+    futures: list[Any] = []
+
+    async def main() -> None:
+        futures.extend(f(n) for n in range(3))
+
+    loop.run_until_complete(main())
+    waiter = in_thread(futures[2].result)
+    until(lambda: f._scope().engines()[0].watched)
+    loop.close()
+    with pytest.raises(Closed):
+        waiter.result()
+    assert [type(x.exception(0)) for x in futures] == [Closed] * 3
+    assert f.stats().failed == 3
+    assert f(5) is not None
+    gated.is_open = True
+    f.flush(5)
+
+
+def test_a_loop_that_closes_early_does_not_hurt_the_others() -> None:
+    gated = Gated()
+    f = batched(gated, size=10)
+    f(0)
+    gated.wait_started(1)
+    loop = asyncio.new_event_loop()
+
+    async def main() -> Any:
+        return f(1)
+
+    orphan = loop.run_until_complete(main())
+    loop.close()
+    mine = f(2)
+    gated.open()
+    assert mine.result(5) == ("done", 2)
+    assert orphan.result(5) == ("done", 1)

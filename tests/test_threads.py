@@ -1,0 +1,601 @@
+"""The engine for `def`, called from threads: contract 3 and 8."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import queue
+import threading
+
+import pytest
+
+from batchify import Closed, Deadlock, QueueFull, batched
+from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
+
+
+def test_a_call_gives_the_result_of_its_own_item() -> None:
+    @batched
+    def double(items: list[int]) -> list[int]:
+        return [item * 2 for item in items]
+
+    assert [double(n).result(5) for n in range(10)] == [n * 2 for n in range(10)]
+    assert [f.result(5) for f in [double(n) for n in range(1000)]] == [n * 2 for n in range(1000)]
+
+
+# ---- how batches form ----
+
+
+def test_linger_zero_runs_at_once_when_idle_and_batches_what_comes_meanwhile() -> None:
+    gated = Gated()
+    f = batched(gated, size=10)
+    futures = [f(0)]
+    gated.wait_started(1)
+    futures += [f(n) for n in range(1, 6)]
+    gated.open()
+    assert [x.result(5) for x in futures] == [("done", n) for n in range(6)]
+    assert gated.batches == [[0], [1, 2, 3, 4, 5]]
+    assert f.stats().reasons["idle"] == 2
+
+
+def test_a_full_batch_leaves_at_once_and_no_batch_is_larger_than_size() -> None:
+    seam = ManualSeam()
+    gated = Gated(is_open=True)
+    f = batched_with(seam, gated, size=4, linger=100)
+    futures = [f(n) for n in range(4)]
+    assert [x.result(5) for x in futures] == [("done", n) for n in range(4)]
+    assert gated.batches == [[0, 1, 2, 3]]
+    assert f.stats().reasons["size"] == 1
+
+
+def test_linger_counts_from_the_oldest_item() -> None:
+    seam = ManualSeam()
+    gated = Gated(is_open=True)
+    f = batched_with(seam, gated, size=10, linger=5)
+    f(1)
+    for n in (2, 3, 4):
+        seam.advance(1.5)
+        assert gated.batches == []
+        f(n)
+    seam.advance(0.4)
+    assert gated.batches == []
+    seam.advance(0.1)
+    until(lambda: gated.batches == [[1, 2, 3, 4]])
+    assert f.stats().reasons["linger"] == 1
+
+
+def test_items_left_over_by_a_full_batch_linger_from_their_own_time() -> None:
+    seam = ManualSeam()
+    gated = Gated(is_open=True)
+    f = batched_with(seam, gated, size=3, linger=5)
+    f(0)
+    seam.advance(4)
+    last = [f(n) for n in (1, 2, 3)][-1]
+    until(lambda: gated.batches == [[0, 1, 2]])
+    seam.rest()
+    assert not last.done()
+    seam.advance(4.9)
+    assert gated.batches == [[0, 1, 2]]
+    seam.advance(0.1)
+    assert last.result(5) == ("done", 3)
+
+
+def test_items_that_came_while_busy_linger_from_their_own_time() -> None:
+    seam = ManualSeam()
+    gated = Gated()
+    f = batched_with(seam, gated, size=3, linger=5)
+    for n in range(3):
+        f(n)
+    gated.wait_started(1)
+    seam.now += 10
+    late = f(3)
+    gated.open()
+    seam.rest()
+    assert not late.done()
+    seam.advance(5)
+    assert late.result(5) == ("done", 3)
+
+
+def test_linger_none_leaves_only_when_full_or_flushed() -> None:
+    seam = ManualSeam()
+    gated = Gated(is_open=True)
+    f = batched_with(seam, gated, size=3, linger=None)
+    f(1), f(2)
+    seam.advance(1e9)
+    assert gated.batches == []
+    f(3)
+    until(lambda: gated.batches == [[1, 2, 3]])
+    f(4)
+    f.flush(5)
+    assert gated.batches == [[1, 2, 3], [4]]
+    assert f.stats().reasons["flush"] == 1
+
+
+def test_more_workers_never_make_smaller_batches() -> None:
+    seam = ManualSeam()
+    gated = Gated(is_open=True)
+    f = batched_with(seam, gated, size=8, linger=50, workers=8)
+    futures = []
+    for n in range(8):
+        futures.append(f(n))
+        seam.advance(1)
+    assert [x.result(5) for x in futures] == [("done", n) for n in range(8)]
+    assert gated.batches == [list(range(8))]
+
+
+def test_workers_batches_run_at_the_same_time() -> None:
+    gated = Gated()
+    f = batched(gated, size=1, workers=3)
+    futures = [f(n) for n in range(5)]
+    gated.wait_started(3)
+    assert f.stats().running == 3
+    assert f.stats().pending == 2
+    assert f.stats().workers == 3
+    gated.open()
+    concurrent.futures.wait(futures, 5)
+    assert sorted(gated.batches) == [[n] for n in range(5)]
+
+
+def test_an_idle_engine_makes_no_wakeups_and_a_batch_at_most_one() -> None:
+    seam = ManualSeam()
+    f = batched_with(seam, Gated(is_open=True), size=4, linger=1000, workers=2)
+    for n in range(4):
+        f(n)
+    f.flush(5)
+    seam.rest()
+    before = seam.wakeups
+    seam.advance(1e6)
+    assert seam.wakeups == before
+
+
+def test_huge_linger_works() -> None:
+    f = batched(lambda items: items, size=2, linger=1e300)
+    first, second = f(1), f(2)
+    assert (first.result(5), second.result(5)) == (1, 2)
+
+
+# ---- extra arguments ----
+
+
+def test_only_calls_with_equal_extra_arguments_share_a_batch() -> None:
+    seen: list[tuple[list[int], str, int]] = []
+
+    @batched(size=10, linger=None)
+    def insert(rows: list[int], table: str, *, level: int = 0) -> list[str]:
+        seen.append((rows, table, level))
+        return [f"{table}{row}{level}" for row in rows]
+
+    futures = [insert(n, "ab"[n % 2], level=n // 4) for n in range(8)]
+    insert.flush(5)
+    assert [x.result(0) for x in futures] == [f"{'ab'[n % 2]}{n}{n // 4}" for n in range(8)]
+    assert sorted(seen) == [([0, 2], "a", 0), ([1, 3], "b", 0), ([4, 6], "a", 1), ([5, 7], "b", 1)]
+
+
+def test_unhashable_extra_arguments_are_refused_for_that_caller_only() -> None:
+    @batched(linger=None)
+    def insert(rows: list[int], table: object) -> list[int]:
+        return rows
+
+    good = insert(1, "t")
+    with pytest.raises(TypeError, match="hashable"):
+        insert(2, [])
+    insert.flush(5)
+    assert good.result(0) == 1
+    assert insert.stats().rejected == 1
+
+
+def test_extra_arguments_that_the_function_does_not_take() -> None:
+    @batched
+    def insert(rows: list[int]) -> list[int]:
+        return rows
+
+    with pytest.raises(TypeError, match="no extra arguments"):
+        insert(1, 2)
+    with pytest.raises(TypeError):
+        insert()  # type: ignore[call-arg]
+    assert insert(1).result(5) == 1
+
+
+def test_partial_batches_that_use_up_the_capacity_leave_when_someone_waits() -> None:
+    @batched(size=4, capacity=4, linger=None)
+    def f(items: list[int], key: str) -> list[str]:
+        return [key + str(item) for item in items]
+
+    futures = [f(n, "abcd"[n]) for n in range(4)]
+    blocked = in_thread(f, 9, "a")
+    assert blocked.result() is not None
+    assert futures[0].result(5) == "a0"
+    assert f.stats().reasons["capacity"] >= 1
+    f.flush(5)
+    assert f.stats().succeeded == 5
+
+
+def test_what_no_item_waits_for_is_forgotten() -> None:
+    @batched(size=5)
+    def f(items: list[int], key: int) -> list[int]:
+        return items
+
+    futures = [f(n, n) for n in range(5000)]
+    f.flush(10)
+    assert all(x.done() for x in futures)
+    engine = f._scope()
+    assert engine.routes == {}
+    assert engine.forming.by_route == {}
+
+
+# ---- capacity ----
+
+
+def test_blocked_callers_get_their_room_first_come_first_served() -> None:
+    gated = Gated()
+    f = batched(gated, size=1, capacity=2)
+    f(0), f(1)
+    gated.wait_started(1)
+    blocked = []
+    for n in range(2, 7):
+        blocked.append(in_thread(f, n))
+        until(lambda n=n: f.stats().submitted == n + 1)
+    for done in range(5):
+        assert [call.is_done() for call in blocked] == [k < done for k in range(5)]
+        gated.let()
+        assert blocked[done].result() is not None
+    gated.open()
+    f.flush(5)
+    assert gated.batches == [[n] for n in range(7)]
+
+
+def test_capacity_is_never_exceeded() -> None:
+    f = batched(lambda items: items, size=3, capacity=5, workers=2)
+    worst = []
+
+    def work(who: int) -> None:
+        for n in range(300):
+            f((who, n))
+            stats = f.stats()
+            worst.append(stats.pending + stats.running)
+
+    calls = [in_thread(work, who) for who in range(6)]
+    for call in calls:
+        call.result(30)
+    assert max(worst) <= 5
+    f.close(5)
+    stats = f.stats()
+    assert stats.accepted == stats.succeeded == 1800
+
+
+def test_submit_nowait_is_refused_when_full() -> None:
+    gated = Gated()
+    f = batched(gated, size=1, capacity=1)
+    first = f.submit_nowait(1)
+    with pytest.raises(QueueFull) as caught:
+        f.submit_nowait(2)
+    assert isinstance(caught.value, queue.Full)
+    gated.open()
+    assert first.result(5) == ("done", 1)
+    assert f.submit_nowait(3).result(5) == ("done", 3)
+    assert f.stats().rejected == 1
+    assert gated.batches == [[1], [3]]
+
+
+def test_timeout_bounds_the_wait_for_room_and_the_next_in_line_goes_on() -> None:
+    gated = Gated()
+    f = batched(gated, size=1, capacity=1)
+    f(1)
+    impatient = in_thread(f.options(timeout=0.05), 2)
+    until(lambda: f.stats().submitted == 2)
+    patient = in_thread(f, 3)
+    with pytest.raises(QueueFull):
+        impatient.result()
+    until(lambda: f.stats().submitted == 3)
+    gated.let()
+    assert patient.result() is not None
+    gated.open()
+    f.flush(5)
+    assert gated.batches == [[1], [3]]
+
+
+def test_cancelling_an_item_frees_its_room() -> None:
+    gated = Gated()
+    f = batched(gated, size=2, capacity=2)
+    f(0)
+    gated.wait_started(1)
+    waiting = f(1)
+    blocked = in_thread(f, 2)
+    until(lambda: f.stats().submitted == 3)
+    assert waiting.cancel()
+    assert blocked.result() is not None
+    gated.open()
+    f.flush(5)
+    assert gated.batches == [[0], [2]]
+
+
+def test_a_blocked_caller_is_woken_by_close() -> None:
+    gated = Gated()
+    f = batched(gated, size=1, capacity=1)
+    first = f(1)
+    blocked = in_thread(f, 2)
+    until(lambda: f.stats().submitted == 2)
+    closing = in_thread(f.close)
+    with pytest.raises(Closed):
+        blocked.result()
+    gated.open()
+    closing.result()
+    assert first.result(0) == ("done", 1)
+    assert f.stats().rejected == 1
+
+
+# ---- cancelling ----
+
+
+def test_cancel_before_the_start_takes_the_item_out() -> None:
+    gated = Gated()
+    f = batched(gated, size=10)
+    f(0)
+    gated.wait_started(1)
+    one, two, three = f(1), f(2), f(3)
+    assert two.cancel()
+    assert two.cancel()
+    assert two.cancelled()
+    with pytest.raises(concurrent.futures.CancelledError):
+        two.result()
+    gated.open()
+    assert (one.result(5), three.result(5)) == (("done", 1), ("done", 3))
+    assert gated.batches == [[0], [1, 3]]
+    assert f.stats().cancelled == 1
+
+
+def test_cancel_after_the_start_is_refused() -> None:
+    gated = Gated()
+    f = batched(gated)
+    future = f(0)
+    gated.wait_started(1)
+    assert future.running()
+    assert not future.cancel()
+    gated.open()
+    assert future.result(5) == ("done", 0)
+    assert not future.cancel()
+
+
+def test_a_batch_whose_items_are_all_cancelled_does_not_run() -> None:
+    gated = Gated()
+    f = batched(gated, size=10)
+    f(0)
+    gated.wait_started(1)
+    futures = [f(n) for n in range(1, 4)]
+    assert all(future.cancel() for future in futures)
+    gated.open()
+    f.flush(5)
+    assert f(4).result(5) == ("done", 4)
+    assert gated.batches == [[0], [4]]
+
+
+def test_cancelling_while_lingering_makes_room_in_the_batch() -> None:
+    seam = ManualSeam()
+    gated = Gated(is_open=True)
+    f = batched_with(seam, gated, size=3, linger=5)
+    one, two = f(1), f(2)
+    seam.rest()
+    one.cancel()
+    three = f(3)
+    seam.rest()
+    assert gated.batches == []
+    f(4)
+    until(lambda: gated.batches == [[2, 3, 4]])
+    assert two.result(5) and three.result(5)
+
+
+# ---- flush, close, start ----
+
+
+def test_flush_waits_for_what_was_accepted_before_it_only() -> None:
+    gated = Gated()
+    f = batched(gated, size=2, linger=None)
+    one = f(1)
+    flushing = in_thread(f.flush)
+    gated.wait_started(1)
+    later = f(2)
+    gated.let()
+    flushing.result()
+    assert one.done()
+    assert not later.done()
+    with pytest.raises(TimeoutError):
+        f.flush(0.01)
+    gated.open()
+    assert later.result(5)
+
+
+def test_flush_of_an_idle_function_returns_at_once() -> None:
+    f = batched(lambda items: items)
+    f.flush(1)
+    f(1).result(5)
+    f.flush(1)
+
+
+def test_close_runs_what_was_accepted_then_refuses() -> None:
+    gated = Gated(is_open=True)
+    f = batched(gated, size=10, linger=None)
+    futures = [f(n) for n in range(25)]
+    f.close(5)
+    assert [x.result(0) for x in futures] == [("done", n) for n in range(25)]
+    for call in (f, f.submit, f.submit_nowait, f.options(timeout=1)):
+        with pytest.raises(Closed):
+            call(1)
+    f.close(5)
+    assert f.stats().rejected == 4
+    assert f.stats().reasons["close"] == 1
+    assert f.stats().workers == 0
+
+
+def test_close_with_cancel_ends_what_has_not_started() -> None:
+    gated = Gated()
+    f = batched(gated, size=1)
+    running, waiting = f(1), f(2)
+    gated.wait_started(1)
+    closing = in_thread(lambda: f.close(cancel=True))
+    assert isinstance(waiting.exception(5), Closed)
+    gated.open()
+    closing.result()
+    assert running.result(0) == ("done", 1)
+    assert f.stats().failed == 1
+
+
+def test_close_with_a_timeout_ends_what_is_left() -> None:
+    gated = Gated()
+    f = batched(gated, size=1)
+    futures = [f(1), f(2)]
+    gated.wait_started(1)
+    with pytest.raises(TimeoutError):
+        f.close(0.05)
+    assert [type(x.exception(0)) for x in futures] == [Closed, Closed]
+    gated.open()
+    f.start()
+    assert f(3).result(5) == ("done", 3)
+    stats = f.stats()
+    assert (stats.failed, stats.succeeded, stats.running) == (2, 1, 0)
+
+
+def test_start_opens_again_and_with_closes() -> None:
+    f = batched(lambda items: items)
+    f.close()
+    f.start()
+    assert f(1).result(5) == 1
+    with f as same:
+        assert same is f
+        future = f(2)
+    assert future.result(0) == 2
+    with pytest.raises(Closed):
+        f(3)
+    with f:
+        assert f(4).result(5) == 4
+
+
+def test_close_from_many_threads_at_once() -> None:
+    f = batched(lambda items: items, linger=None)
+    future = f(1)
+    calls = [in_thread(f.close) for _ in range(8)]
+    for call in calls:
+        call.result()
+    assert future.result(0) == 1
+
+
+def test_every_accepted_item_ends_when_close_races_with_submits() -> None:
+    for round_ in range(30):
+        f = batched(lambda items: items, size=5, workers=2, capacity=[None, 20][round_ % 2])
+        futures: list[concurrent.futures.Future[int]] = []
+
+        def submit(f=f, futures=futures) -> None:
+            try:
+                for n in range(10_000):
+                    futures.append(f(n))
+            except Closed:
+                return
+
+        calls = [in_thread(submit) for _ in range(4)]
+        until(lambda futures=futures: len(futures) > 50)
+        f.close(10)
+        for call in calls:
+            call.result()
+        assert all(future.done() for future in futures)
+        stats = f.stats()
+        assert stats.accepted == stats.succeeded == len(futures)
+
+
+# ---- deadlocks ----
+
+
+def test_waiting_for_ones_own_function_inside_a_batch() -> None:
+    @batched(workers=1)
+    def f(items: list[int]) -> list[object]:
+        return [f(item - 1).result() if item else "end" for item in items]
+
+    with pytest.raises(Deadlock):
+        f(1).result(5)
+    assert f(0).result(5) == "end"
+
+
+def test_waiting_for_ones_own_function_is_fine_while_a_worker_is_free() -> None:
+    @batched(workers=3, size=1)
+    def f(items: list[int]) -> list[object]:
+        return [f(item - 1).result() if item else "end" for item in items]
+
+    assert f(2).result(5) == "end"
+    with pytest.raises(Deadlock):
+        f(3).result(5)
+
+
+def test_a_ring_of_functions() -> None:
+    @batched
+    def a(items: list[int]) -> list[object]:
+        return [b(item - 1).result() if item else "end" for item in items]
+
+    @batched
+    def b(items: list[int]) -> list[object]:
+        return [a(item - 1).result() if item else "end" for item in items]
+
+    assert a(1).result(5) == "end"
+    with pytest.raises(Deadlock):
+        a(2).result(5)
+
+
+def test_submitting_to_ones_own_full_queue() -> None:
+    @batched(size=1, capacity=1)
+    def f(items: list[int]) -> list[object]:
+        return [f(item + 1) for item in items]
+
+    with pytest.raises(Deadlock):
+        f(1).result(5)
+    assert f.stats().rejected == 1
+
+
+def test_a_callback_that_submits_to_its_own_full_queue() -> None:
+    gated = Gated()
+    f = batched(gated, size=1, capacity=1)
+    errors: list[BaseException] = []
+    told = threading.Event()
+
+    def callback(_: object) -> None:
+        try:
+            f(2), f(3)
+        except Deadlock as error:
+            errors.append(error)
+        finally:
+            told.set()
+
+    first = f(1)
+    first.add_done_callback(callback)
+    gated.open()
+    assert told.wait(5)
+    assert len(errors) == 1
+
+
+def test_flush_and_close_inside_a_batch() -> None:
+    @batched
+    def f(items: list[str]) -> list[object]:
+        getattr(f, items[0])()
+        return items
+
+    for method in ("flush", "close"):
+        with pytest.raises(Deadlock):
+            f(method).result(5)
+    assert f("stats").result(5) == "stats"
+
+
+def test_the_stop_inside_a_batch_does_not_wait_for_itself() -> None:
+    @batched(size=1)
+    def f(items: list[int]) -> list[object]:
+        f.close(cancel=True)
+        return items
+
+    assert f(1).result(5) == 1
+    with pytest.raises(Closed):
+        f(2)
+
+
+def test_close_from_a_callback_never_joins_itself() -> None:
+    f = batched(lambda items: items)
+    closed = threading.Event()
+
+    def callback(_: object) -> None:
+        f.close()
+        closed.set()
+
+    f(1).add_done_callback(callback)
+    assert closed.wait(5)
