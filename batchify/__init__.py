@@ -1,9 +1,9 @@
 """batchify: a function that takes a list becomes one that is called with one item.
 
-    @batched(size=500, linger=0.01, workers=2)
-    def insert_users(users: list[User]) -> list[int]: ...
+@batched(size=500, linger=0.01, workers=2)
+def insert_users(users: list[User]) -> list[int]: ...
 
-    insert_users(user).result()     # or: await insert_users(user)
+insert_users(user).result()     # or: await insert_users(user)
 """
 
 from .api import Batched, batched
@@ -12,9 +12,9 @@ from .errors import (
     BatchAborted,
     BatchifyError,
     Closed,
-    Deadlock,
     DeadLetter,
     DeadlineExceeded,
+    Deadlock,
     Forked,
     ItemTooHeavy,
     MissingResult,
@@ -34,8 +34,8 @@ __all__ = [
     "BatchifyError",
     "Closed",
     "DeadLetter",
-    "Deadlock",
     "DeadlineExceeded",
+    "Deadlock",
     "Forked",
     "ItemTooHeavy",
     "MissingResult",

@@ -2,20 +2,22 @@
 
 The static classes below say in types what `decorator.py` does: wrapt cannot, as the decorated
 function takes an item where the plain one takes a list. Functions come before methods and async
-before sync, so that the first overload that fits is the right one.
+before sync, so that the first overload that fits is the right one. A class method reaches a decorator
+as a function of `type[S]`.
 """
+
+# The overloads do overlap (a method whose instance is a list is also a function): the order tells.
+# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
 from collections.abc import (
-    AsyncGenerator,
+    AsyncIterator,
     Callable,
     Coroutine,
-    Generator,
     Iterator,
     Mapping,
 )
-from dataclasses import replace
 from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 
         def __iter__(self) -> Iterator[R_co]: ...
 
-    AnyResults = Results[R] | Generator[R, Any, Any]
+    AnyResults = Results[R] | Iterator[R]
     Async = Coroutine[Any, Any, T]
 
     class CallOptions(Generic[T, P, R]):
@@ -83,9 +85,7 @@ if TYPE_CHECKING:
             self, item: T, /, *args: P.args, **kwargs: P.kwargs
         ) -> BatchFuture[R]: ...
 
-        def options(
-            self, *, timeout: float | timedelta | None = None
-        ) -> CallOptions[T, P, R]: ...
+        def options(self, *, timeout: float | timedelta | None = None) -> CallOptions[T, P, R]: ...
 
         def batch(self, items: list[T], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
 
@@ -164,37 +164,34 @@ if TYPE_CHECKING:
 
         @overload
         def __call__(
-            self, func: classmethod[Any, Concatenate[list[T], P], Async[AnyResults[R]]], /, **options: Unpack[Keywords]
-        ) -> BatchedClassMethod[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self, func: classmethod[Any, Concatenate[list[T], P], AnyResults[R]], /, **options: Unpack[Keywords]
-        ) -> BatchedClassMethod[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self, func: staticmethod[Concatenate[list[T], P], AnyResults[R]], /, **options: Unpack[Keywords]
-        ) -> Batched[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self, func: Callable[Concatenate[list[T], P], Async[None]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[list[T], P], Async[None]],
+            /,
+            **options: Unpack[Keywords],
         ) -> Batched[T, P, None]: ...
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[list[T], P], Async[Mapping[Any, R]]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[list[T], P], Async[Mapping[Any, R]]],
+            /,
+            **options: Unpack[Keywords],
         ) -> Batched[T, P, R]: ...
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[list[T], P], Async[AnyResults[R]]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[list[T], P], Async[AnyResults[R]]],
+            /,
+            **options: Unpack[Keywords],
         ) -> Batched[T, P, R]: ...
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[list[T], P], AsyncGenerator[R, Any]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[list[T], P], AsyncIterator[R]],
+            /,
+            **options: Unpack[Keywords],
         ) -> Batched[T, P, R]: ...
 
         @overload
@@ -204,32 +201,82 @@ if TYPE_CHECKING:
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[list[T], P], Mapping[Any, R]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[list[T], P], Mapping[Any, R]],
+            /,
+            **options: Unpack[Keywords],
         ) -> Batched[T, P, R]: ...
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[list[T], P], AnyResults[R]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[list[T], P], AnyResults[R]],
+            /,
+            **options: Unpack[Keywords],
         ) -> Batched[T, P, R]: ...
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[S, list[T], P], Async[None]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[type[S], list[T], P], Async[None]],
+            /,
+            **options: Unpack[Keywords],
+        ) -> BatchedClassMethod[T, P, None]: ...
+
+        @overload
+        def __call__(
+            self,
+            func: Callable[Concatenate[type[S], list[T], P], Async[AnyResults[R]]],
+            /,
+            **options: Unpack[Keywords],
+        ) -> BatchedClassMethod[T, P, R]: ...
+
+        @overload
+        def __call__(
+            self,
+            func: Callable[Concatenate[type[S], list[T], P], None],
+            /,
+            **options: Unpack[Keywords],
+        ) -> BatchedClassMethod[T, P, None]: ...
+
+        @overload
+        def __call__(
+            self,
+            func: Callable[Concatenate[type[S], list[T], P], AnyResults[R]],
+            /,
+            **options: Unpack[Keywords],
+        ) -> BatchedClassMethod[T, P, R]: ...
+
+        @overload
+        def __call__(
+            self,
+            func: Callable[Concatenate[S, list[T], P], Async[None]],
+            /,
+            **options: Unpack[Keywords],
         ) -> BatchedMethod[T, P, None]: ...
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[S, list[T], P], Async[Mapping[Any, R]]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[S, list[T], P], Async[Mapping[Any, R]]],
+            /,
+            **options: Unpack[Keywords],
         ) -> BatchedMethod[T, P, R]: ...
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[S, list[T], P], Async[AnyResults[R]]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[S, list[T], P], Async[AnyResults[R]]],
+            /,
+            **options: Unpack[Keywords],
         ) -> BatchedMethod[T, P, R]: ...
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[S, list[T], P], AsyncGenerator[R, Any]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[S, list[T], P], AsyncIterator[R]],
+            /,
+            **options: Unpack[Keywords],
         ) -> BatchedMethod[T, P, R]: ...
 
         @overload
@@ -239,18 +286,24 @@ if TYPE_CHECKING:
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[S, list[T], P], Mapping[Any, R]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[S, list[T], P], Mapping[Any, R]],
+            /,
+            **options: Unpack[Keywords],
         ) -> BatchedMethod[T, P, R]: ...
 
         @overload
         def __call__(
-            self, func: Callable[Concatenate[S, list[T], P], AnyResults[R]], /, **options: Unpack[Keywords]
+            self,
+            func: Callable[Concatenate[S, list[T], P], AnyResults[R]],
+            /,
+            **options: Unpack[Keywords],
         ) -> BatchedMethod[T, P, R]: ...
 
         @overload
         def __call__(self, **options: Unpack[Keywords]) -> Decorator: ...
 
-        def __call__(self, func: Any = None, /, **options: Any) -> Any: ...
+        def __call__(self, *args: Any, **options: Any) -> Any: ...
 
     batched: Decorator
 
@@ -307,6 +360,8 @@ else:
             TypeError: an option has a wrong type, or `func` is no function.
             ValueError: an option has a wrong value.
         """
+        from dataclasses import replace
+
         from .decorator import check_function, default_name
 
         if func is not None:

@@ -24,6 +24,23 @@ if TYPE_CHECKING:
     from .future import BatchFuture
 
 
+if TYPE_CHECKING:
+    # wrapt's stubs keep the signature of what is wrapped; here it changes (see api.py).
+    class _Wrapper:
+        __wrapped__: Any
+        __name__: str
+        __qualname__: str
+        _self_parent: Any
+        _self_instance: Any
+        _self_owner: Any
+        _self_binding: str
+
+        def __init__(self, *args: Any) -> None: ...
+
+    _BoundWrapper = _Wrapper
+else:
+    _Wrapper, _BoundWrapper = wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper
+
 _COROUTINE_FLAGS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
@@ -221,7 +238,7 @@ def _refuse_default_call(*_: object) -> Any:
     raise AssertionError("wrapt's own call is never used: it costs more than the whole engine")
 
 
-class BoundBatched(Calls, wrapt.BoundFunctionWrapper):  # type: ignore[misc]
+class BoundBatched(Calls, _BoundWrapper):
     """A batched function looked up on an instance or a class: made anew by each look-up."""
 
     def _parts(self) -> tuple[Any, Callable[..., Any]]:
@@ -233,13 +250,15 @@ class BoundBatched(Calls, wrapt.BoundFunctionWrapper):  # type: ignore[misc]
 
     def _scope(self) -> Scope:
         owner, function = self._parts()
-        return self._self_parent._self_scopes.of(owner, function)
+        scopes: Scopes = self._self_parent._self_scopes
+        return scopes.of(owner, function)
 
     def _plain(self) -> Callable[..., Any]:
         return self._parts()[1]
 
     def _options(self) -> Options:
-        return self._self_parent._self_options  # type: ignore[no-any-return]
+        options: Options = self._self_parent._self_options
+        return options
 
     @property
     def __func__(self) -> Any:
@@ -252,8 +271,8 @@ class BoundBatched(Calls, wrapt.BoundFunctionWrapper):  # type: ignore[misc]
     def __call__(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Submit one item; see `submit`."""
         if self._is_unbound() and isinstance(item, self._self_owner) and args:
-            item, bound = args[0], self._self_parent.__get__(item, type(item))
-            return bound._submit(item, args[1:], kwargs)
+            bound: BoundBatched = self._self_parent.__get__(item, type(item))
+            return bound._submit(args[0], args[1:], kwargs)
         return self._submit(item, args, kwargs)
 
     def _is_unbound(self) -> bool:
@@ -263,14 +282,15 @@ class BoundBatched(Calls, wrapt.BoundFunctionWrapper):  # type: ignore[misc]
             "staticmethod",
         )
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce__(self) -> Any:
         owner = self._self_owner if self._self_instance is None else self._self_instance
         return getattr, (owner, self.__name__)
 
-    __reduce__ = __reduce_ex__
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return self.__reduce__()
 
 
-class Batched(Calls, wrapt.FunctionWrapper):  # type: ignore[misc]
+class Batched(Calls, _Wrapper):
     """A batched function: called with one item, it gives a `BatchFuture`."""
 
     __bound_function_wrapper__ = BoundBatched
@@ -290,7 +310,7 @@ class Batched(Calls, wrapt.FunctionWrapper):  # type: ignore[misc]
 
     def _call(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchFuture[Any]:
         if args and self._is_under_classmethod(item):
-            bound = BoundBatched(
+            bound = self.__bound_function_wrapper__(
                 self.__wrapped__.__get__(item, type(item)),
                 item,
                 _refuse_default_call,
@@ -317,7 +337,8 @@ class Batched(Calls, wrapt.FunctionWrapper):  # type: ignore[misc]
         return self._self_scopes.of(None, self._plain())
 
     def _plain(self) -> Callable[..., Any]:
-        return self.__wrapped__  # type: ignore[no-any-return]
+        function: Callable[..., Any] = self.__wrapped__
+        return function
 
     def _options(self) -> Options:
         return self._self_options
@@ -325,10 +346,11 @@ class Batched(Calls, wrapt.FunctionWrapper):  # type: ignore[misc]
     def _gives_itself(self, scope: Scope) -> Callable[[], Any]:
         return ref(self)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce__(self) -> Any:
         return self.__qualname__  # pickled by name, as functions are
 
-    __reduce__ = __reduce_ex__
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return self.__reduce__()
 
     def __copy__(self) -> Batched:
         return self
@@ -363,8 +385,11 @@ class Scopes:
             return None
         weak, scope = known
         if weak is None:
-            return scope()  # type: ignore[no-any-return]
-        return scope if weak() is owner else None  # type: ignore[no-any-return]
+            scope = scope()
+        elif weak() is not owner:
+            return None
+        found: Scope | None = scope
+        return found
 
     def _new_own(self, function: Callable[..., Any]) -> Scope:
         with self._lock:

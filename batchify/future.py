@@ -140,7 +140,7 @@ def run_callback(callback: Callable[[Any], object], future: BatchFuture[Any]) ->
         _local.queue = None
 
 
-class BatchFuture(Future, Generic[R]):  # type: ignore[type-arg]
+class BatchFuture(Future[R], Generic[R]):
     """The result of one item, to come.
 
     A `concurrent.futures.Future` that can also be awaited, in any event loop, more than once
@@ -172,12 +172,13 @@ class BatchFuture(Future, Generic[R]):  # type: ignore[type-arg]
             self._wait(timeout)
         if self._s is RESULT:
             return self._v  # type: ignore[no-any-return]
-        if self._s is ERROR:
-            try:
-                self._v.throw()
-            finally:
-                del self  # no cycle through this frame
-        raise self._make_cancelled_error()
+        if self._s is CANCELLED:
+            raise self._make_cancelled_error()
+        failure: Failure = self._v
+        try:
+            failure.throw()
+        finally:
+            del self, failure  # no cycle through this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end and give the error, or None. Raises as `result` does."""
@@ -304,15 +305,15 @@ class BatchFuture(Future, Generic[R]):  # type: ignore[type-arg]
         return view
 
     @property
-    def _condition(self) -> threading.Condition:
+    def _condition(self) -> threading.Condition:  # type: ignore[override]  # pyright: ignore
         return self._view.condition
 
     @property
-    def _waiters(self) -> list[Any]:
+    def _waiters(self) -> list[Any]:  # type: ignore[override]  # pyright: ignore
         return self._view.waiters
 
     @property
-    def _state(self) -> str:
+    def _state(self) -> str:  # type: ignore[override]  # pyright: ignore
         state = self._s
         if state.__class__ is Done:
             view = self.__dict__.get("view")
@@ -323,7 +324,14 @@ class BatchFuture(Future, Generic[R]):  # type: ignore[type-arg]
 
     # ---- a batch settles its futures, nobody else ----
 
-    def _refuse_settling(self, *_: object) -> NoReturn:
+    def set_result(self, result: Any) -> NoReturn:
+        """Not for you: a `BatchFuture` is settled by its batch."""
         raise InvalidStateError("a BatchFuture is settled by its batch only")
 
-    set_result = set_exception = set_running_or_notify_cancel = _refuse_settling
+    def set_exception(self, exception: BaseException | None) -> NoReturn:
+        """Not for you: a `BatchFuture` is settled by its batch."""
+        raise InvalidStateError("a BatchFuture is settled by its batch only")
+
+    def set_running_or_notify_cancel(self) -> NoReturn:
+        """Not for you: a `BatchFuture` is settled by its batch."""
+        raise InvalidStateError("a BatchFuture is settled by its batch only")

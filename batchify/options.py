@@ -93,9 +93,7 @@ def seconds(option: str, value: object) -> float:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(
-            f"{option} must be a number of seconds or a timedelta, got {kind(value)}"
-        )
+        raise TypeError(f"{option} must be a number of seconds or a timedelta, got {kind(value)}")
     try:
         number = float(value)
     except OverflowError:

@@ -153,9 +153,7 @@ def values_of(returned: Any, items: list[Any], start: int = 0) -> Give | Failure
         return _bad(
             "results", "a coroutine (decorate the `async def` itself, not a `def` around it)"
         )
-    return _bad(
-        f"a sequence of {count} results, a mapping, a generator or None", kind(returned)
-    )
+    return _bad(f"a sequence of {count} results, a mapping, a generator or None", kind(returned))
 
 
 def _is_sequence(value: Any) -> bool:
@@ -181,7 +179,9 @@ def _sorted_out(values: list[Any], start: int) -> Give:
     if not any(issubclass(cls, BaseException) for cls in set(map(type, values))):
         return Give(start, values, True)
     seen: set[int] = set()
-    values = [_element(value, seen) if isinstance(value, BaseException) else value for value in values]
+    values = [
+        _element(value, seen) if isinstance(value, BaseException) else value for value in values
+    ]
     return Give(start, values, False)
 
 
@@ -214,7 +214,9 @@ def _stream(
             if isinstance(answer.error, end):
                 if at == count:
                     return at, None
-                return at, _bad(f"{count - start} results", f"a generator that ended after {at - start}")
+                return at, _bad(
+                    f"{count - start} results", f"a generator that ended after {at - start}"
+                )
             if at == count:
                 log.error("a batch raised %s after its last result", kind(answer.error))
                 return at, None
@@ -299,7 +301,7 @@ def _copy(error: BaseException) -> BaseException:
         args = reduced[1] if isinstance(reduced, tuple) and reduced[0] is cls else error.args
         new = cls.__new__(cls, *args)
         builtin = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-        builtin.__init__(new, *args)
+        builtin.__init__(new, *args)  # type: ignore[misc]
         new.args = error.args
         new.__dict__.update(error.__dict__)
         if "__notes__" in new.__dict__:
@@ -373,4 +375,3 @@ def caught(error: BaseException) -> Raised:
     """For drivers, in their except block: `error` without the driver's own frame."""
     traceback = error.__traceback__
     return Raised(error, traceback.tb_next if traceback is not None else None)
-

@@ -11,7 +11,7 @@ to itself, or to somebody who waits likewise, nobody is left to bring the end.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ class Target(Protocol):
 
     def holders(self, me: Any) -> list[Any] | None:
         """Who must act before this can end, if `me` waits; None when somebody is free to."""
+        ...
 
 
 # What runs where. A thread may serve several batches inside each other (a callback of one).
@@ -53,7 +54,7 @@ def check_await(target: Any, me: Any) -> None:
 
 
 @contextmanager
-def waiting(target: Any, timeout: float | None = None) -> Iterator[None]:
+def waiting(target: Any, timeout: float | None = None) -> Generator[None, None, None]:
     """Note that this thread waits for `target`; a wait with a limit ends by itself."""
     me = get_ident()
     if timeout is not None or not (me in serving_threads or _has_loop()):
@@ -68,7 +69,7 @@ def waiting(target: Any, timeout: float | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def awaiting(target: Any, me: Any) -> Iterator[None]:
+def awaiting(target: Any, me: Any) -> Generator[None, None, None]:
     """Note that the async batch `me` awaits `target`."""
     before = _waits_for.get(me)
     _waits_for[me] = target
@@ -129,4 +130,3 @@ def _is_stuck(target: Any, me: Any) -> bool:
                 return False
             targets.append(further)
     return True
-

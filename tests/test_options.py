@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 import threading
@@ -143,7 +144,7 @@ def test_options_read_back_on_a_method() -> None:
         {"linger": 0},
         {"linger": -0.0},
         {"linger": 5e-324},
-        {"linger": None},
+        {"linger": timedelta.resolution},
         {"capacity": None},
         {"size": 10, "capacity": 10},
         {"on_error": None},
@@ -159,7 +160,7 @@ def test_options_read_back_on_a_method() -> None:
 )
 def test_values_at_the_edge_are_accepted(accepted: dict[str, Any]) -> None:
     for decorate in forms(echo, **accepted):
-        assert decorate()(1).result(LIMIT) == 1 if accepted.get("linger", 0) != 5e-324 else True
+        assert decorate()(1).result(LIMIT) == 1
 
 
 # ---- what is refused ----
@@ -260,26 +261,31 @@ def test_huge_lingers_work_in_threads(linger: Any) -> None:
 
 
 @pytest.mark.parametrize("linger", HUGE_LINGERS)
-async def _huge_linger_on_a_loop(linger: Any) -> None:
+def test_huge_lingers_work_on_a_loop(linger: Any) -> None:
     @batched(size=2, linger=linger)
     async def f(items: list[int]) -> list[int]:
         return items
 
-    first, second = f(1), f(2)
-    assert (await first, await second) == (1, 2)
-    alone = f(3)
-    await f.aflush(LIMIT)
-    assert alone.result(0) == 3
-    reasons = {reason: count for reason, count in f.stats().reasons.items() if count}
-    assert reasons == {"size": 1, "flush": 1}
-    await f.aclose(LIMIT)
+    async def main() -> None:
+        first, second = f(1), f(2)
+        assert (await first, await second) == (1, 2)
+        alone = f(3)
+        await f.aflush(LIMIT)
+        assert alone.result(0) == 3
+        reasons = {reason: count for reason, count in f.stats().reasons.items() if count}
+        assert reasons == {"size": 1, "flush": 1}
+        await f.aclose(LIMIT)
+
+    asyncio.run(main())
 
 
-@pytest.mark.parametrize("linger", HUGE_LINGERS)
-def test_huge_lingers_work_on_a_loop(linger: Any) -> None:
-    import asyncio
-
-    asyncio.run(_huge_linger_on_a_loop(linger))
+def test_linger_none_leaves_only_when_asked() -> None:
+    f = batched(echo, size=2, linger=None)
+    assert f.linger is None
+    alone = f(1)
+    f.flush(LIMIT)
+    assert alone.result(0) == 1
+    assert f.stats().reasons["flush"] == 1
 
 
 # ---- time limits of calls are checked the same way ----

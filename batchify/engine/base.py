@@ -24,7 +24,7 @@ from weakref import ref
 
 from .. import waits
 from ..errors import Closed, Deadlock, Forked, QueueFull
-from ..forming import Forming, Group, Grouped, Plain, Route, Waiting
+from ..forming import Group, Grouped, Plain, Route, Waiting
 from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure, Refused, fire
 from ..loopfuture import LoopFuture, port_of
 from ..options import Options
@@ -421,8 +421,8 @@ class Engine:
         if self.has_loop_callers:
             by_port: dict[Any, list[LoopFuture[Any]]] = {}
             for future in futures:
-                if future.__class__ is LoopFuture:
-                    by_port.setdefault(future._port, []).append(future)  # type: ignore[attr-defined]
+                if isinstance(future, LoopFuture):
+                    by_port.setdefault(future._port, []).append(future)
             for port, ended in by_port.items():
                 port.post(ended)
         watched = self.watched

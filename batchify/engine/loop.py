@@ -32,7 +32,7 @@ from ..options import Options
 from ..outcome import Give, caught, conduct
 from ..stats import Stats, added
 from . import lifecycle
-from .base import CLOSED, OPEN, Batch, Engine, count_down
+from .base import OPEN, Batch, Engine, count_down
 from .seam import Seam
 
 _YEAR = 365 * 24 * 3600.0

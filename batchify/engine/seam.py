@@ -26,6 +26,7 @@ class Bell(Protocol):
 
     def wait(self, timeout: float | None) -> bool:
         """Sleep until rung, at most `timeout` seconds; True when rung."""
+        ...
 
 
 class Seam(Protocol):
@@ -33,12 +34,15 @@ class Seam(Protocol):
 
     def clock(self) -> float:
         """Seconds that never go back."""
+        ...
 
     def bell(self) -> Bell:
         """A new bell, silent."""
+        ...
 
     def spawn(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
         """Start a thread; gives something to `join(timeout)`."""
+        ...
 
 
 class ThreadBell:

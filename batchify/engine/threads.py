@@ -135,7 +135,7 @@ class ThreadEngine(Engine):
 
     # ---- what a worker does ----
 
-    def next(self, bell: Bell) -> Batch | float | None | Stop:
+    def next(self, bell: Bell) -> Batch | float | Stop | None:
         """What the worker that owns `bell` does next: a batch, or a sleep, which may have an end."""
         with self._lock:
             if bell not in self._threads:  # after a fork in the batch function

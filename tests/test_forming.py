@@ -1,0 +1,1074 @@
+"""Which items go together, and when: `Plain` and `Grouped` against a model.
+
+No threads and no clock: `Desk` does with a forming what an engine does, and times are numbers.
+First the behaviour in examples, then a state machine that tries everything in any order.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import tracemalloc
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+from weakref import WeakSet
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from batchify.forming import Decision, Grouped, Plain, Route, Waiting
+
+# ---- the stand-in for an engine ----
+
+
+class Entry:
+    """What is queued: the three words of a future, and its name and route for the test."""
+
+    __slots__ = ("__weakref__", "_s", "_t", "_v", "name", "route")
+
+    def __init__(self, route: Route, name: Any, now: float) -> None:
+        self._s: Any = route
+        self._t = now
+        self._v = name
+        self.name = name
+        self.route = route
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+class Batch:
+    """The state of the entries of a batch."""
+
+    is_running = True
+
+    def __init__(self, route: Any) -> None:
+        self.route = route
+        self.entries: list[Entry] = []
+        self.reason = ""
+
+
+class Desk:
+    """An engine without threads: what `Engine` does with its forming, in the same order.
+
+    Workers take nothing by themselves: somebody is roused, and then calls `take`. `racing` are
+    the submits of other threads that get in, without the lock, in the middle of the next look;
+    those marked nested are of a finalizer or signal handler in the thread that looks.
+    """
+
+    def __init__(
+        self,
+        kind: type[Plain | Grouped],
+        *,
+        size: int = 64,
+        linger: float | None = 0.0,
+        capacity: int | None = None,
+        workers: int = 1,
+    ) -> None:
+        self.intake: deque[Entry] = deque()
+        self.forming = kind(self.intake, size, linger, capacity)
+        self.workers = workers
+        self.now = 0.0
+        self.need = 1
+        self.is_open = True
+        self.is_roused = False
+        self.alarm: float | None = None
+        self.batches: list[Batch] = []
+        self.waited: list[Entry] = []  # all who ever had to wait for room
+        self.told: list[Entry] = []  # those of them who were told that there is room
+        self.looks = 0
+        self.racing: list[tuple[Route, bool]] = []
+        self.appended: Callable[[Entry], None] = lambda entry: None
+        self._late: list[Entry] = []
+        self._again = False
+        self._depth = 0
+        self._numbers = itertools.count()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        self._depth += 1
+        yield
+        self._depth -= 1
+        while not self._depth and (self._late or self._again):
+            self._again = False
+            if self._late:
+                self.crowded(self._late.pop(0))
+            else:
+                self.look()
+
+    # what callers do
+
+    def submit(self, route: Route, name: Any = None) -> Entry:
+        entry, must_look = self._append(route, name)
+        if must_look:
+            self.crowded(entry)
+        return entry
+
+    def submit_nowait(self, route: Route) -> Entry | None:
+        entry, must_look = self._append(route)
+        return entry if not must_look or self.crowded(entry, wait=False) else None
+
+    def _append(self, route: Route, name: Any = None) -> tuple[Entry, bool]:
+        entry = Entry(route, next(self._numbers) if name is None else name, self.now)
+        self.intake.append(entry)
+        self.appended(entry)
+        return entry, len(self.intake) >= self.need
+
+    def crowded(self, entry: Entry, wait: bool = True) -> bool:
+        with self.lock():
+            self.look()
+            if self.forming.is_waiting(entry):
+                if not wait:
+                    assert self.forming.withdraw(entry)
+                    return False
+                self.waited.append(entry)
+                entry._s = Waiting(entry._s, lambda: self.told.append(entry))
+                self.forming.waiting += 1
+                self.look()
+            return True
+
+    def cancel(self, entry: Entry) -> bool:
+        with self.lock():
+            was_accepted = self.forming.cancel(entry)
+            self.look()
+        return was_accepted
+
+    def give_up(self, entry: Entry) -> bool:
+        """The caller does not wait any longer for its room."""
+        with self.lock():
+            return self.forming.withdraw(entry)
+
+    def flush(self) -> None:
+        with self.lock():
+            self.look()
+            self.forming.force()
+            self.look()
+
+    def close(self, *, cancel: bool = False) -> tuple[list[Entry], list[Entry]]:
+        """Gives what was accepted and does not run any more, and those turned away."""
+        accepted: list[Entry] = []
+        with self.lock():
+            self.look()
+            self.is_open = False
+            self.need = 0
+            away = self.forming.seal()
+            if cancel:
+                accepted, later = self.forming.clear()
+                away += later
+            self.forming.hurry = "close"
+            self.look()
+        return accepted, away
+
+    def start(self) -> None:
+        with self.lock():
+            self.forming.hurry = None
+            self.forming.unseal()
+            self.is_open = True
+            self.look()
+
+    # who looks
+
+    @property
+    def is_free(self) -> bool:
+        return len(self.batches) < self.workers
+
+    def look(self) -> None:
+        with self.lock():
+            while True:
+                self._accept()
+                if not self.is_roused and self.is_free:
+                    decision = self.forming.next(self.now)
+                    self.is_roused = decision.reason is not None
+                    self._set_alarm(decision.when)
+                if self._has_seen_all():
+                    return
+
+    def _accept(self) -> None:
+        self.looks += 1
+        if self.forming.capacity is not None:
+            self.need = 0
+        for admitted in self.forming.accept():
+            admitted()
+        racing, self.racing = self.racing, []
+        for route, is_nested in racing:
+            entry, must_look = self._append(route)
+            if must_look and is_nested:
+                self._again = True
+            elif must_look:
+                self._late.append(entry)
+
+    def _set_alarm(self, when: float | None) -> None:
+        if when is not None and (self.alarm is None or when < self.alarm):
+            self.alarm = when
+
+    def _has_seen_all(self) -> bool:
+        is_idle = not self.is_roused and self.is_free
+        self.need = self.forming.threshold(is_idle) if self.is_open else 0
+        held = len(self.intake)
+        return self.need == 0 or held < self.need or held == self.forming.seen
+
+    # what workers do
+
+    def take(self) -> Batch | None:
+        """The next batch for a worker that is awake; None when it sleeps again."""
+        with self.lock():
+            self.is_roused = False
+            while True:
+                self._accept()
+                decision = self.forming.next(self.now)
+                if decision.group is not None:
+                    assert decision.reason is not None
+                    batch = Batch(decision.group.route)
+                    batch.reason = decision.reason
+                    batch.entries = self.forming.take(decision.group, batch)
+                    self.batches.append(batch)
+                    self.look()
+                    return batch
+                self._set_alarm(decision.when)
+                if self._has_seen_all():
+                    return None
+
+    def settle(self, batch: Batch, count: int) -> None:
+        """`count` items of `batch` are done."""
+        with self.lock():
+            self.forming.running -= count
+            if self.forming.is_pressed:
+                self.look()
+
+    def end(self, batch: Batch, left: int | None = None) -> None:
+        """`batch` is over; its worker is awake now, and calls `take`."""
+        self.settle(batch, len(batch.entries) if left is None else left)
+        self.batches.remove(batch)
+
+    # for examples: workers that are always prompt
+
+    def run(self) -> tuple[str, list[Any]] | None:
+        """Take a batch and end it; gives its reason and the names of its entries."""
+        batch = self.take()
+        if batch is None:
+            return None
+        self.end(batch)
+        return batch.reason, [entry.name for entry in batch.entries]
+
+    def run_all(self) -> list[tuple[str, list[Any]]]:
+        return list(iter(self.run, None))
+
+
+def decide(desk: Desk, now: float) -> Decision:
+    desk.forming.accept()
+    return desk.forming.next(now)
+
+
+def route(*args: Any) -> Route:
+    return Route(engine=None, function=None, args=args)
+
+
+BOTH = pytest.mark.parametrize("kind", [Plain, Grouped])
+A, B, C = route("a"), route("b"), route("c")
+
+
+# ---- examples: size and linger ----
+
+
+@BOTH
+def test_linger_zero_leaves_at_once_and_alone(kind: Any) -> None:
+    desk = Desk(kind, linger=0.0)
+    desk.submit(A, 1)
+    assert desk.is_roused
+    assert desk.run_all() == [("idle", [1])]
+
+
+@BOTH
+def test_what_comes_while_the_worker_is_busy_is_the_next_batch(kind: Any) -> None:
+    desk = Desk(kind, linger=0.0)
+    desk.submit(A, 1)
+    first = desk.take()
+    for name in (2, 3, 4):
+        desk.submit(A, name)
+    assert not desk.is_roused  # nobody is free
+    assert first is not None
+    desk.end(first)
+    assert desk.run_all() == [("idle", [2, 3, 4])]
+
+
+@BOTH
+def test_a_full_batch_leaves_at_once_and_the_rest_waits_for_company(kind: Any) -> None:
+    desk = Desk(kind, size=3, linger=10.0)
+    for name in range(7):
+        desk.submit(A, name)
+    assert desk.run_all() == [("size", [0, 1, 2]), ("size", [3, 4, 5])]
+
+
+@BOTH
+def test_linger_counts_from_the_oldest_item(kind: Any) -> None:
+    desk = Desk(kind, size=9, linger=10.0)
+    desk.submit(A, 1)
+    desk.now = 6.0
+    desk.submit(A, 2)
+    assert decide(desk, 9.99) == Decision(None, None, 10.0)  # look again at 10
+    desk.now = 10.0
+    assert desk.run_all() == [("linger", [1, 2])]
+
+
+@BOTH
+def test_what_a_full_batch_left_over_lingers_from_its_own_time(kind: Any) -> None:
+    desk = Desk(kind, size=2, linger=10.0)
+    desk.submit(A, 1)
+    desk.now = 4.0
+    desk.submit(A, 2)
+    desk.submit(A, 3)
+    assert desk.run_all() == [("size", [1, 2])]
+    assert decide(desk, 13.99) == Decision(None, None, 14.0)
+    desk.now = 14.0
+    assert desk.run_all() == [("linger", [3])]
+
+
+@BOTH
+def test_linger_none_leaves_only_when_full(kind: Any) -> None:
+    desk = Desk(kind, size=2, linger=None)
+    desk.submit(A, 1)
+    assert decide(desk, 1e308) == Decision(None, None, None)
+    desk.submit(A, 2)
+    assert desk.run_all() == [("size", [1, 2])]
+
+
+@BOTH
+def test_hurry_lets_everything_leave_full_batches_as_ever(kind: Any) -> None:
+    desk = Desk(kind, size=2, linger=None)
+    for name in (1, 2, 3):
+        desk.submit(A, name)
+    desk.close()
+    assert desk.run_all() == [("size", [1, 2]), ("close", [3])]
+
+
+# ---- examples: flush ----
+
+
+@BOTH
+def test_flush_lets_leave_what_is_there_and_nothing_that_comes_later(kind: Any) -> None:
+    desk = Desk(kind, size=3, linger=None)
+    for name in (1, 2):
+        desk.submit(A, name)
+    desk.flush()
+    assert desk.run_all() == [("flush", [1, 2])]
+    desk.submit(A, 3)
+    assert desk.run_all() == []
+
+
+@BOTH
+def test_what_comes_after_a_flush_may_fill_its_batch(kind: Any) -> None:
+    desk = Desk(kind, size=3, linger=None)
+    desk.submit(A, 1)
+    desk.flush()
+    desk.submit(A, 2)
+    assert desk.run_all() == [("flush", [1, 2])]
+
+
+@BOTH
+def test_a_flush_of_several_batches_forces_the_last_partial_one_too(kind: Any) -> None:
+    desk = Desk(kind, size=2, linger=None)
+    for name in range(5):
+        desk.submit(A, name)
+    desk.flush()
+    assert desk.run_all() == [("size", [0, 1]), ("size", [2, 3]), ("flush", [4])]
+
+
+@BOTH
+def test_a_flush_is_over_when_what_it_was_for_is_cancelled(kind: Any) -> None:
+    desk = Desk(kind, size=9, linger=None)
+    entries = [desk.submit(A, name) for name in range(3)]
+    desk.flush()
+    for entry in entries:
+        desk.cancel(entry)
+    desk.submit(A, "later")
+    assert desk.run_all() == []
+
+
+def test_items_cancelled_after_a_flush_force_nobody_else() -> None:
+    """`Plain` counts how many at the front must leave: cancelled ones count until they go."""
+    desk = Desk(Plain, size=4, linger=None, capacity=4)
+    first = desk.submit(A, "first")
+    second = desk.submit(A, "second")
+    busy = [desk.submit(A, name) for name in ("x", "y")]
+    running = desk.take()  # "size": all four
+    assert running is not None
+    assert running.entries == [first, second, *busy]
+    flushed = [desk.submit(B, name) for name in (1, 2)]  # these have no room: they wait
+    desk.settle(running, 3)  # room for both, and one more
+    desk.submit(B, 3)
+    cancelled = desk.intake[0] if desk.intake else flushed[1]
+    desk.flush()
+    desk.cancel(cancelled)
+    desk.end(running, left=1)
+    assert desk.run_all() == [("flush", [1, 2])]
+    desk.submit(B, "later")
+    assert desk.run_all() == []
+
+
+# ---- examples: room ----
+
+
+@BOTH
+def test_who_finds_no_room_waits_and_is_told_in_order_of_arrival(kind: Any) -> None:
+    desk = Desk(kind, size=2, capacity=2)
+    entries = [desk.submit(A, name) for name in range(5)]
+    assert desk.waited == entries[2:]
+    batch = desk.take()
+    assert batch is not None
+    assert desk.told == []  # what runs still takes its room
+    desk.settle(batch, 1)
+    assert desk.told == [entries[2]]
+    desk.settle(batch, 1)
+    assert desk.told == [entries[2], entries[3]]
+
+
+@BOTH
+def test_a_call_that_does_not_wait_leaves_no_trace(kind: Any) -> None:
+    desk = Desk(kind, size=2, capacity=2)
+    desk.submit(A, 1)
+    desk.submit(A, 2)
+    assert desk.submit_nowait(A) is None
+    assert desk.forming.pending == 2
+    assert desk.run_all() == [("size", [1, 2])]
+    assert desk.submit_nowait(A) is not None
+
+
+@BOTH
+def test_who_gives_up_waiting_is_passed_over(kind: Any) -> None:
+    desk = Desk(kind, size=1, capacity=1)
+    _, impatient, patient = [desk.submit(A, name) for name in ("first", "impatient", "patient")]
+    assert desk.give_up(impatient)
+    assert desk.run_all() == [("size", ["first"]), ("size", ["patient"])]
+    assert desk.told == [patient]
+    assert not desk.give_up(patient)  # too late
+
+
+@BOTH
+def test_a_cancelled_item_frees_its_room_and_never_leaves(kind: Any) -> None:
+    desk = Desk(kind, size=2, linger=None, capacity=2)
+    first, second, third = [desk.submit(A, name) for name in (1, 2, 3)]
+    assert desk.cancel(first)
+    assert desk.told == [third]
+    assert desk.run_all() == [("size", [2, 3])]
+    assert second._s is not first._s
+
+
+@BOTH
+def test_a_batch_whose_items_are_all_cancelled_does_not_leave(kind: Any) -> None:
+    desk = Desk(kind, size=2, linger=0.0)
+    for entry in [desk.submit(A, 1), desk.submit(A, 2)]:
+        assert desk.cancel(entry)
+    assert desk.is_roused  # somebody was woken before that
+    assert desk.take() is None
+    assert desk.forming.pending == 0
+
+
+@BOTH
+def test_who_is_cancelled_while_it_waits_for_room_was_never_accepted(kind: Any) -> None:
+    desk = Desk(kind, size=1, capacity=1)
+    desk.submit(A, 1)
+    waiting = desk.submit(A, 2)
+    assert not desk.cancel(waiting)
+    assert desk.run_all() == [("size", [1])]
+    assert desk.told == []
+
+
+@BOTH
+def test_closing_turns_away_those_without_room_and_keeps_the_accepted(kind: Any) -> None:
+    desk = Desk(kind, size=2, linger=None, capacity=2)
+    entries = [desk.submit(A, name) for name in range(4)]
+    assert desk.close() == ([], entries[2:])
+    assert desk.run_all() == [("size", [0, 1])]
+
+
+@BOTH
+def test_closing_with_cancel_gives_back_what_has_not_started(kind: Any) -> None:
+    desk = Desk(kind, size=2, linger=None, capacity=3)
+    entries = [desk.submit(A, name) for name in range(5)]
+    batch = desk.take()
+    assert batch is not None
+    assert batch.entries == entries[:2]
+    assert desk.close(cancel=True) == ([entries[2]], entries[3:])
+    desk.end(batch)
+    assert desk.run_all() == []
+    desk.start()
+    assert desk.submit(A, "again").name == "again"
+    assert desk.forming.pending == 1
+
+
+# ---- examples: who has to look ----
+
+
+def test_between_the_first_item_and_a_full_batch_nobody_looks() -> None:
+    desk = Desk(Plain, size=64, linger=10.0)
+    desk.submit(A)
+    after_first = desk.looks
+    for _ in range(62):
+        desk.submit(A)
+    assert desk.looks == after_first
+    assert not desk.is_roused
+    desk.submit(A)
+    assert desk.is_roused
+
+
+@BOTH
+def test_while_all_workers_are_busy_nobody_looks_until_the_room_is_used_up(kind: Any) -> None:
+    desk = Desk(kind, size=4, capacity=100)
+    desk.submit(A)
+    desk.take()
+    before = desk.looks
+    for _ in range(99):
+        desk.submit(A)
+    assert desk.looks == before
+    desk.submit(A)
+    assert len(desk.waited) == 1
+
+
+# ---- examples: routes ----
+
+
+def test_plain_takes_all_items_together() -> None:
+    desk = Desk(Plain, size=3, linger=None)
+    for name, to in enumerate((A, B, C)):
+        desk.submit(to, name)
+    assert desk.run_all() == [("size", [0, 1, 2])]
+
+
+def test_grouped_takes_only_items_of_the_same_route_together() -> None:
+    desk = Desk(Grouped, size=2, linger=None)
+    for name, to in [("a1", A), ("b1", B), ("c1", C), ("b2", B), ("a2", A)]:
+        desk.submit(to, name)
+    batch = desk.take()
+    assert batch is not None
+    assert batch.route is A
+    desk.end(batch)
+    assert [entry.name for entry in batch.entries] == ["a1", "a2"]
+    assert desk.run_all() == [("size", ["b1", "b2"])]
+
+
+def test_a_busy_route_does_not_starve_a_rare_one() -> None:
+    desk = Desk(Grouped, size=2, linger=0.0)
+    desk.submit(A, "a0")
+    busy = desk.take()
+    left = []
+    for turn in range(1, 5):
+        desk.now += 1
+        desk.submit(A, f"a{turn}")
+        desk.submit(A, f"a{turn}'")
+        if turn == 2:
+            desk.submit(B, "rare")
+        assert busy is not None
+        desk.end(busy)
+        busy = desk.take()
+        assert busy is not None
+        left.append([entry.name for entry in busy.entries])
+    assert left == [["a1", "a1'"], ["a2", "a2'"], ["rare"], ["a3", "a3'"]]
+
+
+def test_each_route_lingers_by_its_own_oldest_item() -> None:
+    desk = Desk(Grouped, size=9, linger=10.0)
+    desk.submit(A, "a")
+    desk.now = 3.0
+    desk.submit(B, "b")
+    desk.now = 10.0
+    assert desk.run_all() == [("linger", ["a"])]
+    assert desk.alarm is not None
+    assert decide(desk, 12.99) == Decision(None, None, 13.0)
+    desk.now = 13.0
+    assert desk.run_all() == [("linger", ["b"])]
+
+
+def test_flush_forces_every_route_the_oldest_first() -> None:
+    desk = Desk(Grouped, size=9, linger=None)
+    for name, to in [("b1", B), ("a1", A), ("b2", B)]:
+        desk.now += 1
+        desk.submit(to, name)
+    desk.flush()
+    desk.submit(C, "c")
+    assert desk.run_all() == [("flush", ["b1", "b2"]), ("flush", ["a1"])]
+
+
+def test_when_partial_batches_use_up_the_room_and_somebody_waits_the_oldest_leaves() -> None:
+    desk = Desk(Grouped, size=3, linger=None, capacity=3)
+    for name, to in [("a", A), ("b", B), ("c", C)]:
+        desk.now += 1
+        desk.submit(to, name)
+    assert desk.run_all() == []  # full, but nobody waits
+    desk.submit(B, "b2")
+    assert desk.is_roused
+    assert desk.run() == ("capacity", ["a"])
+    assert desk.run() is None
+    assert [entry.name for entry in desk.told] == ["b2"]
+
+
+# ---- examples: nothing is kept ----
+
+
+class Thing:
+    """An extra argument that somebody may want back."""
+
+
+def forget(desk: Desk) -> None:
+    """Let go of the routes that the forming says are gone, as the engine does."""
+    assert isinstance(desk.forming, Grouped)
+    desk.forming.gone.clear()
+
+
+def leave_full(desk: Desk, to: Route) -> None:
+    desk.submit(to)
+    desk.submit(to)
+    while desk.run():
+        pass
+
+
+def leave_by_flush(desk: Desk, to: Route) -> None:
+    desk.submit(to)
+    desk.flush()
+    while desk.run():
+        pass
+
+
+def leave_cancelled(desk: Desk, to: Route) -> None:
+    desk.cancel(desk.submit(to))
+
+
+def leave_full_after_a_cancel(desk: Desk, to: Route) -> None:
+    cancelled = desk.submit(to)
+    desk.submit(to)
+    desk.cancel(cancelled)
+    desk.submit(to)
+    while desk.run():
+        pass
+
+
+WAYS_OUT = [leave_full, leave_by_flush, leave_cancelled, leave_full_after_a_cancel]
+
+
+def test_a_hundred_thousand_routes_leave_nothing_behind() -> None:
+    desk = Desk(Grouped, size=2, linger=0.0)
+    things: WeakSet[Thing] = WeakSet()
+    for _ in range(100_000):
+        thing = Thing()
+        things.add(thing)
+        desk.submit(route(thing))
+        desk.run()
+    del thing
+    forget(desk)
+    assert desk.forming.groups() == []
+    gc.collect()
+    assert len(things) == 0
+
+
+@pytest.mark.parametrize("linger", [0.0, 10.0, None])
+@pytest.mark.parametrize("leave", WAYS_OUT)
+def test_a_route_without_items_is_let_go(leave: Any, linger: float | None) -> None:
+    desk = Desk(Grouped, size=2, linger=linger)
+    things: WeakSet[Thing] = WeakSet()
+    for _ in range(50):
+        thing = Thing()
+        things.add(thing)
+        leave(desk, route(thing))
+        desk.now += 100
+        desk.run_all()
+    del thing
+    forget(desk)
+    assert desk.forming.groups() == []
+    gc.collect()
+    assert len(things) <= 1  # one mark may lie on top of a heap until somebody looks there
+
+
+@pytest.mark.parametrize("linger", [0.0, 1e9, None])
+@pytest.mark.parametrize("has_old_one", [False, True], ids=["", "with an old item that waits"])
+@pytest.mark.parametrize("leave", WAYS_OUT)
+def test_memory_does_not_grow_with_the_batches(
+    leave: Any, has_old_one: bool, linger: float | None
+) -> None:
+    """An old item that lingers on its own must not keep a trace of all that leave before it."""
+    desk = Desk(Grouped, size=2, linger=linger)
+    if has_old_one and leave is leave_by_flush:
+        pytest.skip("the flush takes the old item as well")
+    if has_old_one and linger == 0.0:
+        desk.workers = 0  # nobody takes it: the others are cancelled
+        if leave is not leave_cancelled:
+            pytest.skip("with linger 0 no old item waits while younger ones leave")
+    if has_old_one:
+        desk.submit(A, "old")
+
+    def rounds(count: int) -> None:
+        for _ in range(count):
+            desk.now += 1
+            leave(desk, B)
+            forget(desk)
+
+    assert growth(rounds) < 2000
+
+
+def test_memory_does_not_grow_with_the_flushes() -> None:
+    desk = Desk(Grouped, size=2, linger=None, workers=0)
+    desk.submit(A, "waits for a worker")
+
+    def flushes(count: int) -> None:
+        for _ in range(count):
+            desk.flush()
+
+    assert growth(flushes) < 2000
+
+
+def growth(rounds: Callable[[int], None]) -> int:
+    """By how many bytes 1000 further rounds make the memory grow."""
+    rounds(100)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        rounds(1000)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return after - before
+
+
+@pytest.mark.parametrize("end", ["leaves", "cancelled", "cancelled while it waits", "cleared"])
+def test_the_engine_hears_of_every_route_that_is_gone(end: str) -> None:
+    """It keeps one route for equal extra arguments, and must let go of it some time."""
+    desk = Desk(Grouped, size=1, capacity=1)
+    assert isinstance(desk.forming, Grouped)
+    entry = desk.submit(A)
+    if end == "leaves":
+        desk.run()
+    elif end == "cancelled":
+        desk.cancel(entry)
+    elif end == "cancelled while it waits":
+        desk.cancel(desk.submit(B))
+        assert B in desk.forming.gone
+        return
+    else:
+        desk.close(cancel=True)
+    assert A in desk.forming.gone
+
+
+# ---- anything in any order, against a model ----
+
+
+class FormingMachine(RuleBasedStateMachine):
+    """The model is two lists: who was accepted, and who waits for room.
+
+    Everything that is written here as an `assert` is promised by the contract, whatever the
+    order of events.
+    """
+
+    kind: ClassVar[type[Plain | Grouped]]
+
+    @initialize(
+        size=st.integers(1, 4),
+        linger=st.sampled_from([0.0, 5.0, 5.0, None]),
+        room=st.sampled_from([0, 0, 1, 3, None]),
+        workers=st.integers(1, 2),
+    )
+    def begin(self, size: int, linger: float | None, room: int | None, workers: int) -> None:
+        capacity = None if room is None else size + room
+        self.size, self.linger, self.capacity = size, linger, capacity
+        self.desk = Desk(
+            self.kind, size=size, linger=linger, capacity=capacity, workers=workers
+        )
+        self.desk.appended = self._appended
+        self.routes = [A, B, C]
+        self.accepted: list[Entry] = []  # and not running, in order of submission
+        self.waiting: list[Entry] = []
+        self.unheard: set[Entry] = set()  # submitted where nobody can wait: never told
+        self.running: dict[Batch, int] = {}
+        self.forced: set[Entry] = set()
+        self.told: list[Entry] = []
+        self.fates: dict[Entry, str] = {}
+        self.hurries = False
+
+    # the model
+
+    def _appended(self, entry: Entry) -> None:
+        self.waiting.append(entry)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self.waiting and not self._is_full():
+            entry = self.waiting.pop(0)
+            self.accepted.append(entry)
+            if entry in self.desk.waited:
+                self.told.append(entry)
+
+    def _is_full(self) -> bool:
+        taken = len(self.accepted) + sum(self.running.values())
+        return self.capacity is not None and taken >= self.capacity
+
+    def _ends(self, entry: Entry, fate: str) -> None:
+        assert entry not in self.fates, "it ended before"
+        self.fates[entry] = fate
+        for entries in (self.accepted, self.waiting):
+            if entry in entries:
+                entries.remove(entry)
+
+    def _groups(self) -> list[list[Entry]]:
+        """The accepted entries that may go together, the oldest group first."""
+        groups: dict[Any, list[Entry]] = {}
+        for entry in self.accepted:
+            groups.setdefault(entry.route if self.kind is Grouped else None, []).append(entry)
+        return list(groups.values())
+
+    def _reasons(self, group: list[Entry]) -> set[str]:
+        """Why `group` may leave now."""
+        if len(group) >= self.size:
+            return {"size"}
+        reasons = set()
+        if self.hurries:
+            reasons.add("close")
+        if self.forced.intersection(group):
+            reasons.add("flush")
+        if self.linger == 0.0:
+            reasons.add("idle")
+        elif self.linger is not None and self.desk.now >= group[0]._t + self.linger:
+            reasons.add("linger")
+        return reasons
+
+    def _ready(self) -> tuple[list[Entry], set[str]] | None:
+        """The group that is to leave next, and why."""
+        groups = self._groups()
+        for group in groups:
+            if reasons := self._reasons(group):
+                return group, reasons
+        if groups and self.waiting and not any(self.running.values()):
+            return groups[0], {"capacity"}
+        return None
+
+    # workers
+
+    @precondition(lambda self: self.desk.is_roused)
+    @rule()
+    def worker_takes(self) -> None:
+        self._take()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def batch_ends(self, data: st.DataObject) -> None:
+        batch = data.draw(st.sampled_from(list(self.running)))
+        self.desk.end(batch, left=self.running.pop(batch))
+        self._admit()
+        self._take()
+
+    @precondition(lambda self: any(self.running.values()))
+    @rule(data=st.data())
+    def one_item_of_a_batch_is_done(self, data: st.DataObject) -> None:
+        batch = data.draw(st.sampled_from([b for b, left in self.running.items() if left]))
+        self.running[batch] -= 1
+        self.desk.settle(batch, 1)
+        self._admit()
+
+    def _take(self) -> None:
+        expected = self._ready()
+        racing = len(self.desk.racing)
+        batch = self.desk.take()
+        if batch is None:
+            assert expected is None, f"nothing left, where {expected} was ready"
+            return
+        if racing and (expected is None or len(expected[0]) < self.size):
+            expected = self._ready()  # those who came in between may be taken, or not
+            assert expected is not None
+            group, reasons = expected
+            group = group[: len(batch.entries)]
+            reasons = reasons | {"size", "idle", "linger", "flush", "close", "capacity"}
+        else:
+            assert expected is not None, f"{batch.entries} left without a reason"
+            group, reasons = expected
+            group = group[: self.size]
+        if batch.entries != group:
+            # Of groups that are equally old any may be the first.
+            age = group[0]._t
+            other = [g for g in self._groups() if g[0] is batch.entries[0]][0]
+            assert other[0]._t == age, "an older one was ready"
+            assert batch.entries == other[: self.size]
+            reasons = self._reasons(other) or reasons
+        assert batch.reason in reasons
+        assert 1 <= len(batch.entries) <= self.size
+        assert all(entry._s is batch for entry in batch.entries)
+        assert batch.route in {entry.route for entry in batch.entries}
+        if self.kind is Grouped:
+            assert {entry.route for entry in batch.entries} == {batch.route}
+        for entry in batch.entries:
+            self._ends(entry, "left")
+        self.running[batch] = len(batch.entries)
+
+    # callers
+
+    @precondition(lambda self: self.desk.is_open)
+    @rule(to=st.integers(0, 2))
+    def submit(self, to: int) -> None:
+        self.desk.submit(self.routes[to])
+
+    @precondition(lambda self: self.desk.is_open)
+    @rule(to=st.integers(0, 2))
+    def submit_nowait(self, to: int) -> None:
+        was_full = self._is_full()
+        entry = self.desk.submit_nowait(self.routes[to])
+        assert (entry is None) == was_full
+        if entry is None:
+            self._ends(self.waiting[-1], "refused")
+
+    @precondition(lambda self: self.accepted)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.accepted))
+        self._ends(entry, "cancelled")
+        assert self.desk.cancel(entry)
+        self._admit()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def cancel_one_that_waits(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.waiting))
+        if entry in self.desk.waited:
+            self._ends(entry, "cancelled")
+            assert not self.desk.cancel(entry)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def one_that_waits_gives_up(self, data: st.DataObject) -> None:
+        entry = data.draw(st.sampled_from(self.waiting))
+        if entry in self.desk.waited:
+            self._ends(entry, "refused")
+            assert self.desk.give_up(entry)
+
+    @rule()
+    def flush(self) -> None:
+        self.forced |= set(self.accepted)
+        self.desk.flush()
+
+    # the world
+
+    @rule(seconds=st.integers(0, 7))
+    def time_passes(self, seconds: int) -> None:
+        """Whoever is free takes at once what becomes ready meanwhile."""
+        desk, end = self.desk, self.desk.now + seconds
+        while desk.alarm is not None and desk.alarm <= end:
+            desk.now = max(desk.now, desk.alarm)
+            desk.alarm = None
+            desk.look()
+            while desk.is_roused and desk.is_free:
+                self._take()
+        desk.now = end
+
+    @precondition(lambda self: self.desk.is_open)
+    @rule(racing=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=3))
+    def others_submit_while_somebody_looks(self, racing: list[tuple[int, bool]]) -> None:
+        self.desk.racing = [(self.routes[to], is_nested) for to, is_nested in racing]
+        self.desk.look()
+
+    @precondition(lambda self: self.desk.is_open and self.desk.is_roused)
+    @rule(racing=st.lists(st.integers(0, 2), min_size=1, max_size=3))
+    def others_submit_while_a_worker_takes(self, racing: list[int]) -> None:
+        self.desk.racing = [(self.routes[to], False) for to in racing]
+        self._take()
+
+    @precondition(lambda self: self.desk.is_open)
+    @rule()
+    def close(self) -> None:
+        waiting = list(self.waiting)
+        self.hurries = True
+        assert self.desk.close() == ([], waiting)
+        for entry in waiting:
+            self._ends(entry, "turned away")
+
+    @precondition(lambda self: self.desk.is_open)
+    @rule()
+    def close_with_cancel(self) -> None:
+        accepted, waiting = set(self.accepted), list(self.waiting)
+        self.hurries = True
+        cleared, away = self.desk.close(cancel=True)
+        assert len(cleared) == len(accepted)
+        assert set(cleared) == accepted
+        assert away == waiting
+        for entry in cleared + away:
+            self._ends(entry, "ended by the close")
+
+    @precondition(lambda self: not self.desk.is_open and not self.accepted)
+    @rule()
+    def start(self) -> None:
+        self.hurries = False
+        self.desk.start()
+
+    # what holds all the time
+
+    @invariant()
+    def the_room_is_never_exceeded(self) -> None:
+        forming = self.desk.forming
+        assert forming.running == sum(self.running.values())
+        assert forming.pending == len(self.accepted)
+        if self.capacity is not None:
+            assert forming.pending + forming.running <= self.capacity
+
+    @invariant()
+    def nothing_is_lost_and_nothing_comes_twice(self) -> None:
+        found = self.desk.forming.entries()
+        assert len(found) == len(self.accepted)
+        assert set(found) == set(self.accepted)
+        if self.kind is Plain:
+            assert found == self.accepted
+
+    @invariant()
+    def who_waits_for_room_is_told_once_and_in_order(self) -> None:
+        assert self.desk.told == self.told
+
+    @invariant()
+    def no_ready_batch_is_missed(self) -> None:
+        """A free worker sleeps only when nothing is ready, and not beyond the next linger."""
+        desk = self.desk
+        if not desk.is_free or desk.is_roused:
+            return
+        assert self._ready() is None
+        if self.linger is not None and self.accepted:
+            assert desk.alarm is not None
+            assert desk.alarm <= self.accepted[0]._t + self.linger
+
+    @invariant()
+    def there_is_no_group_without_entries(self) -> None:
+        if isinstance(self.desk.forming, Grouped):
+            assert set(self.desk.forming.by_route) <= {entry.route for entry in self.accepted}
+
+    def teardown(self) -> None:
+        """In the end everything left."""
+        if not hasattr(self, "desk"):
+            return
+        if self.desk.is_open:
+            self.close()
+        while self.accepted or self.running:
+            for batch in list(self.running):
+                self.desk.end(batch, left=self.running.pop(batch))
+            self._take()
+        assert self.desk.take() is None
+        assert self.desk.forming.entries() == []
+        assert self.desk.forming.pending == self.desk.forming.running == 0
+        assert not self.desk.intake
+
+
+class PlainMachine(FormingMachine):
+    kind = Plain
+
+
+class GroupedMachine(FormingMachine):
+    kind = Grouped
+
+
+MANY = settings(max_examples=200, stateful_step_count=40, deadline=None)
+
+TestPlainAgainstModel = PlainMachine.TestCase
+TestPlainAgainstModel.settings = MANY
+TestGroupedAgainstModel = GroupedMachine.TestCase
+TestGroupedAgainstModel.settings = MANY

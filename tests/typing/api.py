@@ -1,0 +1,206 @@
+"""What type checkers must infer: checked by mypy --strict and pyright strict, never run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, assert_type
+
+from batchify import BatchFailure, BatchFuture, Stats, batched
+
+
+class User: ...
+
+
+# ---- functions, bare and with options ----
+
+
+@batched
+def bare(users: list[User]) -> list[int]:
+    return [1 for _ in users]
+
+
+@batched(size=500, linger=0.01, workers=2, capacity=None, name="insert")
+def insert(users: list[User], table: str, *, level: int = 0) -> list[int]:
+    return [1 for _ in users]
+
+
+@batched(linger=timedelta(milliseconds=2))
+def takes_sequence(users: Sequence[User]) -> tuple[str, ...]:
+    return tuple("x" for _ in users)
+
+
+@batched
+def gives_mapping(names: list[str]) -> dict[str, int]:
+    return dict.fromkeys(names, 1)
+
+
+@batched
+def gives_nothing(names: list[str]) -> None:
+    return
+
+
+@batched
+def gives_generator(names: list[str]) -> Generator[bytes, None, None]:
+    for name in names:
+        yield name.encode()
+
+
+@batched
+async def abare(users: list[User]) -> list[int]:
+    return [1 for _ in users]
+
+
+@batched(size=2)
+async def awith(users: list[User], table: str) -> Mapping[User, int]:
+    return {user: 1 for user in users}
+
+
+@batched
+async def anothing(users: list[User]) -> None:
+    return
+
+
+@batched
+async def agen(users: list[User]) -> AsyncGenerator[str, None]:
+    for _ in users:
+        yield ""
+
+
+def plain(items: list[int]) -> list[str]:
+    return [str(item) for item in items]
+
+
+wrapped = batched(plain)
+wrapped_with = batched(plain, size=3)
+
+
+def functions(user: User) -> None:
+    assert_type(bare(user), BatchFuture[int])
+    assert_type(bare(user).result(), int)
+    assert_type(insert(user, "users", level=1), BatchFuture[int])
+    assert_type(insert.submit(user, "users"), BatchFuture[int])
+    assert_type(insert.submit_nowait(user, "users").result(1.0), int)
+    assert_type(insert.options(timeout=1)(user, "users"), BatchFuture[int])
+    assert_type(takes_sequence(user), BatchFuture[str])
+    assert_type(gives_mapping("x"), BatchFuture[int])
+    assert_type(gives_nothing("x"), BatchFuture[None])
+    assert_type(gives_generator("x"), BatchFuture[bytes])
+    assert_type(abare(user), BatchFuture[int])
+    assert_type(awith(user, "users"), BatchFuture[int])
+    assert_type(anothing(user), BatchFuture[None])
+    assert_type(agen(user), BatchFuture[str])
+    assert_type(wrapped(1), BatchFuture[str])
+    assert_type(wrapped_with(1), BatchFuture[str])
+    assert_type(bare.stats(), Stats)
+    assert_type(bare.size, int)
+    assert_type(bare.linger, float | None)
+    bare.flush(1)
+    bare.close(timedelta(seconds=1), cancel=True)
+    with bare as same:
+        assert_type(same(user), BatchFuture[int])
+
+
+async def awaited(user: User) -> None:
+    assert_type(await bare(user), int)
+    assert_type(await abare(user), int)
+    assert_type(await gives_nothing("x"), None)
+    assert_type(await insert.asubmit(user, "users"), BatchFuture[int])
+    assert_type(await asyncio.gather(bare(user), wrapped(1)), tuple[int, str])
+    await bare.aflush()
+    await bare.aclose(1, cancel=False)
+    async with bare as same:
+        assert_type(await same(user), int)
+
+
+# ---- methods ----
+
+
+class Repository:
+    @batched
+    def bare(self, users: list[User]) -> list[int]:
+        return [1 for _ in users]
+
+    @batched(size=2)
+    def insert(self, users: list[User], table: str, *, level: int = 0) -> list[int]:
+        return [1 for _ in users]
+
+    @batched
+    async def ainsert(self, users: list[User], table: str) -> list[str]:
+        return ["" for _ in users]
+
+    @batched
+    def nothing(self, users: list[User]) -> None:
+        return
+
+    @batched
+    def mapping(self, users: list[str]) -> dict[str, float]:
+        return dict.fromkeys(users, 1.0)
+
+    @batched
+    @classmethod
+    def of_class(cls, users: list[User]) -> list[int]:
+        return [1 for _ in users]
+
+    @batched
+    @staticmethod
+    def static(users: list[User]) -> list[int]:
+        return [1 for _ in users]
+
+
+def methods(repository: Repository, user: User) -> None:
+    assert_type(repository.bare(user), BatchFuture[int])
+    assert_type(repository.insert(user, "users", level=2), BatchFuture[int])
+    assert_type(repository.ainsert(user, "users"), BatchFuture[str])
+    assert_type(repository.nothing(user), BatchFuture[None])
+    assert_type(repository.mapping("x"), BatchFuture[float])
+    assert_type(repository.insert.options(timeout=1)(user, "users").result(), int)
+    assert_type(Repository.bare(repository, user), BatchFuture[int])
+    assert_type(Repository.of_class(user), BatchFuture[int])
+    assert_type(repository.of_class(user), BatchFuture[int])
+    assert_type(Repository.static(user), BatchFuture[int])
+    repository.insert.close()
+
+
+# ---- options ----
+
+
+def handler(failure: BatchFailure) -> Any:
+    assert_type(failure.exception, Exception)
+    return None
+
+
+@batched(on_error=handler, exit_timeout=1)
+def handled(users: list[User]) -> list[int | Exception]:
+    return [1 for _ in users]
+
+
+def checked(user: User) -> None:
+    assert_type(handled(user), BatchFuture[int | Exception])
+
+
+# ---- what must be an error ----
+
+
+def wrong(repository: Repository, user: User) -> None:
+    bare(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bare(user, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    insert(user)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    insert(user, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    repository.bare("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    batched(siez=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    batched(size="x")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def iterators(names: list[str]) -> Iterator[int]:
+    yield from map(len, names)
+
+
+async def aiterators(names: list[str]) -> AsyncIterator[int]:
+    for name in names:
+        yield len(name)
+
+
+assert_type(batched(iterators)("x"), BatchFuture[int])
+assert_type(batched(aiterators)("x"), BatchFuture[int])
