@@ -2,8 +2,8 @@
 
 The static classes below say in types what `decorator.py` does: wrapt cannot, as the decorated
 function takes an item where the plain one takes a list. Functions come before methods and async
-before sync, so that the first overload that fits is the right one. A class method reaches a decorator
-as a function of `type[S]`.
+before sync, so that the first overload that fits is the right one. A class method reaches a
+decorator as a function of `type[S]`.
 """
 
 # The overloads do overlap (a method whose instance is a list is also a function): the order tells.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -17,6 +16,7 @@ from weakref import ref
 import wrapt
 
 from .options import Options, kind, seconds_or_none
+from .scopes import Scopes, is_async
 from .stats import Stats
 
 if TYPE_CHECKING:
@@ -226,11 +226,13 @@ class CallOptions:
         self._timeout = timeout
 
     def __call__(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Submit one item; see `Calls.submit`."""
         return self._calls._submit(item, args, kwargs, timeout=self._timeout)
 
     submit = __call__
 
     async def asubmit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Wait for room without blocking the loop, submit, and give the future."""
         return await self._calls._asubmit(item, args, kwargs, self._timeout)
 
 
@@ -327,7 +329,7 @@ class Batched(Calls, _Wrapper):
         return self._submit(item, args, kwargs)
 
     def _is_under_classmethod(self, owner: Any) -> bool:
-        """`@classmethod` above `@batched`: from 3.13 on it calls with the class, and binds nothing."""
+        """`@classmethod` above `@batched`: from 3.13 on it binds nothing, but passes the class."""
         if not isinstance(owner, type):
             return False
         found = inspect.getattr_static(owner, self.__name__, None)
@@ -357,99 +359,6 @@ class Batched(Calls, _Wrapper):
 
     def __deepcopy__(self, memo: Any) -> Batched:
         return self
-
-
-class Scopes:
-    """The engines of one decorated function, by the identity of whose method it is."""
-
-    def __init__(self, options: Options, is_async: bool, seam: Any) -> None:
-        self._options = options
-        self._is_async = is_async
-        self._seam = seam
-        self._lock = threading.RLock()
-        self._own: Scope | None = None
-        # By id: a weak reference to the owner, and its scope. Of an owner that cannot be
-        # referenced weakly only the scope is known, weakly: what waits keeps it.
-        self._by_owner: dict[int, tuple[Any, Any]] = {}
-
-    def of(self, owner: Any, function: Callable[..., Any]) -> Scope:
-        """The scope of `owner`'s method; None stands for a function's own."""
-        if owner is None:
-            return self._own or self._new_own(function)
-        found = self._find(owner)
-        return self._new(owner, function) if found is None else found
-
-    def _find(self, owner: Any) -> Scope | None:
-        known = self._by_owner.get(id(owner))
-        if known is None:
-            return None
-        weak, scope = known
-        if weak is None:
-            scope = scope()
-        elif weak() is not owner:
-            return None
-        found: Scope | None = scope
-        return found
-
-    def _new_own(self, function: Callable[..., Any]) -> Scope:
-        with self._lock:
-            if self._own is None:
-                self._own = self._make(function)
-            return self._own
-
-    def _new(self, owner: Any, function: Callable[..., Any]) -> Scope:
-        with self._lock:
-            found = self._find(owner)
-            if found is not None:
-                return found
-            scope = self._make(function)
-            by_owner, key = self._by_owner, id(owner)
-
-            def forget(gone: Any) -> None:
-                if key in by_owner and by_owner[key][by_owner[key][0] is None] is gone:
-                    del by_owner[key]
-
-            try:
-                by_owner[key] = (ref(owner, forget), scope)
-            except TypeError:
-                by_owner[key] = (None, ref(scope, forget))
-            return scope
-
-    def _make(self, function: Callable[..., Any]) -> Scope:
-        from .engine.seam import THREADS
-
-        seam = THREADS if self._seam is None else self._seam
-        if self._is_async:
-            from .engine.loop import AsyncEngine
-
-            return AsyncEngine(self._options, takes_more(function), seam)
-        from .engine.threads import ThreadEngine
-
-        return ThreadEngine(self._options, takes_more(function), seam)
-
-
-def is_async(function: Any) -> bool:
-    """Does a call give something to await?"""
-    while True:
-        if isinstance(function, (classmethod, staticmethod)):
-            function = function.__func__
-        elif isinstance(function, functools.partial):
-            function = function.func
-        else:
-            break
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        return True
-    call = getattr(type(function), "__call__", None)
-    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
-
-
-def takes_more(function: Callable[..., Any]) -> bool:
-    """Can it be called with more than the list of items?"""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return True
-    return len(parameters) != 1 or parameters[0].kind is inspect.Parameter.VAR_POSITIONAL
 
 
 def check_function(function: Any) -> None:

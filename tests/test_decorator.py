@@ -268,9 +268,13 @@ def test_on_error_gives_a_fallback_and_sees_what_failed() -> None:
 
     def handler(failure: BatchFailure) -> Any:
         seen.append(failure)
-        return [failure.function([item]) or "again" for item in failure.items if item != "bad"] + [
-            ValueError("bad")
-        ] * failure.items.count("bad")
+        tried: list[Any] = []
+        for item in failure.items:
+            again: Any = ValueError("bad")
+            if item != "bad":
+                again = failure.function([item], *failure.args) or "again"
+            tried.append(again)
+        return tried
 
     @batched(on_error=handler, linger=None)
     def f(items: list[str], extra: int) -> Any:

@@ -661,7 +661,7 @@ def test_a_hundred_thousand_routes_leave_nothing_behind() -> None:
         thing = Thing()
         things.add(thing)
         desk.submit(route(thing))
-        desk.run()
+        desk.run_all()
     del thing
     forget(desk)
     assert desk.forming.groups() == []
@@ -684,7 +684,7 @@ def test_a_route_without_items_is_let_go(leave: Any, linger: float | None) -> No
     forget(desk)
     assert desk.forming.groups() == []
     gc.collect()
-    assert len(things) <= 1  # one mark may lie on top of a heap until somebody looks there
+    assert len(things) == 0
 
 
 @pytest.mark.parametrize("linger", [0.0, 1e9, None])
@@ -710,7 +710,7 @@ def test_memory_does_not_grow_with_the_batches(
             leave(desk, B)
             forget(desk)
 
-    assert growth(rounds) < 2000
+    assert growth(rounds) < 100_000
 
 
 def test_memory_does_not_grow_with_the_flushes() -> None:
@@ -721,17 +721,17 @@ def test_memory_does_not_grow_with_the_flushes() -> None:
         for _ in range(count):
             desk.flush()
 
-    assert growth(flushes) < 2000
+    assert growth(flushes) < 100_000
 
 
 def growth(rounds: Callable[[int], None]) -> int:
-    """By how many bytes 1000 further rounds make the memory grow."""
+    """By how many bytes 5000 further rounds make the memory grow."""
     rounds(100)
     gc.collect()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
-        rounds(1000)
+        rounds(5000)
         gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
@@ -874,34 +874,24 @@ class FormingMachine(RuleBasedStateMachine):
 
     def _take(self) -> None:
         expected = self._ready()
-        racing = len(self.desk.racing)
         batch = self.desk.take()
         if batch is None:
             assert expected is None, f"nothing left, where {expected} was ready"
             return
-        if racing and (expected is None or len(expected[0]) < self.size):
-            expected = self._ready()  # those who came in between may be taken, or not
-            assert expected is not None
-            group, reasons = expected
-            group = group[: len(batch.entries)]
-            reasons = reasons | {"size", "idle", "linger", "flush", "close", "capacity"}
-        else:
-            assert expected is not None, f"{batch.entries} left without a reason"
-            group, reasons = expected
-            group = group[: self.size]
-        if batch.entries != group:
-            # Of groups that are equally old any may be the first.
-            age = group[0]._t
-            other = [g for g in self._groups() if g[0] is batch.entries[0]][0]
-            assert other[0]._t == age, "an older one was ready"
-            assert batch.entries == other[: self.size]
-            reasons = self._reasons(other) or reasons
+        expected = expected or self._ready()  # who came in between made it ready
+        assert expected is not None, f"{batch.entries} left without a reason"
+        group, reasons = expected
+        if batch.entries[0] is not group[0]:  # of those that are equally old any may be first
+            assert batch.entries[0]._t == group[0]._t, "an older one was ready"
+            group = next(g for g in self._groups() if g[0] is batch.entries[0])
+            reasons = self._reasons(group) or reasons
+        assert batch.entries == group[: self.size]
         assert batch.reason in reasons
-        assert 1 <= len(batch.entries) <= self.size
         assert all(entry._s is batch for entry in batch.entries)
-        assert batch.route in {entry.route for entry in batch.entries}
         if self.kind is Grouped:
             assert {entry.route for entry in batch.entries} == {batch.route}
+        else:
+            assert batch.route in self.routes
         for entry in batch.entries:
             self._ends(entry, "left")
         self.running[batch] = len(batch.entries)

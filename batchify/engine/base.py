@@ -1,38 +1,24 @@
-"""What both drivers share: the way in, the settling, cancelling, flushing and closing.
+"""What both drivers share from the batch on: taking, settling, cancelling, flushing, closing.
 
-    open ──► closing ──► closed ──► (start) open
-
-A caller's way in is `append` and one compare: `len(intake) >= need`. `need` says how long the
-intake must be for a caller to have anything to do: wake a worker, or wait for room. It is written
-under the lock only. While the room may shrink it is 0, so that no caller passes unseen; who
-writes it looks at the intake again afterwards, so that no item is left without a wake-up.
-
-The lock is re-entrant: a finalizer or a signal handler that comes while a thread holds it finds
-it owned, leaves a note (`_again`), and the holder looks again when it has let go. No user code
-runs under it.
+open ──► closing ──► closed ──► (start) open
 """
 
 from __future__ import annotations
 
-from asyncio import _get_running_loop as running_loop
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from threading import RLock, get_ident
+from collections.abc import Callable, Sequence
+from threading import RLock
 from types import MappingProxyType
 from typing import Any
-from weakref import ref
 
-from .. import waits
-from ..errors import Closed, Deadlock, Forked, QueueFull
-from ..forming import Group, Grouped, Plain, Route, Waiting
-from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure, Refused, fire
-from ..loopfuture import LoopFuture, port_of
+from ..errors import Forked
+from ..forming import Group, Route
+from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure, Refused
+from ..loopfuture import LoopFuture
 from ..options import Options
 from ..outcome import Give
 from ..stats import REASONS, Counts, Stats
+from .entry import CLOSED, CLOSING, OPEN, Entry
 from .seam import Seam
-
-OPEN, CLOSING, CLOSED = "open", "closing", "closed"
 
 
 class Batch:
@@ -55,293 +41,24 @@ class Batch:
         return self.engine.holders_of(self, me)
 
 
-class Engine:
+class Engine(Entry):
     """The queue and the workers of one decorated function (or of one instance's)."""
 
     def __init__(self, options: Options, is_grouped: bool, seam: Seam) -> None:
-        self.options = options
-        self.is_grouped = is_grouped
-        self.seam = seam
-        self.intake: deque[Any] = deque()
-        self.need = 1
-        self.watched: dict[BatchFuture[Any], deque[Callable[[Any], object]]] = {}
+        super().__init__(options, is_grouped, seam)
         self.batches: set[Batch] = set()
-        self.has_loop_callers = False
-        kind = Grouped if is_grouped else Plain
-        self.forming: Plain | Grouped = kind(
-            self.intake, options.size, options.linger, options.capacity
-        )
-        self.routes: dict[Any, Route] = {}  # of a Grouped forming, by extra arguments
-        self.counts = Counts()
-        self.state = OPEN
-        self.generation = 0  # grows with each fork
-        self._lock = RLock()
-        self._again = False
-        self._roused = False  # somebody was woken, and has not looked yet
-        self._is_ending = False  # the process or the loop ends
 
     # ---- the driver's part ----
 
-    def _is_free(self) -> bool:
-        """Could one more batch run at once?"""
-        raise NotImplementedError
-
-    def _rouse(self) -> None:
-        """Have a free worker look (under the lock)."""
-        raise NotImplementedError
-
-    def _has_alarm(self, when: float) -> bool:
-        """Is somebody going to look at `when`, or earlier?"""
-        raise NotImplementedError
-
-    def _set_alarm(self, when: float) -> None:
-        """Have somebody look at `when`."""
-        raise NotImplementedError
-
-    def _worker_count(self) -> int:
+    def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
+        """Who must act before `batch` can end."""
         raise NotImplementedError
 
     def _reset_workers(self) -> None:
         """Forget the workers, in a forked child."""
         raise NotImplementedError
 
-    def holders(self, me: Any) -> list[Any] | None:
-        """Who must act before a pending item can start, see `waits`."""
-        raise NotImplementedError
-
-    def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
-        """Who must act before `batch` can end."""
-        raise NotImplementedError
-
-    # ---- in ----
-
-    def route(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-        batched: Callable[[], Any],
-    ) -> Route:  # fmt: skip
-        """Where a call with these extra arguments goes: equal ones go the same way.
-
-        Raises:
-            TypeError: an extra argument cannot be hashed.
-        """
-        if isinstance(self.forming, Plain):
-            return Route(self, function, batched=batched)
-        try:
-            key = route_key(args, kwargs)
-            found = self.routes.get(key)
-        except TypeError as error:
-            self.reject()
-            raise TypeError(
-                f"extra arguments of {self.options.name} must be hashable, as only calls with "
-                f"equal ones share a batch: {error}"
-            ) from None
-        # One C call makes it exactly once; who hashes and compares is the caller, without a lock.
-        return found or self.routes.setdefault(key, Route(self, function, args, kwargs, batched))
-
-    def submitter(
-        self, function: Callable[..., Any], batched: Callable[[], Any]
-    ) -> Callable[[Any], BatchFuture[Any]]:
-        """The hot path: a closure that submits one item without extra arguments."""
-        route = Route(self, function, batched=batched)
-        intake = self.intake
-        append = intake.append
-        clock = self.seam.clock
-
-        def submit(item: Any) -> BatchFuture[Any]:
-            future: BatchFuture[Any]
-            loop = running_loop()
-            if loop is None:
-                future = BatchFuture()
-            else:
-                future = self._loop_future(loop)
-            future._v = item
-            future._t = clock()
-            future._s = route
-            append(future)
-            if len(intake) >= self.need:
-                return self.crowded(future, route)
-            return future
-
-        return submit
-
-    def submit(
-        self,
-        route: Route,
-        item: Any,
-        *,
-        wait: bool = True,
-        timeout: float | None = None,
-        admitted: Callable[[], object] | None = None,
-    ) -> BatchFuture[Any]:
-        """Submit one item, with options for the call."""
-        loop = running_loop()
-        future: BatchFuture[Any] = BatchFuture() if loop is None else self._loop_future(loop)
-        future._v = item
-        future._t = self.seam.clock()
-        future._s = route
-        self.intake.append(future)
-        if len(self.intake) >= self.need:
-            try:
-                return self.crowded(future, route, wait, timeout, admitted)
-            except BaseException:
-                self._forget_routes(route)
-                raise
-        return future
-
-    def _loop_future(self, loop: Any) -> LoopFuture[Any]:
-        self.has_loop_callers = True
-        future: LoopFuture[Any] = LoopFuture()
-        future._port = port_of(loop)
-        future._callbacks = None
-        future._asyncio_future_blocking = False
-        return future
-
-    def crowded(
-        self,
-        future: BatchFuture[Any],
-        route: Route,
-        wait: bool = True,
-        timeout: float | None = None,
-        admitted: Callable[[], object] | None = None,
-    ) -> BatchFuture[Any]:
-        """What a caller does who found the intake as long as `need`."""
-        if self._lock._is_owned():  # type: ignore[attr-defined]
-            self._again = True
-            return future
-        bell = None
-        with self._lock:
-            if self.state is not OPEN:
-                if not self._take_back(future):
-                    return future  # it came just before the close
-                raise self._refused(future, self._closed())
-            try:
-                self._look()
-            except RuntimeError as error:  # no thread could be started
-                if self._worker_count() or not self._take_back(future):
-                    return future
-                raise self._refused(future, error) from None
-            if self.forming.is_waiting(future):
-                on_loop = isinstance(future, LoopFuture)
-                if not wait or (not on_loop and waits.serves(self)):
-                    self.forming.withdraw(future)
-                    why = self._full() if not wait else self._own_queue_full()
-                    raise self._refused(future, why)
-                if not on_loop:
-                    bell = self.seam.bell()
-                    admitted = bell.ring
-                future._s = Waiting(route, admitted)
-                self.forming.waiting += 1
-                self._look()
-        if self._again:
-            self._look_again()
-        if bell is not None:
-            self._wait_for_room(future, bell, timeout)
-        elif timeout is not None and isinstance(future, LoopFuture):
-            future._port.loop.call_later(timeout, self._expire, ref(future))
-        elif self._is_ending and not isinstance(future, LoopFuture):
-            self._wait_at_the_end(future)
-        return future
-
-    def _wait_for_room(self, future: BatchFuture[Any], bell: Any, timeout: float | None) -> None:
-        is_over = False
-        try:
-            waits.check(self)
-            with waits.waiting(self, timeout):
-                bell.wait(timeout)
-            is_over = True
-        finally:
-            with self._lock:
-                was_waiting = future._s.__class__ is Waiting and self.forming.withdraw(future)
-                if was_waiting:
-                    self._refused(future, self._full())
-            if self._again:
-                self._look_again()
-        if is_over and was_waiting:
-            raise self._full()
-        if future._s is CANCELLED:
-            raise self._closed()
-
-    def _expire(self, weak: ref[LoopFuture[Any]]) -> None:
-        """A call on a loop waited too long for its room."""
-        future = weak()
-        if future is None:
-            return
-        with self._lock:
-            state = future._s
-            if state.__class__ is not Waiting or not self.forming.withdraw(future):
-                return
-            future._s = state
-            self.counts.rejected += 1
-            self._end_with((future,), self._full, Refused)
-        self._tell_admitted(state)
-        self._announce((future,))
-
-    def _wait_at_the_end(self, future: BatchFuture[Any]) -> None:
-        """While the process ends, a thread stays until its item is done: it is being waited for."""
-        if waits.serving_threads.get(get_ident()):
-            return
-        bell = self.seam.bell()
-        if future._watch(bell.poke):
-            bell.wait(self.options.exit_timeout)
-
-    def _take_back(self, future: BatchFuture[Any]) -> bool:
-        """Take an item out that was appended a moment ago; False when a batch has it."""
-        return future._s is CANCELLED or self.forming.withdraw(future)
-
-    def _refused(self, future: BatchFuture[Any], error: Exception) -> Exception:
-        """Count a refused call; who watches all that is in the queue must hear of it."""
-        self.counts.rejected += 1
-        self._announce((future,))
-        return error
-
-    def _closed(self) -> Closed:
-        return Closed(f"{self.options.name} is closed (start() opens it again)")
-
-    def _full(self) -> QueueFull:
-        return QueueFull(f"{self.options.name} has {self.forming.capacity} unresolved items")
-
-    def _own_queue_full(self) -> Deadlock:
-        return Deadlock(
-            f"a batch or a callback of {self.options.name} submitted to its own full queue: "
-            "the room could only come from the worker that would wait for it"
-        )
-
-    # ---- who looks ----
-
-    def _look(self) -> None:
-        """Let in what has room, and wake whoever is needed (under the lock)."""
-        forming = self.forming
-        while True:
-            if forming.capacity is not None:
-                self.need = 0
-            for admitted in forming.accept():
-                if admitted is not None:
-                    admitted()
-            if not self._roused and self._is_free():
-                decision = forming.next(self.seam.clock())
-                if decision.reason is not None:
-                    self._rouse()
-                elif decision.when is not None and not self._has_alarm(decision.when):
-                    self._set_alarm(decision.when)
-            self._set_need()
-            if self._has_seen_all():
-                return
-
-    def _has_seen_all(self) -> bool:
-        """Nothing came in between that nobody looks at (at need 0 every caller does)."""
-        held = len(self.intake)
-        return self.need == 0 or held < self.need or held == self.forming.seen
-
-    def _set_need(self) -> None:
-        if self.state is not OPEN or self._is_ending:
-            self.need = 0
-        else:
-            self.need = self.forming.threshold(not self._roused and self._is_free())
-
-    def _look_again(self) -> None:
-        with self._lock:
-            self._again = False
-            self._look()
+    # ---- out ----
 
     def _take(self) -> Batch | float | None:
         """The next batch for a free worker, or when to look again (under the lock)."""
@@ -362,21 +79,6 @@ class Engine:
         self.counts.batches += 1
         self.counts.reasons[reason] += 1
         return batch
-
-    def _forget_routes(self, refused: Route | None = None) -> None:
-        """Let go of the extra arguments that no pending item has (without the lock: hashes them)."""
-        if not isinstance(self.forming, Grouped):
-            return
-        gone = self.forming.gone
-        if refused is not None and refused not in self.forming.by_route:
-            gone.append(refused)
-        while gone:
-            route = gone.pop()
-            key = route_key(route.args, route.kwargs)
-            if self.routes.get(key) is route:
-                del self.routes[key]
-
-    # ---- out ----
 
     def settle(self, batch: Batch, give: Give) -> None:
         """End futures of `batch` with their values, then tell everyone."""
@@ -415,37 +117,6 @@ class Engine:
         self._announce(futures)
         if self._again:
             self._look_again()
-
-    def _announce(self, futures: Iterable[BatchFuture[Any]]) -> None:
-        """Tell those who wait for `futures`, which are done: loops first, then callbacks."""
-        if self.has_loop_callers:
-            by_port: dict[Any, list[LoopFuture[Any]]] = {}
-            for future in futures:
-                if isinstance(future, LoopFuture):
-                    by_port.setdefault(future._port, []).append(future)
-            for port, ended in by_port.items():
-                port.post(ended)
-        watched = self.watched
-        if watched:
-            for future in futures:
-                pokes = watched.pop(future, None)
-                if pokes is not None:
-                    fire(pokes, future)
-
-    def _end_with(
-        self,
-        futures: Iterable[BatchFuture[Any]],
-        error: Callable[[], Exception],
-        kind: type[Failure] = Failure,
-    ) -> list[BatchFuture[Any]]:
-        """End futures with an error (under the lock); gives them, to be announced."""
-        ended = []
-        for future in futures:
-            if future._s.__class__ is not Done:
-                future._v = kind(error())
-                future._s = ERROR
-                ended.append(future)
-        return ended
 
     def finish(self, batch: Batch) -> None:
         """`batch` is over; what it left unsettled (it never does) must not hang."""
@@ -535,12 +206,6 @@ class Engine:
                 ended.append(future)
             self._tell_admitted(state)
         return ended
-
-    @staticmethod
-    def _tell_admitted(state: Any) -> None:
-        """Wake who waits for room, to see what became of it."""
-        if state.__class__ is Waiting and state.admitted is not None:
-            state.admitted()
 
     def closed(self, abandon: bool = True) -> int:
         """The end of a close: what is left ends in `Closed`. Gives how many those were.
@@ -638,16 +303,6 @@ class Engine:
                 workers=self._worker_count(),
                 reasons=MappingProxyType({r: counts.reasons[r] for r in REASONS}),
             )
-
-    def reject(self) -> None:
-        """Count a call that was refused for its arguments."""
-        with self._lock:
-            self.counts.rejected += 1
-
-
-def route_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What must be equal for two calls to share a batch."""
-    return (args, frozenset(kwargs.items())) if kwargs else args
 
 
 def count_down(futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) -> None:

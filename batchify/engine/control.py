@@ -12,7 +12,8 @@ from ..forming import Waiting
 from ..future import BatchFuture, Refused
 from ..loopfuture import port_of, set_done
 from ..stats import Stats
-from .base import CLOSED, CLOSING, OPEN, Engine, count_down
+from .base import Engine, count_down
+from .entry import CLOSED, CLOSING, OPEN
 from .seam import Seam
 
 

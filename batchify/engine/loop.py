@@ -14,12 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import threading
 import warnings
 from asyncio import _get_running_loop as running_loop
 from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
-from dataclasses import replace
 from threading import get_ident
 from typing import Any
 from weakref import ref
@@ -27,12 +25,11 @@ from weakref import ref
 from .. import waits
 from ..errors import BatchAborted
 from ..future import BatchFuture
-from ..loopfuture import Port, port_of, set_done
+from ..loopfuture import Port, set_done
 from ..options import Options
 from ..outcome import Give, caught, conduct
-from ..stats import Stats, added
 from . import lifecycle
-from .base import OPEN, Batch, Engine, count_down
+from .base import Batch, Engine, count_down
 from .seam import Seam
 
 _YEAR = 365 * 24 * 3600.0
@@ -47,12 +44,12 @@ class LoopEngine(Engine):
         is_grouped: bool,
         seam: Seam,
         port: Port,
-        home: Background | None,
+        home: object,
         on_loop_closed: Callable[[Port], None],
     ) -> None:
         super().__init__(options, is_grouped, seam)
         self.port = port
-        self._home = home  # keeps the background thread while this engine may need it
+        self._home = home  # keeps the background thread, while this engine may need it
         self._on_loop_closed = on_loop_closed
         self._tasks: dict[asyncio.Task[None], Batch | None] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -257,171 +254,10 @@ async def _guard(port: Port) -> AsyncGenerator[None, None]:
             await asyncio.gather(*(engine.drained() for engine in busy))
 
 
-def _attend(port: Port) -> None:
+def attend(port: Port) -> None:
     """Be told of the end of the running loop, in both ways."""
     port.guard = _guard(port)
     with contextlib.suppress(StopIteration), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may start while the loop shuts its generators down
         port.guard.__anext__().send(None)
     port.loop.call_later(_YEAR, _AtClose(port))
-
-
-# ---- callers without a loop ----
-
-
-class Background:
-    """One event loop in a thread, as long as somebody holds this object."""
-
-    def __init__(self, seam: Seam) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.port = port_of(self.loop)
-        seam.spawn(_run_background, (self.port,), "batchify:background")
-
-    def __del__(self) -> None:
-        self.port.call(self.loop.stop)
-
-
-def _run_background(port: Port) -> None:
-    port.thread = get_ident()
-    loop = port.loop
-    try:
-        loop.run_forever()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
-
-
-_background: ref[Background] | None = None
-_background_lock = threading.RLock()
-
-
-def background(seam: Seam) -> Background:
-    """The background loop, started when nobody has it."""
-    global _background
-    with _background_lock:
-        found = None if _background is None else _background()
-        if found is None:
-            found = Background(seam)
-            _background = ref(found)
-        return found
-
-
-def _forget_background() -> None:
-    global _background, _background_lock
-    _background, _background_lock = None, threading.RLock()
-
-
-lifecycle.after_fork_in_child(_forget_background)
-
-
-# ---- all loops of one decorated function ----
-
-
-class AsyncEngine:
-    """The loop engines of one decorated function (or of one instance's)."""
-
-    def __init__(self, options: Options, is_grouped: bool, seam: Seam) -> None:
-        self.options = options
-        self.is_grouped = is_grouped
-        self.seam = seam
-        self._engines: dict[Port, LoopEngine] = {}
-        self._submitters: dict[Port, Callable[[Any], BatchFuture[Any]]] = {}
-        self._home: Background | None = None
-        self._gone = Stats()  # what the engines of closed loops did
-        self._lock = threading.RLock()
-        self.state = OPEN
-        lifecycle.register(self)
-
-    def here(self) -> LoopEngine:
-        """The engine for who calls: of the running loop, or of the background loop."""
-        loop = running_loop()
-        if loop is None:
-            port = self._background_port()
-        else:
-            port = port_of(loop)
-        engine = self._engines.get(port)
-        return self._new_engine(port) if engine is None else engine
-
-    def _background_port(self) -> Port:
-        if self._home is None:
-            with self._lock:
-                if self._home is None:
-                    self._home = background(self.seam)
-        return self._home.port
-
-    def _new_engine(self, port: Port) -> LoopEngine:
-        with self._lock:
-            engine = self._engines.get(port)
-            if engine is None:
-                home = self._home if self._home is not None and self._home.port is port else None
-                weak = ref(self)
-
-                def on_loop_closed(closed: Port) -> None:
-                    engines = weak()
-                    if engines is not None:
-                        engines.forget(closed)
-
-                engine = LoopEngine(
-                    self.options, self.is_grouped, self.seam, port, home, on_loop_closed
-                )
-                if self.state is not OPEN:
-                    engine.closed()
-                self._engines[port] = engine
-                lifecycle.register(engine)
-                if home is None:
-                    port.engines.add(engine)
-                    if port.guard is None:
-                        _attend(port)
-            return engine
-
-    def forget(self, port: Port) -> None:
-        """A loop was closed: keep its counts only."""
-        with self._lock:
-            engine = self._engines.pop(port, None)
-            self._submitters.pop(port, None)
-            if engine is not None:
-                # Everything is over: what is unresolved now ends in an error right after this.
-                left = engine.stats()
-                self._gone = added((self._gone, _settled(left)))
-
-    def engines(self) -> list[LoopEngine]:
-        with self._lock:
-            return list(self._engines.values())
-
-    def submitter(self, function: Callable[..., Any], batched: Callable[[], Any]) -> Any:
-        """The hot path: a closure that submits one item on the loop it is called on."""
-        submitters = self._submitters
-
-        def submit(item: Any) -> BatchFuture[Any]:
-            loop = running_loop()
-            port = self._background_port() if loop is None else port_of(loop)
-            submit_here = submitters.get(port)
-            if submit_here is None:
-                engine = self.here()
-                submit_here = engine.submitter(function, batched)
-                submitters[port] = submit_here
-            return submit_here(item)
-
-        return submit
-
-    def forked(self) -> None:
-        """In the child of a fork: no thread runs the background loop any more."""
-        self._lock = threading.RLock()
-        self._gone = Stats()
-        if self._home is not None:
-            self._engines.pop(self._home.port, None)
-            self._submitters.pop(self._home.port, None)
-            self._home = None
-
-    def stats(self) -> Stats:
-        return added((self._gone, *(engine.stats() for engine in self.engines())))
-
-    def set_state(self, state: str) -> None:
-        self.state = state
-
-
-def _settled(stats: Stats) -> Stats:
-    """The counts once everything unresolved has ended in `Closed`."""
-    return replace(
-        stats, failed=stats.failed + stats.pending + stats.running, pending=0, running=0, workers=0
-    )

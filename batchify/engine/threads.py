@@ -21,7 +21,8 @@ from ..errors import BatchAborted
 from ..options import Options, kind
 from ..outcome import Give, caught, conduct
 from . import lifecycle
-from .base import CLOSED, Batch, Engine
+from .base import Batch, Engine
+from .entry import CLOSED
 from .seam import Bell, Seam
 
 
@@ -136,7 +137,7 @@ class ThreadEngine(Engine):
     # ---- what a worker does ----
 
     def next(self, bell: Bell) -> Batch | float | Stop | None:
-        """What the worker that owns `bell` does next: a batch, or a sleep, which may have an end."""
+        """What the worker of `bell` does next: a batch, or a sleep, which may have an end."""
         with self._lock:
             if bell not in self._threads:  # after a fork in the batch function
                 return STOP
