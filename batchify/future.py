@@ -168,6 +168,8 @@ class BatchFuture(Future[R], Generic[R]):
             Deadlock: waiting here could never end.
             Exception: the error of this item, or of its whole batch.
         """
+        if self._s is RESULT:
+            return self._v  # type: ignore[no-any-return]
         if self._s.__class__ is not Done:
             self._wait(timeout)
         if self._s is RESULT:
@@ -182,6 +184,8 @@ class BatchFuture(Future[R], Generic[R]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end and give the error, or None. Raises as `result` does."""
+        if self._s is RESULT:
+            return None
         if self._s.__class__ is not Done:
             self._wait(timeout)
         if self._s is RESULT:

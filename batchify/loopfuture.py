@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from asyncio import _get_running_loop as running_loop
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextvars import Context, copy_context
 from threading import get_ident
 from typing import Any, TypeVar
@@ -34,13 +34,13 @@ class Port:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.thread = get_ident()
-        self._box: deque[list[LoopFuture[Any]]] = deque()
+        self._box: deque[Sequence[LoopFuture[Any]]] = deque()
         self._is_called = False
         # Those who run batches on this loop, and what keeps its end open for them.
         self.engines: WeakSet[Any] = WeakSet()
         self.guard: Any = None
 
-    def post(self, futures: list[LoopFuture[Any]]) -> None:
+    def post(self, futures: Sequence[LoopFuture[Any]]) -> None:
         """Wake `futures`, which are done, on their loop. A closed loop has nobody to wake."""
         if running_loop() is self.loop:
             self.loop.call_soon(_wake, self.loop, futures)
@@ -77,37 +77,40 @@ def port_of(loop: Any) -> Port:
         return port
 
 
-def _wake(loop: asyncio.AbstractEventLoop, futures: list[LoopFuture[Any]]) -> None:
+def _wake(loop: asyncio.AbstractEventLoop, futures: Sequence[LoopFuture[Any]]) -> None:
     """Run the loop callbacks of `futures`, as the loop would run each from a handle."""
     for place, future in enumerate(futures):
-        callbacks = future._callbacks
-        if callbacks is None:
+        callback = future._callback
+        if callback is None:
             continue
-        future._callbacks = None
-        if callbacks.__class__ is tuple:
-            callbacks = [callbacks]
-        for nth, (callback, context) in enumerate(callbacks):
-            try:
-                context.run(callback, future)
-            except (SystemExit, KeyboardInterrupt):
-                for later, its_context in callbacks[nth + 1 :]:
-                    loop.call_soon(later, future, context=its_context)
-                loop.call_soon(_wake, loop, futures[place + 1 :])
-                raise
-            except BaseException as error:
-                loop.call_exception_handler(
-                    {"message": "a done-callback raised", "exception": error, "future": future}
-                )
+        future._callback = None
+        if callback.__class__ is list:
+            for function, context in callback:
+                loop.call_soon(function, future, context=context)
+            continue
+        context = future._context
+        future._context = None
+        try:
+            context.run(callback, future)  # type: ignore[union-attr]
+        except (SystemExit, KeyboardInterrupt):
+            loop.call_soon(_wake, loop, futures[place + 1 :])
+            raise
+        except BaseException as error:
+            loop.call_exception_handler(
+                {"message": "a done-callback raised", "exception": error, "future": future}
+            )
 
 
 class LoopFuture(BatchFuture[R]):
     """A `BatchFuture` made on a running event loop, also an asyncio future of that loop."""
 
-    __slots__ = ("_asyncio_future_blocking", "_callbacks", "_port")
+    __slots__ = ("_asyncio_future_blocking", "_callback", "_context", "_port")
 
-    _asyncio_future_blocking: bool
-    _callbacks: Any  # None, one (callback, context), or a list of them
     _port: Port
+    _asyncio_future_blocking: bool
+    # The usual single callback and its context need no tuple; more are a list of both.
+    _callback: Any  # None, a function, or a list of (function, context)
+    _context: Context | None
     _cancel_message: Any = None  # gather looks for it
 
     @property
@@ -133,31 +136,34 @@ class LoopFuture(BatchFuture[R]):
         self, fn: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
         """Call `fn(future)` at the end: on the loop when added there, else as in a thread."""
-        port = self._port
-        if running_loop() is not port.loop:
+        loop = self._port.loop
+        if running_loop() is not loop:
             super().add_done_callback(fn)
             return
         if context is None:
             context = copy_context()
         if self._s.__class__ is Done:
-            port.loop.call_soon(fn, self, context=context)
-        elif self._callbacks is None:
-            self._callbacks = (fn, context)
-        elif self._callbacks.__class__ is tuple:
-            self._callbacks = [self._callbacks, (fn, context)]
+            loop.call_soon(fn, self, context=context)
+        elif self._callback is None:
+            self._callback = fn
+            self._context = context
         else:
-            self._callbacks.append((fn, context))
+            self._callback = [*self._callbacks(), (fn, context)]
 
     def remove_done_callback(self, fn: Callable[[Any], object]) -> int:
         """Remove all loop callbacks equal to `fn`; gives how many those were."""
-        callbacks = self._callbacks
-        if callbacks is None:
-            return 0
-        if callbacks.__class__ is tuple:
-            callbacks = [callbacks]
+        callbacks = self._callbacks()
         kept = [entry for entry in callbacks if entry[0] != fn]
-        self._callbacks = kept or None
+        self._callback = kept or None
         return len(callbacks) - len(kept)
+
+    def _callbacks(self) -> list[tuple[Any, Any]]:
+        callback = self._callback
+        if callback is None:
+            return []
+        if callback.__class__ is list:
+            return list(callback)
+        return [(callback, self._context)]
 
     def __await__(self) -> Generator[Any, None, R]:
         if self._s.__class__ is not Done:

@@ -873,17 +873,18 @@ class FormingMachine(RuleBasedStateMachine):
         self._admit()
 
     def _take(self) -> None:
-        expected = self._ready()
+        expected, groups = self._ready(), self._groups()
         batch = self.desk.take()
         if batch is None:
             assert expected is None, f"nothing left, where {expected} was ready"
             return
-        expected = expected or self._ready()  # who came in between made it ready
+        if expected is None:  # who came in between made it ready
+            expected, groups = self._ready(), self._groups()
         assert expected is not None, f"{batch.entries} left without a reason"
         group, reasons = expected
         if batch.entries[0] is not group[0]:  # of those that are equally old any may be first
             assert batch.entries[0]._t == group[0]._t, "an older one was ready"
-            group = next(g for g in self._groups() if g[0] is batch.entries[0])
+            group = next(group for group in groups if group[0] is batch.entries[0])
             reasons = self._reasons(group) or reasons
         assert batch.entries == group[: self.size]
         assert batch.reason in reasons

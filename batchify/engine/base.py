@@ -75,6 +75,8 @@ class Engine(Entry):
         reason = decision.reason or ""
         batch = Batch(self, group.route, reason)
         batch.futures = forming.take(group, batch)
+        if not batch.futures:  # cancelled meanwhile, by a finalizer that ran in this thread
+            return self._take()
         self.batches.add(batch)
         self.counts.batches += 1
         self.counts.reasons[reason] += 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from asyncio import _get_running_loop as running_loop
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from threading import RLock, get_ident
 from typing import Any
 from weakref import ref
@@ -159,7 +159,7 @@ class Entry:
         self.has_loop_callers = True
         future: LoopFuture[Any] = LoopFuture()
         future._port = port_of(loop)
-        future._callbacks = None
+        future._callback = None
         future._asyncio_future_blocking = False
         return future
 
@@ -336,15 +336,10 @@ class Entry:
 
     # ---- telling ----
 
-    def _announce(self, futures: Iterable[BatchFuture[Any]]) -> None:
+    def _announce(self, futures: Sequence[BatchFuture[Any]]) -> None:
         """Tell those who wait for `futures`, which are done: loops first, then callbacks."""
         if self.has_loop_callers:
-            by_port: dict[Any, list[LoopFuture[Any]]] = {}
-            for future in futures:
-                if isinstance(future, LoopFuture):
-                    by_port.setdefault(future._port, []).append(future)
-            for port, ended in by_port.items():
-                port.post(ended)
+            self._post(futures)
         watched = self.watched
         if watched:
             for future in futures:
@@ -366,6 +361,15 @@ class Entry:
                 future._s = ERROR
                 ended.append(future)
         return ended
+
+    def _post(self, futures: Sequence[BatchFuture[Any]]) -> None:
+        """Have those that were made on loops woken there."""
+        by_port: dict[Any, list[LoopFuture[Any]]] = {}
+        for future in futures:
+            if isinstance(future, LoopFuture):
+                by_port.setdefault(future._port, []).append(future)
+        for port, ended in by_port.items():
+            port.post(ended)
 
 
 def route_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

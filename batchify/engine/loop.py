@@ -16,7 +16,7 @@ import contextlib
 import inspect
 import warnings
 from asyncio import _get_running_loop as running_loop
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextvars import Context
 from threading import get_ident
 from typing import Any
@@ -24,6 +24,7 @@ from weakref import ref
 
 from .. import waits
 from ..errors import BatchAborted
+from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import Port, set_done
 from ..options import Options
@@ -122,6 +123,17 @@ class LoopEngine(Engine):
         if waits.is_blocked(self.port.thread, me):
             return [self.port.thread]
         return [batch]
+
+    # ---- in and out ----
+
+    def submit_here(self, route: Route) -> tuple[Any, ...]:
+        """What the hot path of this loop needs at hand."""
+        self.has_loop_callers = True
+        return self, route, self.port, self.intake, self.intake.append
+
+    def _post(self, futures: Sequence[BatchFuture[Any]]) -> None:
+        if self._home is None:  # all its futures were made on this loop
+            self.port.post(futures)  # type: ignore[arg-type]
 
     # ---- one batch ----
 

@@ -11,8 +11,9 @@ from threading import get_ident
 from typing import Any
 from weakref import ref
 
+from ..forming import Route
 from ..future import BatchFuture
-from ..loopfuture import Port, port_of
+from ..loopfuture import LoopFuture, Port, port_of
 from ..options import Options
 from ..stats import Stats, added
 from . import lifecycle
@@ -79,7 +80,7 @@ class AsyncEngine:
         self.is_grouped = is_grouped
         self.seam = seam
         self._engines: dict[Port, LoopEngine] = {}
-        self._submitters: dict[Port, Callable[[Any], BatchFuture[Any]]] = {}
+        self._ways: dict[Port, tuple[Any, ...]] = {}  # what the hot path needs of each loop
         self._home: Background | None = None
         self._gone = Stats()  # what the engines of closed loops did
         self._lock = threading.RLock()
@@ -132,7 +133,7 @@ class AsyncEngine:
         """A loop was closed: keep its counts only."""
         with self._lock:
             engine = self._engines.pop(port, None)
-            self._submitters.pop(port, None)
+            self._ways.pop(port, None)
             if engine is not None:
                 # Everything is over: what is unresolved now ends in an error right after this.
                 left = engine.stats()
@@ -142,19 +143,43 @@ class AsyncEngine:
         with self._lock:
             return list(self._engines.values())
 
-    def submitter(self, function: Callable[..., Any], batched: Callable[[], Any]) -> Any:
-        """The hot path: a closure that submits one item on the loop it is called on."""
-        submitters = self._submitters
+    def submitter(
+        self, function: Callable[..., Any], batched: Callable[[], Any]
+    ) -> Callable[[Any], BatchFuture[Any]]:
+        """The hot path: a closure that submits one item on the loop it is called on.
+
+        It does what `Entry.submitter` does, with the parts of each loop at hand: one frame and
+        the look-up of a port less are 0.1 of 0.9 us.
+        """
+        ways = self._ways
+        clock = self.seam.clock
 
         def submit(item: Any) -> BatchFuture[Any]:
             loop = running_loop()
-            port = self._background_port() if loop is None else port_of(loop)
-            submit_here = submitters.get(port)
-            if submit_here is None:
-                engine = self.here()
-                submit_here = engine.submitter(function, batched)
-                submitters[port] = submit_here
-            return submit_here(item)
+            if loop is None:
+                return submit_from_thread(item)
+            try:
+                engine, route, port, intake, append = ways[loop._batchify_port]  # type: ignore[attr-defined]
+            except (AttributeError, KeyError):  # the first call on this loop
+                new = self.here()
+                ways[new.port] = new.submit_here(Route(new, function, batched=batched))
+                return submit(item)
+            future: LoopFuture[Any] = LoopFuture()
+            future._v = item
+            future._t = clock()
+            future._s = route
+            future._port = port
+            future._callback = None
+            future._asyncio_future_blocking = False
+            append(future)
+            if len(intake) >= engine.need:
+                found: BatchFuture[Any] = engine.crowded(future, route)
+                return found
+            return future
+
+        def submit_from_thread(item: Any) -> BatchFuture[Any]:
+            engine = self.here()
+            return engine.submit(Route(engine, function, batched=batched), item)
 
         return submit
 
@@ -164,7 +189,7 @@ class AsyncEngine:
         self._gone = Stats()
         if self._home is not None:
             self._engines.pop(self._home.port, None)
-            self._submitters.pop(self._home.port, None)
+            self._ways.pop(self._home.port, None)
             self._home = None
 
     def stats(self) -> Stats:
