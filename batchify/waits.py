@@ -89,6 +89,13 @@ def serves(engine: Any) -> bool:
     return any(batch.engine is engine for batch in serving_threads.get(get_ident(), ()))
 
 
+def forget() -> None:
+    """In the child of a fork: none of those threads is here."""
+    serving_threads.clear()
+    serving_tasks.clear()
+    _waits_for.clear()
+
+
 def _restore(me: Any, before: Any) -> None:
     if before is None:
         _waits_for.pop(me, None)

@@ -90,6 +90,7 @@ class Engine(Entry):
             futures = futures[give.start : give.start + len(values)]
         succeeded = failed = 0
         with self._lock:
+            self._begin()
             if give.is_clean:
                 for future, value in zip(futures, values, strict=True):
                     if future._s is batch:
@@ -116,8 +117,9 @@ class Engine(Entry):
             self.forming.running -= succeeded + failed
             if self.forming.is_pressed:
                 self._look()
+            self._end()
         self._announce(futures)
-        if self._again:
+        if self._nested:
             self._look_again()
 
     def finish(self, batch: Batch) -> None:
@@ -129,12 +131,14 @@ class Engine(Entry):
         """Take out one item; see `BatchFuture.cancel`."""
         is_nested = self._lock._is_owned()  # type: ignore[attr-defined]
         with self._lock:
+            if not is_nested:
+                self._begin()
             state = future._s
-            if state.__class__ is Done:
+            if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):
+                if not is_nested:
+                    self._end()
                 return state is CANCELLED
             if state.is_running:
-                if future.__class__ is not LoopFuture:
-                    return False
                 future._s = CANCELLED  # detached: the batch goes on without it
                 self.counts.cancelled += 1
                 self.forming.running -= 1
@@ -143,12 +147,13 @@ class Engine(Entry):
             else:
                 self.counts.gave_up += 1
             if is_nested:
-                self._again = True
+                self._nested.append(future)
             else:
                 self._look()
+                self._end()
         self._announce((future,))
         self._forget_routes()
-        if self._again and not is_nested:
+        if self._nested and not is_nested:
             self._look_again()
         return True
 
@@ -162,15 +167,24 @@ class Engine(Entry):
     def left(self) -> list[BatchFuture[Any]]:
         """`unresolved`, for who does not hold the lock."""
         with self._lock:
+            self._begin()
             self._look()
+            self._end()
             return self.unresolved()
+
+    def _recount(self) -> None:
+        running = [f for batch in self.batches for f in batch.futures if f._s is batch]
+        self.forming.recount(len(running))
+        self._roused = False  # the ring may not have come about
 
     def flush(self) -> list[BatchFuture[Any]]:
         """Let what was accepted leave now; gives the futures to wait for."""
         with self._lock:
+            self._begin()
             self._look()
             self.forming.force()
             self._look()
+            self._end()
             return self.unresolved()
 
     def close(self, cancel: bool) -> list[BatchFuture[Any]]:
@@ -178,6 +192,7 @@ class Engine(Entry):
         with self._lock:
             if self.state is CLOSED:
                 return []
+            self._begin()
             self._look()
             self.state = CLOSING
             self.need = 0  # first: who has not seen it is in the intake, and is let in
@@ -190,6 +205,7 @@ class Engine(Entry):
             self.forming.hurry = "close"
             ended = self._end_with(accepted, self._closed) + self._turn_away(away)
             self._look()
+            self._end()
             left = self.unresolved()
         self._announce(ended)
         return left
@@ -216,6 +232,7 @@ class Engine(Entry):
             abandon: end also the items of batches that run; else these end by themselves.
         """
         with self._lock:
+            self._begin()
             self._look()
             self.need = 0
             accepted, away = self.forming.clear()
@@ -231,6 +248,7 @@ class Engine(Entry):
             self.forming.hurry = None
             self.need = 0
             self.forming.is_sealed = True
+            self._end()
         self._announce(ended)
         self._forget_routes()
         self._end_workers()
@@ -250,14 +268,18 @@ class Engine(Entry):
                 self.state = OPEN
                 self.forming.unseal()
                 self._roused = False
+                self._begin()
                 self._look()
+                self._end()
 
     def hurry(self, is_ending: bool = True) -> list[BatchFuture[Any]]:
         """Nothing lingers any more. Gives the futures of what is unresolved."""
         with self._lock:
             self._is_ending = is_ending
             self.forming.hurry = "close"
+            self._begin()
             self._look()
+            self._end()
             return self.unresolved()
 
     def forked(self) -> None:
@@ -275,7 +297,8 @@ class Engine(Entry):
         self.forming.hurry = None
         self.counts = Counts()
         self.generation += 1
-        self._again = self._roused = self._is_ending = False
+        self._nested.clear()
+        self._roused = self._is_ending = self._is_changing = False
         if self.state is OPEN:
             self.forming.unseal()
         self._reset_workers()

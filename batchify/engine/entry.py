@@ -6,8 +6,9 @@ under the lock only. While the room may shrink it is 0, so that no caller passes
 writes it looks at the intake again afterwards, so that no item is left without a wake-up.
 
 The lock is re-entrant: a finalizer or a signal handler that comes while a thread holds it finds
-it owned, leaves a note (`_again`), and the holder looks again when it has let go. No user code
-runs under it.
+it owned, leaves a note (`_nested`), and the holder looks again when it has let go. A handler may
+also raise in the middle of a change that a caller makes: whoever holds the lock next finds
+`_is_changing`, and counts anew. No user code runs under it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Entry:
         self.state = OPEN
         self.generation = 0  # grows with each fork
         self._lock = RLock()
-        self._again = False
+        self._nested: deque[BatchFuture[Any]] = deque()  # came while this thread held the lock
+        self._is_changing = False
         self._roused = False  # somebody was woken, and has not looked yet
         self._is_ending = False  # the process or the loop ends
 
@@ -173,20 +175,23 @@ class Entry:
     ) -> BatchFuture[Any]:
         """What a caller does who found the intake as long as `need`."""
         if self._lock._is_owned():  # type: ignore[attr-defined]
-            self._again = True
+            self._nested.append(future)
             return future
         bell = None
         with self._lock:
+            self._begin()
             if self.state is not OPEN:
-                if not self._take_back(future):
-                    return future  # it came just before the close
-                raise self._refused(future, self._closed())
+                if self._take_back(future):
+                    raise self._refused(future, self._closed())
+                self._end()
+                return future  # it came just before the close
             try:
                 self._look()
             except RuntimeError as error:  # no thread could be started
-                if self._worker_count() or not self._take_back(future):
-                    return future
-                raise self._refused(future, error) from None
+                if not self._worker_count() and self._take_back(future):
+                    raise self._refused(future, error) from None
+                self._end()
+                return future
             if self.forming.is_waiting(future):
                 on_loop = isinstance(future, LoopFuture)
                 if not wait or (not on_loop and waits.serves(self)):
@@ -199,7 +204,8 @@ class Entry:
                 future._s = Waiting(route, admitted)
                 self.forming.waiting += 1
                 self._look()
-        if self._again:
+            self._end()
+        if self._nested:
             self._look_again()
         if bell is not None:
             self._wait_for_room(future, bell, timeout)
@@ -218,10 +224,12 @@ class Entry:
             is_over = True
         finally:
             with self._lock:
+                self._begin()
                 was_waiting = future._s.__class__ is Waiting and self.forming.withdraw(future)
                 if was_waiting:
                     self._refused(future, self._full())
-            if self._again:
+                self._end()
+            if self._nested:
                 self._look_again()
         if is_over and was_waiting:
             raise self._full()
@@ -234,12 +242,15 @@ class Entry:
         if future is None:
             return
         with self._lock:
+            self._begin()
             state = future._s
             if state.__class__ is not Waiting or not self.forming.withdraw(future):
+                self._end()
                 return
             future._s = state
             self.counts.rejected += 1
             self._end_with((future,), self._full, Refused)
+            self._end()
         self._tell_admitted(state)
         self._announce((future,))
 
@@ -259,6 +270,7 @@ class Entry:
         """Count a refused call; who watches all that is in the queue must hear of it."""
         self.counts.rejected += 1
         self._announce((future,))
+        self._end()
         return error
 
     def reject(self) -> None:
@@ -285,6 +297,19 @@ class Entry:
         )
 
     # ---- who looks ----
+
+    def _begin(self) -> None:
+        """Begin a change (the first thing under the lock); `_end` ends it."""
+        if self._is_changing:
+            self._recount()
+        self._is_changing = True
+
+    def _end(self) -> None:
+        self._is_changing = False
+
+    def _recount(self) -> None:
+        """Repair what an exception from a signal handler left behind."""
+        raise NotImplementedError
 
     def _look(self) -> None:
         """Let in what has room, and wake whoever is needed (under the lock)."""
@@ -317,9 +342,21 @@ class Entry:
             self.need = self.forming.threshold(not self._roused and self._is_free())
 
     def _look_again(self) -> None:
+        """Look, also for those who came while this thread held the lock."""
+        refused: list[BatchFuture[Any]] = []
         with self._lock:
-            self._again = False
+            self._begin()
+            while self._nested:
+                future = self._nested.popleft()
+                route = future._s
+                if self.state is not OPEN and self.forming.withdraw(future):
+                    future._s = route
+                    refused += self._end_with((future,), self._closed)
+                    self.counts.rejected += 1
             self._look()
+            self._end()
+        if refused:
+            self._announce(refused)
 
     def _forget_routes(self, refused: Route | None = None) -> None:
         """Let go of the extra arguments that no pending item has (not under the lock: hashes)."""

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
+from .. import waits
+
 _engines: WeakSet[Any] = WeakSet()
 _child_hooks: list[Callable[[], None]] = []
 _is_hooked = False
@@ -50,6 +52,7 @@ def _hook() -> None:
 if hasattr(os, "register_at_fork"):
 
     def _forked() -> None:
+        waits.forget()
         for hook in _child_hooks:
             hook()
         for engine in list(_engines):
@@ -63,15 +66,15 @@ def _at_exit() -> None:
     began = time.monotonic()
     while True:
         working = [engine for engine in list(_engines) if hasattr(engine, "hurry")]
+        for engine in working:
+            if not _can_run(engine):
+                give_up(engine)
         # A batch may submit to another function: look until nothing is left anywhere.
-        left = [(engine, engine.hurry()) for engine in working]
+        left = [(engine, engine.hurry()) for engine in working if _can_run(engine)]
         left = [(engine, futures) for engine, futures in left if futures]
         if not left:
             return
         for engine, futures in left:
-            if not _can_run(engine):
-                give_up(engine)
-                continue
             end = began + engine.options.exit_timeout
             for future in futures:
                 try:

@@ -62,12 +62,11 @@ class LoopEngine(Engine):
         return len(self._tasks) < self.options.workers
 
     def _rouse(self) -> None:
-        self._roused = True
         if running_loop() is self.port.loop:
             self._start_task()
         elif not self.port.call(self._start_task):
-            self._roused = False
             raise RuntimeError("the event loop is closed")
+        self._roused = True
 
     def _start_task(self) -> None:
         # Not loop.create_task: an eager factory would take the first item alone.
@@ -142,9 +141,11 @@ class LoopEngine(Engine):
         task = asyncio.current_task()
         assert task is not None
         with self._lock:
+            self._begin()
             self._roused = False
             batch = self._take()
             if not isinstance(batch, Batch):
+                self._end()
                 return  # cancelled meanwhile; _task_ended looks on
             batch.thread = get_ident()
             self._tasks[task] = batch
@@ -152,12 +153,13 @@ class LoopEngine(Engine):
                 self._timer.cancel()
                 self._timer = None
             self._look()
+            self._end()
         self._forget_routes()
         waits.serving_tasks[task] = batch
         try:
             await self._drive(batch)
         finally:
-            del waits.serving_tasks[task]
+            waits.serving_tasks.pop(task, None)
             self._leave(task)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
@@ -173,6 +175,7 @@ class LoopEngine(Engine):
         batch = self._tasks.pop(task, None)
         ended: list[BatchFuture[Any]] = []
         with self._lock:
+            self._begin()
             if batch is not None:
                 self.batches.discard(batch)
                 left = [future for future in batch.futures if future._s is batch]
@@ -181,12 +184,12 @@ class LoopEngine(Engine):
                 ended = self._end_with(
                     left, lambda: BatchAborted("the task of the batch was ended")
                 )
-            if self.port.loop.is_closed():
-                return
-            self._look()
+            if not self.port.loop.is_closed():
+                self._look()
+            self._end()
         if ended:
             self._announce(ended)
-        if self._again:
+        if self._nested:
             self._look_again()
 
     async def _drive(self, batch: Batch) -> None:

@@ -72,16 +72,17 @@ class ThreadEngine(Engine):
         return bool(self._idle) or len(self._threads) < self.options.workers
 
     def _rouse(self) -> None:
-        self._roused = True
+        # The note comes last: a handler that raises before it leaves a worker too many awake.
         if self._idle:
             bell = self._idle[-1]
             bell.cargo = self
             bell.ring()
+            self._roused = True
             return
         try:
             self._spawn()
+            self._roused = True
         except RuntimeError:  # no more threads are to be had
-            self._roused = False
             if not self._threads:
                 raise
 
@@ -141,6 +142,7 @@ class ThreadEngine(Engine):
         with self._lock:
             if bell not in self._threads:  # after a fork in the batch function
                 return STOP
+            self._begin()
             self._roused = False
             self._leave_bed(bell)
             while True:
@@ -152,6 +154,7 @@ class ThreadEngine(Engine):
                 if self.state is CLOSED:
                     del self._threads[bell]
                     self._bells.discard(bell)
+                    self._end()
                     return STOP
                 self._idle.append(bell)
                 if step is not None:
@@ -160,8 +163,9 @@ class ThreadEngine(Engine):
                 if self._has_seen_all():
                     break
                 self._leave_bed(bell)
+            self._end()
         self._forget_routes()
-        if self._again:
+        if self._nested:
             self._look_again()
         return step
 

@@ -70,24 +70,51 @@ class Forming:
         Gives what those who waited are to be told by.
         """
         intake = self.intake
-        told = []
+        told: list[Any] = []
         while most > 0 and intake:
-            entry = intake.popleft()
+            entry = intake[0]  # taken out last: an exception from a signal loses nothing
             state = entry._s
             if state.__class__ is Done:
+                intake.popleft()
                 self.dead -= 1
                 continue
             if state.__class__ is Waiting:
-                self.waiting -= 1
                 told.append(state.admitted)
-                state = state.route
-            group = self._group(state)
-            entry._s = group
+                group = self._group(state.route)
+                self.waiting -= 1
+            else:
+                group = self._group(state)
             group.entries.append(entry)
+            entry._s = group
+            intake.popleft()
             self.grouped += 1
             most -= 1
             self._grown(group, entry)
         return told
+
+    def recount(self, running: int) -> None:
+        """Count anew, after an exception from a signal handler broke into a change.
+
+        Args:
+            running: how many entries left with a batch and are not done.
+        """
+        self.running = running
+        intake = self.intake
+        for group in self.groups():
+            unique = dict.fromkeys(
+                entry for entry in group.entries if entry._s.__class__ is not Done
+            )
+            group.entries = deque(unique)
+            group.dead = 0
+            group.forced = min(group.forced, len(group.entries))
+            for entry in group.entries:
+                entry._s = group
+        if intake and intake[0]._s.__class__ is Group:
+            intake.popleft()  # it was moved, but not taken out
+        states = [entry._s.__class__ for entry in list(intake)]
+        self.dead = states.count(Done)
+        self.waiting = states.count(Waiting)
+        self.grouped = sum(len(group.entries) for group in self.groups())
 
     def _group(self, route: Any) -> Group:
         raise NotImplementedError
@@ -125,11 +152,11 @@ class Forming:
         place = self._place(entry)
         if place is None:
             return False
-        del self.intake[place]
         if entry._s.__class__ is Waiting:
             self.waiting -= 1
         entry._s = CANCELLED
         entry._v = None
+        del self.intake[place]
         return True
 
     def _place(self, entry: Any) -> int | None:

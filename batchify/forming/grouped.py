@@ -134,6 +134,14 @@ class Grouped(Forming):
             if group.live:
                 heappush(self._forced, (group.entries[0]._t, group.mark, group))
 
+    def recount(self, running: int) -> None:
+        super().recount(running)
+        for group in self.groups():
+            if group.entries:
+                self._note(group)
+            else:
+                self._forget(group)
+
     def clear(self) -> tuple[list[Any], list[Any]]:
         cleared = super().clear()
         for group in self.groups():

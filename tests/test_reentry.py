@@ -1,0 +1,134 @@
+"""Calls from finalizers and signal handlers, which come at any instant: contract 3."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from batchify import BatchFuture, Closed, batched
+from tests.manual import in_thread
+
+
+class Garbage:
+    """A cycle whose finalizer submits."""
+
+    def __init__(self, f: Any, item: Any, made: list[Any]) -> None:
+        self.me = self
+        self.f, self.item, self.made = f, item, made
+
+    def __del__(self) -> None:
+        try:
+            self.made.append(self.f(self.item))
+        except Closed:
+            self.made.append(None)
+
+
+@pytest.fixture
+def busy_collector() -> Any:
+    before = gc.get_threshold()
+    gc.set_threshold(3, 2, 2)
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("busy_collector")
+@pytest.mark.parametrize("capacity", [None, 50])
+def test_finalizers_that_submit_at_any_instant(capacity: int | None) -> None:
+    made: list[Any] = []
+    plain: list[Any] = []
+    f = batched(lambda items: list(items), size=7, workers=2, capacity=capacity)
+
+    def work(who: int) -> None:
+        for n in range(1500):
+            Garbage(f, ("garbage", who, n), made)
+            plain.append((("plain", who, n), f(("plain", who, n))))
+            if n % 10 == 0:
+                f(("cancelled", who, n)).cancel()
+
+    calls = [in_thread(work, who) for who in range(3)]
+    for call in calls:
+        call.result(50)
+    gc.collect()
+    f.flush(20)
+    assert all(future.result(5) == item for item, future in plain)
+    assert {future.result(5)[0] for future in made} == {"garbage"}
+    assert len(made) > 1000
+    stats = f.stats()
+    assert stats.accepted == stats.succeeded + stats.cancelled
+    assert stats.pending == stats.running == 0
+
+
+@pytest.mark.usefixtures("busy_collector")
+def test_finalizers_that_submit_while_it_closes() -> None:
+    for _ in range(10):
+        made: list[Any] = []
+        f = batched(lambda items: list(items), size=3)
+        for n in range(50):
+            Garbage(f, n, made)
+            f(n)
+        f.close(10)
+        for n in range(20):
+            Garbage(f, n, made)
+        gc.collect()
+        for future in made:
+            if future is not None and not isinstance(future.exception(5), Closed):
+                assert isinstance(future.result(0), int)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+def test_signal_handlers_that_submit_and_raise() -> None:
+    assert threading.current_thread() is threading.main_thread()
+    made: list[BatchFuture[int]] = []
+    interrupts = 0
+
+    class Interrupt(Exception):
+        pass
+
+    def handler(*_: Any) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        made.append(f(-interrupts))
+        if interrupts % 2:
+            raise Interrupt
+
+    f = batched(lambda items: list(items), size=5, workers=2, capacity=200)
+    kept: list[BatchFuture[int]] = []
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    end = time.monotonic() + 3
+    n = 0
+    def work() -> None:
+        nonlocal n
+        while time.monotonic() < end:
+            n += 1
+            future = f(n)
+            kept.append(future)
+            if n % 3 == 0:
+                assert future.result(10) == n
+            elif n % 7 == 0:
+                future.cancel()
+
+    try:
+        while time.monotonic() < end:
+            with contextlib.suppress(Interrupt):
+                work()
+    finally:
+        while True:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
+                break
+            except Interrupt:
+                continue
+    assert interrupts > 100
+    f.flush(20)
+    assert all(future.done() for future in made + kept)
+    f.close(20)
+    stats = f.stats()
+    assert stats.accepted == stats.succeeded + stats.cancelled
