@@ -129,6 +129,7 @@ class Engine(Entry):
 
     def cancel(self, future: BatchFuture[Any]) -> bool:
         """Take out one item; see `BatchFuture.cancel`."""
+        item = future._v  # let go of without the lock: that may run a finalizer
         is_nested = self._lock._is_owned()  # type: ignore[attr-defined]
         with self._lock:
             if not is_nested:
@@ -155,6 +156,7 @@ class Engine(Entry):
         self._forget_routes()
         if self._nested and not is_nested:
             self._look_again()
+        del item
         return True
 
     # ---- flush, close, exit, fork ----
@@ -203,10 +205,12 @@ class Engine(Entry):
                 away += later
                 self.counts.failed += len(accepted)
             self.forming.hurry = "close"
+            items = [future._v for future in accepted + away]  # let go of without the lock
             ended = self._end_with(accepted, self._closed) + self._turn_away(away)
             self._look()
             self._end()
             left = self.unresolved()
+        del items
         self._announce(ended)
         return left
 
@@ -241,6 +245,7 @@ class Engine(Entry):
                 running = [f for batch in self.batches for f in batch.futures if f._s is batch]
             self.forming.running -= len(running)
             self.counts.failed += len(accepted) + len(running)
+            items = [future._v for future in accepted + running + away]
             ended = self._end_with(accepted + running, self._closed)
             left = len(ended)
             ended += self._turn_away(away)
@@ -249,6 +254,7 @@ class Engine(Entry):
             self.need = 0
             self.forming.is_sealed = True
             self._end()
+        del items
         self._announce(ended)
         self._forget_routes()
         self._end_workers()
@@ -311,7 +317,11 @@ class Engine(Entry):
 
     def stats(self) -> Stats:
         """A consistent snapshot."""
+        is_nested = self._lock._is_owned()  # type: ignore[attr-defined]
         with self._lock:
+            if not is_nested:
+                self._begin()
+                self._end()
             counts, forming = self.counts, self.forming
             pending, running = forming.pending, forming.running
             accepted = counts.succeeded + counts.failed + counts.cancelled + pending + running

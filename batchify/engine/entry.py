@@ -209,11 +209,15 @@ class Entry:
             self._look_again()
         if bell is not None:
             self._wait_for_room(future, bell, timeout)
-        elif timeout is not None and isinstance(future, LoopFuture):
+        elif timeout is not None and isinstance(future, LoopFuture) and self._waits(future):
             future._port.loop.call_later(timeout, self._expire, ref(future))
         elif self._is_ending and not isinstance(future, LoopFuture):
             self._wait_at_the_end(future)
         return future
+
+    @staticmethod
+    def _waits(future: BatchFuture[Any]) -> bool:
+        return future._s.__class__ is Waiting
 
     def _wait_for_room(self, future: BatchFuture[Any], bell: Any, timeout: float | None) -> None:
         is_over = False
@@ -225,7 +229,7 @@ class Entry:
         finally:
             with self._lock:
                 self._begin()
-                was_waiting = future._s.__class__ is Waiting and self.forming.withdraw(future)
+                was_waiting = self._waits(future) and self.forming.withdraw(future)
                 if was_waiting:
                     self._refused(future, self._full())
                 self._end()
