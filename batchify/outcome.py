@@ -6,8 +6,17 @@ A driver with threads calls; a driver on an event loop also awaits. Neither know
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from types import CoroutineType, FrameType, TracebackType
 from typing import Any
@@ -111,7 +120,7 @@ def conduct(
             exception=failure.error,  # type: ignore[arg-type]
             items=rest,
             args=args,
-            kwargs=kwargs,
+            kwargs=dict(kwargs),
             function=function,
             batched=None if batched is None else batched(),
         )
@@ -249,27 +258,39 @@ def _failure_of(raised: Raised) -> Failure:
     """
     error = raised.error
     traceback = _clear(raised.traceback, is_finished=True)
-    error.__traceback__ = traceback
     _scrub_chain(error)
-    presentable = _presentable(error)
-    return Failure(presentable, traceback if presentable is error else None)
+    if not _is_presentable(error):
+        return Failure(_presentable(error.with_traceback(traceback)))
+    # The function may raise the same object in every batch: it keeps no traceback of ours.
+    own = _copy(error.with_traceback(None)) or error
+    return Failure(own.with_traceback(traceback), traceback)
 
 
 def _element(error: BaseException, seen: set[int]) -> Failure:
     """An exception given back for one item; the same one given twice becomes two."""
-    error = _presentable(_scrubbed(error))
-    if id(error) in seen:
-        error = _copy(error)
-    seen.add(id(error))
-    return Failure(error, error.__traceback__)
+    traceback = _clear(error.__traceback__)
+    _scrub_chain(error)
+    if not _is_presentable(error):
+        return Failure(_presentable(error.with_traceback(traceback)))
+    own = _copy(error.with_traceback(None))
+    if own is None:
+        own = error if id(error) not in seen else _uncopied(error)
+        seen.add(id(error))
+    return Failure(own.with_traceback(traceback), traceback)
 
 
-def _presentable(error: BaseException) -> BaseException:
-    """As a caller may see it: a future cannot carry every exception."""
-    if isinstance(error, (StopIteration, StopAsyncIteration)):
-        told: Exception = RuntimeError(f"the batch function raised {kind(error)}")
-    elif isinstance(error, Exception):
-        return error
+def _is_presentable(error: BaseException) -> bool:
+    """Can a future carry it to its caller?"""
+    return isinstance(error, Exception) and not isinstance(
+        error, (StopIteration, StopAsyncIteration)
+    )
+
+
+def _presentable(error: BaseException) -> Exception:
+    """What comes from an exception that no future can carry."""
+    told: Exception
+    if isinstance(error, Exception):
+        told = RuntimeError(f"the batch function raised {kind(error)}")
     else:
         told = BatchAborted(f"the batch was ended by {kind(error)}")
     told.__cause__ = error
@@ -279,51 +300,69 @@ def _presentable(error: BaseException) -> BaseException:
 def copies(failure: Failure, count: int) -> list[Failure]:
     """One failure for each of `count` callers, each with an exception object of its own.
 
-    Also the first one gets a copy: a function may raise the same object in every batch. Only
-    an exception that cannot be copied goes to the first caller as it is.
+    Of an exception that cannot be copied the first caller gets the one there is.
     """
     error, traceback = failure.error, failure.traceback
-    errors = [_copy(error) for _ in range(count)]
-    if count and type(errors[0]) is not type(error):
-        errors[0] = error
-    return [Failure(own.with_traceback(traceback), traceback) for own in errors]
+    errors = [error]
+    for _ in range(count - 1):
+        errors.append(_copy(error) or _uncopied(error))
+    return [
+        Failure(own.with_traceback(traceback), traceback if type(own) is type(error) else None)
+        for own in errors[:count]
+    ]
 
 
-def _copy(error: BaseException) -> BaseException:
-    """Another exception of the same type and content, made without running its `__init__`.
+def _copy(error: BaseException) -> BaseException | None:
+    """Another exception of the same type and content, made without running code of its class.
 
     `copy.copy` calls the class with `args`, which fails for most exceptions that have an
-    `__init__` of their own. What `__reduce_ex__` gives is what the built-in types keep in C.
+    `__init__` of their own. What the built-in types keep in C is in what they reduce to.
     """
     cls = type(error)
+    builtin = next(base for base in cls.__mro__ if base.__module__ == "builtins")
     try:
-        reduced = error.__reduce_ex__(2)
-        args = reduced[1] if isinstance(reduced, tuple) and reduced[0] is cls else error.args
-        new = cls.__new__(cls, *args)
-        builtin = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-        builtin.__init__(new, *args)  # type: ignore[misc]
-        new.args = error.args
-        new.__dict__.update(error.__dict__)
-        if "__notes__" in new.__dict__:
-            new.__notes__ = list(error.__notes__)
+        reduced: Any = builtin.__reduce__(error)  # type: ignore[call-arg]
+        new: BaseException = builtin.__new__(cls, *reduced[1])
+        builtin.__init__(new, *reduced[1])  # type: ignore[misc]
+        for name, value in _content(error, reduced):
+            BaseException.__setattr__(new, name, value)
     except Exception:
-        new = BatchAborted(f"the batch raised {kind(error)}, which cannot be copied")
-        new.__cause__ = error
-        return new
-    new.__cause__ = error.__cause__
-    new.__context__ = error.__context__
-    new.__suppress_context__ = error.__suppress_context__
+        return None
     return new
 
 
+def _content(error: BaseException, reduced: Any) -> Iterator[tuple[str, Any]]:
+    """Everything but the traceback that an exception holds."""
+    yield "args", error.args
+    if len(reduced) > 2:
+        yield from reduced[2].items()
+    for base in type(error).__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(error, name):
+                yield name, getattr(error, name)
+    if hasattr(error, "__notes__"):
+        yield "__notes__", list(error.__notes__)
+    yield "__cause__", error.__cause__
+    yield "__context__", error.__context__
+    yield "__suppress_context__", error.__suppress_context__
+
+
+def _uncopied(error: BaseException) -> BaseException:
+    told = BatchAborted(f"the batch raised {kind(error)}, which cannot be copied")
+    told.__cause__ = error
+    return told
+
+
 def _note_handler(error: BaseException, handler_error: BaseException) -> None:
-    error.add_note(f"on_error raised {kind(handler_error)} while it handled this")
+    with contextlib.suppress(Exception):  # an exception may refuse to be changed
+        error.add_note(f"on_error raised {kind(handler_error)} while it handled this")
     log.error("on_error raised %s", kind(handler_error))
 
 
 def _scrubbed(error: BaseException) -> Any:
     """`error` without frames that hold other callers' items, itself and its chain."""
-    error.__traceback__ = _clear(error.__traceback__)
+    error.with_traceback(_clear(error.__traceback__))
     _scrub_chain(error)
     return error
 
@@ -336,7 +375,7 @@ def _scrub_chain(error: BaseException) -> None:
         if id(link) in seen:
             continue
         seen.add(id(link))
-        link.__traceback__ = _clear(link.__traceback__)
+        link.with_traceback(_clear(link.__traceback__))
         todo += _linked(link)
 
 

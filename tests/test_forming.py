@@ -799,9 +799,7 @@ class FormingMachine(RuleBasedStateMachine):
     def begin(self, size: int, linger: float | None, room: int | None, workers: int) -> None:
         capacity = None if room is None else size + room
         self.size, self.linger, self.capacity = size, linger, capacity
-        self.desk = Desk(
-            self.kind, size=size, linger=linger, capacity=capacity, workers=workers
-        )
+        self.desk = Desk(self.kind, size=size, linger=linger, capacity=capacity, workers=workers)
         self.desk.appended = self._appended
         self.routes = [A, B, C]
         self.accepted: list[Entry] = []  # and not running, in order of submission

@@ -216,12 +216,12 @@ def test_capacity_below_size_is_refused(size: int, capacity: int) -> None:
 
 
 def test_infinite_linger_is_refused_with_a_hint() -> None:
-    with pytest.raises(ValueError, match="linger.*None"):
+    with pytest.raises(ValueError, match=r"linger.*None"):
         batched(echo, linger=math.inf)
 
 
 def test_messages_name_a_wrong_type_and_never_show_its_content() -> None:
-    with pytest.raises(TypeError, match="got str$") as caught:
+    with pytest.raises(TypeError, match=r"got str$") as caught:
         batched(echo, size="hunter2")  # type: ignore[call-overload]
     assert "hunter2" not in str(caught.value)
 
@@ -298,7 +298,7 @@ def test_linger_none_leaves_only_when_asked() -> None:
 )
 def test_a_wrong_timeout_is_refused(call: str, timeout: Any, error: type[Exception]) -> None:
     f = batched(echo)
-    with pytest.raises(error, match="^timeout must be"):
+    with pytest.raises(error, match=r"^timeout must be"):
         getattr(f, call)(timeout=timeout)
     assert f(1).result(LIMIT) == 1  # nothing was closed by it
 

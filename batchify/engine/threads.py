@@ -12,7 +12,7 @@ that it stays until the worker is awake.
 from __future__ import annotations
 
 from contextvars import Context
-from threading import get_ident
+from threading import TIMEOUT_MAX, get_ident
 from typing import Any
 from weakref import ref
 
@@ -117,7 +117,7 @@ class ThreadEngine(Engine):
         with self._lock:
             threads = [thread for thread in self._threads.values() if thread is not None]
         if not waits.serves(self):
-            end = None if timeout is None else self.seam.clock() + timeout
+            end = None if timeout is None else self.seam.clock() + min(timeout, TIMEOUT_MAX / 2)
             for thread in threads:
                 thread.join(None if end is None else max(0.0, end - self.seam.clock()))
 

@@ -77,6 +77,7 @@ class Forming:
             if state.__class__ is Done:
                 intake.popleft()
                 self.dead -= 1
+                self._dropped(entry)
                 continue
             if state.__class__ is Waiting:
                 told.append(state.admitted)
@@ -106,7 +107,6 @@ class Forming:
             )
             group.entries = deque(unique)
             group.dead = 0
-            group.forced = min(group.forced, len(group.entries))
             for entry in group.entries:
                 entry._s = group
         if intake and intake[0]._s.__class__ is Group:
@@ -118,6 +118,9 @@ class Forming:
 
     def _group(self, route: Any) -> Group:
         raise NotImplementedError
+
+    def _dropped(self, entry: Any) -> None:
+        """`entry` was cancelled in the intake, and is dropped from it now."""
 
     def _grown(self, group: Group, entry: Any) -> None:
         """`entry` came into `group`."""
@@ -173,7 +176,8 @@ class Forming:
         for group in self.groups():
             accepted += [entry for entry in group.entries if entry._s.__class__ is not Done]
             group.entries.clear()
-            group.dead = group.forced = 0
+            group.dead = 0
+            group.forced = None
         while self.intake:
             entry = self.intake.popleft()
             if entry._s.__class__ is not Done:
@@ -218,18 +222,17 @@ class Forming:
     def _drop_dead_front(self, group: Group) -> None:
         entries = group.entries
         while group.dead and entries and entries[0]._s.__class__ is Done:
-            entries.popleft()
+            if entries.popleft() is group.forced:
+                group.forced = None
             group.dead -= 1
-            if group.forced:
-                group.forced -= 1
 
     def _take_from(self, group: Group, batch: Any) -> list[Any]:
         taken: list[Any] = []
         entries = group.entries
         while entries and len(taken) < self.size:
             entry = entries.popleft()
-            if group.forced:
-                group.forced -= 1
+            if entry is group.forced:
+                group.forced = None
             if entry._s.__class__ is Done:
                 group.dead -= 1
             else:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from ..future import Done
 from .base import NEVER, NOTHING, Decision, Forming
-from .states import Group, Route
+from .states import Group, Route, Waiting
+
+Mark = tuple[float, int]  # when the oldest entry of a group was submitted; the number of the mark
 
 
 class Grouped(Forming):
     """A group for each route: only calls with equal extra arguments go together.
 
     Of the groups that are ready, the one with the oldest entry leaves first, so that a busy one
-    never starves a rare one. A heap of (time of the oldest entry, number) finds it; a mark is
-    valid while its number is the group's. A group without entries is gone at once.
+    never starves a rare one. Heaps of marks find it; a mark is valid while its number is known, and
+    holds nothing. A group without entries is gone at once.
     """
 
     def __init__(
@@ -26,9 +28,10 @@ class Grouped(Forming):
         self.by_route: dict[Any, Group] = {}
         self.gone: list[Any] = []  # routes that have no group any more, for the engine to forget
         self._marks = 0
-        self._oldest: list[tuple[float, int, Group]] = []
-        self._full: list[tuple[float, int, Group]] = []
-        self._forced: list[tuple[float, int, Group]] = []
+        self._by_mark: dict[int, Group] = {}
+        self._oldest: list[Mark] = []
+        self._full: list[Mark] = []
+        self._forced: list[Mark] = []
 
     def groups(self) -> list[Group]:
         return list(self.by_route.values())
@@ -44,12 +47,13 @@ class Grouped(Forming):
         if live == 1:
             self._note(group)
         elif live == self.size:
-            heappush(self._full, (group.entries[0]._t, group.mark, group))
+            self._push(self._full, group)
 
     def cancel(self, entry: Any) -> bool:
         state = entry._s
-        if state.__class__ is Route and state not in self.by_route:
-            self.gone.append(state)  # it may have been the only one
+        route = state.route if state.__class__ is Waiting else state
+        if route.__class__ is Route and route not in self.by_route:
+            self.gone.append(route)  # it may have been the only one
         return super().cancel(entry)
 
     def _shrunk(self, group: Group) -> None:
@@ -61,27 +65,37 @@ class Grouped(Forming):
     def _note(self, group: Group) -> None:
         """Put `group` on the heaps by its oldest entry."""
         self._drop_dead_front(group)
+        self._by_mark.pop(group.mark, None)
         self._marks += 1
         group.mark = self._marks
-        mark = (group.entries[0]._t, group.mark, group)
-        heappush(self._oldest, mark)
+        self._by_mark[group.mark] = group
+        self._push(self._oldest, group)
         if group.live >= self.size:
-            heappush(self._full, mark)
-        if group.forced:
-            heappush(self._forced, mark)
+            self._push(self._full, group)
+        if group.forced is not None:
+            self._push(self._forced, group)
+
+    def _push(self, heap: list[Mark], group: Group) -> None:
+        if len(heap) > 2 * len(self._by_mark) + 64:  # most of it is stale
+            heap[:] = [mark for mark in heap if mark[1] in self._by_mark]
+            heapify(heap)
+        heappush(heap, (group.entries[0]._t, group.mark))
 
     def _forget(self, group: Group) -> None:
-        group.mark = 0
+        self._by_mark.pop(group.mark, None)
         group.entries.clear()
-        group.dead = group.forced = 0
+        group.dead = 0
+        group.forced = None
         del self.by_route[group.route]
         self.gone.append(group.route)
 
-    @staticmethod
-    def _top(heap: list[tuple[float, int, Group]]) -> tuple[float, int, Group] | None:
-        while heap and heap[0][1] != heap[0][2].mark:
+    def _top(self, heap: list[Mark]) -> Group | None:
+        while heap:
+            group = self._by_mark.get(heap[0][1])
+            if group is not None:
+                return group
             heappop(heap)
-        return heap[0] if heap else None
+        return None
 
     def accept(self) -> list[Any]:
         """Let in what there is room for. Gives what those who waited are to be told by."""
@@ -95,28 +109,28 @@ class Grouped(Forming):
 
     def next(self, now: float) -> Decision:
         """Does a batch leave at `now`?"""
-        oldest = self._top(self._oldest)
-        if oldest is None:
+        first = self._top(self._oldest)
+        if first is None:
             return NOTHING
-        first = oldest[2]
+        due = None if self.linger is None else first.entries[0]._t + self.linger
         is_full = first.live >= self.size
         if self.hurry is not None:
             return Decision("size" if is_full else self.hurry, first)
         if self.linger == 0.0:
             return Decision("size" if is_full else "idle", first)
-        if self.linger is not None and now >= first.entries[0]._t + self.linger:
+        if due is not None and now >= due:
             return Decision("size" if is_full else "linger", first)
         forced, full = self._top(self._forced), self._top(self._full)
-        while full is not None and full[2].live < self.size:  # some were cancelled
+        while full is not None and full.live < self.size:  # some were cancelled
             heappop(self._full)
             full = self._top(self._full)
-        if full is not None and (forced is None or full[:2] <= forced[:2]):
-            return Decision("size", full[2])
-        if forced is not None:
-            return Decision("flush", forced[2])
+        if full is not None and (forced is None or self._full[0] <= self._forced[0]):
+            return Decision("size", full)
+        if forced is not None and forced.forced is not None:
+            return Decision("flush", forced)
         if self.is_pressed and not self.running:
             return Decision("capacity", first)
-        return Decision(None, None, None if self.linger is None else oldest[0] + self.linger)
+        return Decision(None, None, due)
 
     def take(self, group: Group, batch: Any) -> list[Any]:
         """Take the next batch; its entries get the state `batch`."""
@@ -130,9 +144,9 @@ class Grouped(Forming):
     def force(self) -> None:
         """What is accepted now leaves without lingering."""
         for group in self.by_route.values():
-            group.forced = len(group.entries)
-            if group.live:
-                heappush(self._forced, (group.entries[0]._t, group.mark, group))
+            was_forced, group.forced = group.forced, group.entries[-1]
+            if was_forced is None:
+                self._push(self._forced, group)
 
     def recount(self, running: int) -> None:
         super().recount(running)

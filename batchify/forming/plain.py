@@ -33,12 +33,9 @@ class Plain(Forming):
             self.fresh = 0
             return []
         intake = self.intake
-        group = self.group
         while self.dead and intake and intake[0]._s.__class__ is Done:
-            intake.popleft()
             self.dead -= 1
-            if group.forced and not group.entries:
-                group.forced -= 1
+            self._dropped(intake.popleft())
         held = len(intake)
         room = self._room()
         if not self.waiting and (room is None or held - self.dead <= room):
@@ -58,7 +55,6 @@ class Plain(Forming):
         self._drop_dead_front(group)
         live = self.grouped + (self.fresh - self.dead if self.fresh else 0)
         if live <= 0:
-            group.forced = 0
             if not group.entries:
                 group.route = None
             return NOTHING
@@ -66,7 +62,7 @@ class Plain(Forming):
             return Decision("size", group)
         if self.hurry is not None:
             return Decision(self.hurry, group)
-        if group.forced:
+        if group.forced is not None:
             return Decision("flush", group)
         if self.linger is None:
             return NOTHING
@@ -96,7 +92,8 @@ class Plain(Forming):
                 else:
                     entry._s = batch
             self.fresh -= len(chunk)
-            group.forced = max(0, group.forced - len(chunk))
+            if group.forced is not None and group.forced in chunk:
+                group.forced = None
             if dead:
                 self.dead -= dead
                 chunk = [entry for entry in chunk if entry._s is batch]
@@ -106,7 +103,14 @@ class Plain(Forming):
 
     def force(self) -> None:
         """What is accepted now leaves without lingering."""
-        self.group.forced = len(self.group.entries) + self.fresh
+        if self.fresh:
+            self.group.forced = self.intake[self.fresh - 1]
+        elif self.group.entries:
+            self.group.forced = self.group.entries[-1]
+
+    def _dropped(self, entry: Any) -> None:
+        if entry is self.group.forced:  # the one before it, if it has not left
+            self.group.forced = self.group.entries[-1] if self.group.entries else None
 
     def threshold(self, is_free: bool) -> int:
         """The length of the intake at which a caller must look.

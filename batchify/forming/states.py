@@ -62,11 +62,8 @@ class Group:
         self.route = route
         self.entries: deque[Any] = deque()
         self.dead = 0  # cancelled ones among the entries
-        self.forced = 0  # how many at the front must leave now
+        self.forced: Any = None  # the youngest entry that must leave now, and all before it
         self.mark = 0  # which mark on the heaps of groups is the valid one
-
-    def __lt__(self, other: Group) -> bool:
-        return False  # on a heap, equal marks are marks of the same group
 
     @property
     def live(self) -> int:

@@ -1,0 +1,1 @@
+"""The commands of `python -m batchify`, a module each; imported when asked for."""
