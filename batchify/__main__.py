@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="A function that takes a list becomes one that is called with one item.",
     )
     parser.add_argument("--version", action="version", version=f"batchify {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_demo(commands)
     return parser
 
@@ -60,22 +60,22 @@ def _add_demo(commands: argparse._SubParsersAction[Any]) -> None:
         "demo",
         help="what batching gains, and for whom not, on an SQLite file",
         description="Insert rows into an SQLite file, one call each and batched, from threads and "
-        "from asyncio, and compare. It needs the extra: pip install 'batchify-py[demo]'.",
+        "from asyncio, and compare. It needs rich, which the extra `demo` brings.",
     )
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
         "--seconds",
-        type=_positive_seconds,
+        type=seconds,
         default=DEFAULT_SECONDS,
         metavar="N",
         help="run for about N seconds in all (default: %(default)g)",
     )
     amount.add_argument(
-        "--rows", type=_positive_count, metavar="N", help="insert N rows for each line instead"
+        "--rows", type=rows, metavar="N", help="insert N rows for each line instead"
     )
     parser.add_argument(
         "--file",
-        type=_new_file,
+        type=new_file,
         metavar="PATH",
         help="a new database file, which is kept (default: a temporary one, removed at the end)",
     )
@@ -95,35 +95,33 @@ def _demo(given: argparse.Namespace) -> int:
     return demo.run(seconds=given.seconds, rows=given.rows, file=given.file)
 
 
-# ---- kinds of arguments ----
+# ---- kinds of arguments; argparse calls a bad one by the function's name ----
 
 
-def _positive_seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
+def seconds(text: str) -> float:
+    """A time that is not over at once, and that ends."""
+    value = float(text)
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError("must be more than 0")
-    return seconds
+    return value
 
 
-def _positive_count(text: str) -> int:
-    count = int(text)
-    if count < 1:
+def rows(text: str) -> int:
+    """A number of rows, at least one."""
+    value = int(text)
+    if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
-    return count
+    return value
 
 
-def _new_file(text: str) -> Path:
+def new_file(text: str) -> Path:
+    """The path of a file that can be made."""
     path = Path(text)
     if path.exists():
         raise argparse.ArgumentTypeError(f"{text} exists; the demo wants a file of its own")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{path.parent} is no directory")
     return path
-
-
-# argparse says "invalid int value" with the name of the function.
-_positive_seconds.__name__ = "number"
-_positive_count.__name__ = "int"
 
 
 if __name__ == "__main__":

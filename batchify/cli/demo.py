@@ -34,7 +34,7 @@ from ..stats import Stats
 SIZE = 500
 UNDER_WAY = 250
 # Each scenario has several short turns, not a long one: disks have good and bad seconds.
-ROUNDS = 6
+ROUNDS = 10
 # How often the bar moves, in seconds; seldom, as it takes the interpreter from the callers.
 TICK = 0.1
 # Below so many seconds, a commit has not waited for any disk.
@@ -400,7 +400,7 @@ def brief(number: float) -> str:
 
 def table(outcomes: Outcomes) -> Table:
     """A line for each scenario; it fits into 80 columns."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("callers", no_wrap=True)
     for heading in ("rows", "rows/s", "gain", "mean\nbatch", "p50\nms", "p99\nms"):
         shown.add_column(heading, justify="right", no_wrap=True)
@@ -430,7 +430,7 @@ def verdict(outcomes: Outcomes) -> list[str]:
         f"A call pays for a commit, {commit * 1000:.2g} ms here; a batch pays for one too, however "
         f"many rows it has. 16 threads that each wait for their own row get "
         f"{outcomes[PER_CALL_CROWD].rate:,.0f} rows/s per call and {crowd.rate:,.0f} batched, "
-        f"as {crowd.mean_batch or 1:.1f} of them share a commit.",
+        f"with {crowd.mean_batch or 1:.1f} rows to a commit.",
         f"The lone caller gains nothing ({gain:.2f}x{noise}): it waits for the same commit, and "
         "for the way to a worker thread and back.",
         "Batching pays with a fixed cost per call and many calls at once. Who has the rows in a "
@@ -463,11 +463,12 @@ def run(*, seconds: float, rows: int | None = None, file: Path | None = None) ->
         with progress_bar() as watch:
             outcomes = measure(path, shares(seconds, rows), watch)
         stored = check(path, outcomes)
+    console.print()
     console.print(table(outcomes))
     console.print(
-        f"Checked: all {stored:,} rows are in the file, each once, and each caller got the id of "
-        "its own row. Latency is from the call to its result, gain is over 1 thread per call, "
-        f"4 threads x {UNDER_WAY} submit {UNDER_WAY} rows each before they collect."
+        "\nGain: over 1 thread per call. p50 and p99: from the call to its result.\n"
+        f"4 threads x {UNDER_WAY}: each submits {UNDER_WAY} rows, then collects their ids.\n"
+        f"Checked: all {stored:,} rows are in the file, each once; each caller got its own id."
     )
     for paragraph in verdict(outcomes):
         console.print(f"\n{paragraph}")

@@ -11,7 +11,7 @@ Fork: one hook for the module, over a weak set of engines.
 from __future__ import annotations
 
 import atexit
-import contextlib
+import logging
 import os
 import threading
 import time
@@ -22,9 +22,12 @@ from weakref import WeakSet
 
 from .. import waits
 
+log = logging.getLogger("batchify")
+
 _engines: WeakSet[Any] = WeakSet()
 _child_hooks: list[Callable[[], None]] = []
 _is_hooked = False
+_is_ending = False
 
 
 def register(engine: Any) -> None:
@@ -32,6 +35,8 @@ def register(engine: Any) -> None:
     _engines.add(engine)
     if not _is_hooked:
         _hook()
+    if _is_ending and hasattr(engine, "hurry"):
+        engine.hurry()  # made by a batch that runs at the end
 
 
 def after_fork_in_child(hook: Callable[[], None]) -> None:
@@ -40,18 +45,22 @@ def after_fork_in_child(hook: Callable[[], None]) -> None:
 
 
 def _hook() -> None:
-    global _is_hooked
+    global _is_hooked, _is_ending
     _is_hooked = True
     atexit.register(_at_exit)
     early = getattr(threading, "_register_atexit", None)  # private: gh-86128 asks for a public one
     if early is not None:
-        with contextlib.suppress(RuntimeError):  # the exit has begun: the other one is in time
+        try:
             early(_at_exit)
+        except RuntimeError:  # the exit has begun, perhaps in an atexit function: calls wait
+            _is_ending = True
 
 
 if hasattr(os, "register_at_fork"):
 
     def _forked() -> None:
+        global _is_ending
+        _is_ending = False
         waits.forget()
         for hook in _child_hooks:
             hook()
@@ -63,6 +72,8 @@ if hasattr(os, "register_at_fork"):
 
 def _at_exit() -> None:
     """Run what was accepted, as long as each function's `exit_timeout` allows."""
+    global _is_ending
+    _is_ending = True
     began = time.monotonic()
     while True:
         working = [engine for engine in list(_engines) if hasattr(engine, "hurry")]
@@ -98,9 +109,11 @@ def give_up(engine: Any) -> None:
     """End what is left in `Closed`, and say so."""
     count = engine.closed()
     if count:
-        warnings.warn(
+        told = (
             f"{engine.options.name}: {count} items were not done within "
-            f"{engine.options.exit_timeout:g} s of the end; they ended in Closed",
-            RuntimeWarning,
-            stacklevel=2,
+            f"{engine.options.exit_timeout:g} s of the end; they ended in Closed"
         )
+        try:
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
+        except RuntimeWarning:  # made an error; the others must come to their end all the same
+            log.error(told)

@@ -216,9 +216,9 @@ class LoopEngine(Engine):
                 answer = request.function(*request.args, **request.kwargs)
                 if inspect.isawaitable(answer):
                     answer = await answer
-            except GeneratorExit:  # the loop went away: nothing can be awaited any more
-                raise
             except BaseException as error:
+                if isinstance(error, GeneratorExit) and running_loop() is not self.port.loop:
+                    raise  # the loop went away: nothing can be awaited any more
                 answer = caught(error)
                 del error
             del request

@@ -1,0 +1,646 @@
+"""The ends of a process: contract 6 and 8.
+
+Each test runs a script to its end. The script writes down what was accepted and what its batches
+processed, and the two must agree; when it leaves, it writes down the time.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROMPT = 3.0  # seconds that an end without a hanging batch may take
+EXIT_TIMEOUT = 0.5  # of functions that hang
+GIVEN_UP = 2.5  # seconds that an end with hanging batches may take
+# gh-113964: 3.12.0 to 3.12.2 start no thread after main ended, whoever asks for it.
+NO_LATE_THREADS = (3, 12, 0) <= sys.version_info < (3, 12, 3)
+
+# ---- what all scripts begin with ----
+
+NOTES = '''
+import asyncio, atexit, multiprocessing, os, signal, sys, threading, time
+from batchify import batched
+
+def note(file, who, items):
+    """One write, so that threads and processes do not mix their lines."""
+    with open(file, "a") as out:
+        out.write("".join(f"{who} {item}\\n" for item in items))
+
+def call(who, f, item):
+    future = f(item)
+    note("accepted", who, [item])
+    return future
+
+def try_call(who, f, item):
+    "A call that may come too late for a thread to start."
+    try:
+        call(who, f, item)
+    except RuntimeError:
+        note("refused", who, [item])
+
+def leaving():
+    note("left", time.monotonic(), [""])
+
+def until(fact):
+    end = time.monotonic() + 10
+    while not fact():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.001)
+
+kept = []  # what a module would hold
+'''
+
+
+# Every kind of function, in every state that the end may find it in.
+MATRIX = """
+KINDS = ("def", "async", "method", "chain", "nested")
+STATES = {
+    "idle": {},
+    "lingers": {"linger": 1000},
+    "runs": {"size": 1},  # one batch runs, one item waits for its end
+    "full": {"size": 2, "capacity": 4, "linger": 1000},  # and one caller waits for room
+}
+
+def make(kind, state):
+    "A function, and an event that its first batch sets."
+    who, options, begun = f"{kind}-{state}", STATES[state], threading.Event()
+    pause = 0.2 if state in ("runs", "full") else 0
+
+    def work(items):
+        begun.set()
+        time.sleep(pause)
+        note("done", who, items)
+
+    if kind == "def":
+        f = batched(work, **options)
+    elif kind == "async":
+        @batched(**options)
+        async def f(items):
+            begun.set()
+            await asyncio.sleep(pause)
+            note("done", who, items)
+    elif kind == "method":
+        class Owner:
+            @batched(**options)
+            def f(self, items):
+                work(items)
+        f = Owner().f
+    else:
+        @batched(**options)
+        def tail(items):
+            note("done", who + "-tail", items)
+
+        @batched(**options)
+        def f(items):
+            work(items)
+            futures = [call(who + "-tail", tail, item) for item in items]
+            if kind == "nested":
+                [future.result(10) for future in futures]
+    return f, begun
+
+def fill(kinds=KINDS):
+    "Bring each kind of function into each state."
+    for kind in kinds:
+        for state in STATES:
+            who = f"{kind}-{state}"
+            f, begun = make(kind, state)
+            kept.append(f)
+            if state == "idle":
+                call(who, f, 0).result(10)
+            elif state == "lingers":
+                [call(who, f, n) for n in range(3)]
+            elif state == "runs":
+                [call(who, f, n) for n in range(2)]
+                assert begun.wait(10)
+            else:
+                [call(who, f, n) for n in range(4)]
+                assert begun.wait(10)
+                threading.Thread(target=call, args=(who, f, 4)).start()
+                until(lambda: f.stats().submitted == 5)
+    leaving()
+"""
+
+# The least that the batches of MATRIX processed, where a thread may start late, and where not:
+# 11 items of each of five kinds, and those that the last two sent on. (One caller that waits for
+# room may be refused.)
+LEAST = 5 * 10 + (2 if NO_LATE_THREADS else 2 * 10)
+
+
+class End:
+    """What a script did, and how it ended."""
+
+    def __init__(self, code: int, stderr: str, where: Path, ended: float) -> None:
+        self.code = code
+        self.stderr = stderr
+        self.where = where
+        self.ended = ended
+
+    def lines(self, file: str) -> list[str]:
+        path = self.where / file
+        return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def seconds(self) -> float:
+        """How long the end took, from where the script left."""
+        return self.ended - float(self.lines("left")[-1])
+
+    @property
+    def warnings(self) -> list[str]:
+        return [line for line in self.stderr.splitlines() if "Warning: " in line]
+
+    def expect_quiet(self, code: int = 0, error: str = "") -> None:
+        """It ended with this code, and said nothing but this error, which is the script's own."""
+        if error:
+            assert self.stderr.count("Traceback") == 1, self.stderr
+            assert self.stderr.splitlines()[-1].startswith(error), self.stderr
+            for noise in ("Exception ignored", "never retrieved", "Warning"):
+                assert noise not in self.stderr
+        else:
+            assert self.stderr == ""
+        assert self.code == code
+
+    def expect_processed(self, at_least: int) -> None:
+        """Everything accepted was processed once, and the end was prompt."""
+        accepted, done = Counter(self.lines("accepted")), Counter(self.lines("done"))
+        assert not accepted - done, "lost"
+        assert not done - accepted, "more than once"
+        assert accepted.total() >= at_least
+        assert self.seconds < PROMPT
+
+
+class Runner:
+    """Runs a script in a directory of its own."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+
+    def __call__(self, *parts: str, arguments: Sequence[str] = ()) -> End:
+        (self.where / "app.py").write_text(NOTES + "\n".join(parts))
+        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+        # 3.12 warns of forks with threads, which is what some scripts are about.
+        command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "app.py"]
+        ended = subprocess.run(
+            [*command, *arguments],
+            cwd=self.where,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            capture_output=True,
+            text=True,
+            timeout=40,
+            check=False,
+        )
+        return End(ended.returncode, ended.stderr, self.where, time.monotonic())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Runner:
+    return Runner(tmp_path)
+
+
+# ---- the ways to leave ----
+
+PATHS = """
+def end_of_a_process(start_method):
+    context = multiprocessing.get_context(start_method)
+    child = context.Process(target=fill)
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0, child.exitcode
+
+if __name__ == "__main__":
+    path = sys.argv[1]
+    if path == "return":
+        fill()
+    elif path == "sys.exit":
+        fill()
+        sys.exit(3)
+    elif path == "error":
+        fill()
+        raise ValueError("this is how it ends")
+    elif path == "SIGINT":
+        fill()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    elif path == "SIGTERM":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
+        fill()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    elif path == "os.fork":
+        f, _ = make("def", "idle")
+        g, _ = make("async", "idle")
+        call("def-idle", f, -1).result(10), call("async-idle", g, -1).result(10)
+        child = os.fork()
+        if not child:
+            fill()
+            sys.exit(5)
+        status = os.waitpid(child, 0)[1]
+        assert os.waitstatus_to_exitcode(status) == 5, status
+    else:
+        end_of_a_process(path)
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "error"),
+    [
+        ("return", 0, ""),
+        ("sys.exit", 3, ""),
+        ("error", 1, "ValueError: this is how it ends"),
+        ("SIGINT", -2, "KeyboardInterrupt"),
+        ("SIGTERM", 4, ""),
+        ("os.fork", 0, ""),
+        ("fork", 0, ""),
+        ("spawn", 0, ""),
+        ("forkserver", 0, ""),
+    ],
+)
+def test_all_that_was_accepted_is_processed(run: Runner, path: str, code: int, error: str) -> None:
+    end = run(MATRIX, PATHS, arguments=[path])
+    end.expect_quiet(code, error)
+    end.expect_processed(LEAST)
+
+
+def test_what_nobody_holds_any_more_is_processed_too(run: Runner) -> None:
+    end = run(MATRIX, "fill()\nkept.clear()")
+    end.expect_quiet()
+    end.expect_processed(LEAST)
+
+
+def test_threads_that_go_on_after_main(run: Runner) -> None:
+    """Their items are processed also when they use a function for the first time then."""
+    threads = """
+        def go_on(kind, state):
+            f, begun = make(kind, state)
+            who = f"{kind}-{state}"
+            if state == "lingers":
+                kept.append(call(who, f, -1))
+            threading.main_thread().join()
+            for n in range(5):
+                try_call(who, f, n)
+
+        def main():
+            for kind in KINDS:
+                for state in ("idle", "lingers"):
+                    threading.Thread(target=go_on, args=(kind, state)).start()
+            until(lambda: len(kept) == len(KINDS))
+            leaving()
+
+        if __name__ == "__main__":
+            main()
+    """
+    end = run(MATRIX, dedent(threads))
+    end.expect_quiet()
+    end.expect_processed(2 if NO_LATE_THREADS else 70)
+    assert NO_LATE_THREADS or not end.lines("refused")
+
+
+def test_threads_that_go_on_in_a_child_of_multiprocessing(run: Runner) -> None:
+    """No `atexit` there."""
+    child = """
+        @batched(linger=1000)
+        def used(items):
+            note("done", "used", items)
+
+        @batched(linger=1000)
+        def new(items):
+            note("done", "new", items)
+
+        def go_on(main_is_over):
+            until(main_is_over)
+            for f, who in ((used, "used"), (new, "new")):
+                try_call(who, f, 1)
+
+        def child():
+            future = call("used", used, 0)
+            threading.Thread(target=go_on, args=(future.done,)).start()
+            leaving()
+
+        if __name__ == "__main__":
+            process = multiprocessing.get_context("fork").Process(target=child)
+            process.start()
+            process.join(20)
+            assert process.exitcode == 0, process.exitcode
+    """
+    end = run(dedent(child))
+    end.expect_quiet()
+    end.expect_processed(2 if NO_LATE_THREADS else 3)
+
+
+def test_items_that_batches_and_callbacks_submit_at_the_end(run: Runner) -> None:
+    chains = """
+        @batched(linger=1000)
+        def countdown(items):
+            note("done", "countdown", items)
+            [call("countdown", countdown, item - 1) for item in items if item]
+
+        @batched(linger=1000)
+        async def acountdown(items):
+            note("done", "acountdown", items)
+            [call("acountdown", acountdown, item - 1) for item in items if item]
+
+        @batched(linger=1000)
+        def told(items):
+            note("done", "told", items)
+
+        call("countdown", countdown, 20)
+        call("acountdown", acountdown, 20)
+        future = call("countdown", countdown, 0)
+        future.add_done_callback(lambda _: try_call("told", told, 1))
+        leaving()
+    """
+    end = run(dedent(chains))
+    end.expect_quiet()
+    end.expect_processed(43 if NO_LATE_THREADS else 44)
+
+
+def test_atexit_functions_that_submit(run: Runner) -> None:
+    """Those that come before the library's own hook, and those that come after it."""
+    hooks = """
+        @batched(linger=1000)
+        def used(items):
+            note("done", "used", items)
+
+        @batched(linger=1000)
+        def new(items):
+            note("done", "new", items)
+
+        def last():
+            for f, who in ((used, "used"), (new, "new")):
+                try_call(who, f, "last")
+
+        atexit.register(last)
+        call("used", used, 0)
+        atexit.register(call, "used", used, "first")
+        leaving()
+    """
+    end = run(dedent(hooks))
+    end.expect_quiet()
+    end.expect_processed(3 if NO_LATE_THREADS else 4)
+
+
+def test_the_first_use_is_in_an_atexit_function(run: Runner) -> None:
+    hook = """
+        @batched(linger=1000)
+        def f(items):
+            note("done", "f", items)
+
+        @atexit.register
+        def last():
+            try_call("f", f, 1)
+
+        leaving()
+    """
+    end = run(dedent(hook))
+    end.expect_quiet()
+    end.expect_processed(0 if NO_LATE_THREADS else 1)
+    assert bool(end.lines("refused")) is NO_LATE_THREADS
+
+
+# ---- event loops ----
+
+
+def test_the_end_of_asyncio_run(run: Runner) -> None:
+    """Items of `async def` that wait run before the loop closes; lingers of `def` go on."""
+    loops = """
+        @batched(linger=1000)
+        async def lingers(items):
+            await asyncio.sleep(0.01)
+            note("done", "lingers", items)
+
+        @batched(size=2, capacity=2, linger=1000)
+        async def full(items):
+            note("done", "full", items)
+
+        @batched(linger=1000)
+        async def chain(items):
+            note("done", "chain", items)
+            [call("tail", tail, item) for item in items]
+
+        @batched(linger=1000)
+        async def tail(items):
+            note("done", "tail", items)
+
+        @batched(linger=1000)
+        def threaded(items):
+            note("done", "threaded", items)
+
+        async def main(round):
+            [call("lingers", lingers, (round, n)) for n in range(3)]
+            [call("full", full, (round, n)) for n in range(5)]
+            call("chain", chain, (round, 0))
+            future = call("threaded", threaded, (round, 0))
+            note("left", time.monotonic(), [""])
+            return future
+
+        first = asyncio.run(main(1))
+        assert not first.done()
+        assert threaded.stats().pending == 1
+        second = asyncio.run(main(2))
+        assert not second.done()
+        leaving()
+    """
+    end = run(dedent(loops))
+    end.expect_quiet()
+    end.expect_processed(22)
+    first, _, last = (float(line) for line in end.lines("left"))
+    assert last - first < PROMPT
+
+
+def test_the_end_of_asyncio_run_ends_what_runs(run: Runner) -> None:
+    """Their items end in `BatchAborted`; also when main was ended by an error or by Ctrl-C."""
+    loops = """
+        async def main(end):
+            begun = asyncio.Event()
+
+            @batched(size=1)
+            async def f(items):
+                begun.set()
+                if items != ["waits"]:
+                    await asyncio.sleep(1000)
+                note("done", end, items)
+
+            running, waiting = f("runs"), call(end, f, "waits")
+            kept.append((running, waiting))
+            await begun.wait()
+            note("left", time.monotonic(), [""])
+            if end == "error":
+                raise ValueError
+            if end == "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(10)
+
+        for end in ("return", "error", "interrupt"):
+            try:
+                asyncio.run(main(end))
+            except (ValueError, KeyboardInterrupt):
+                pass
+            running, waiting = kept[-1]
+            note("ends", end, [type(running.exception(0)).__name__, waiting.exception(0)])
+        leaving()
+    """
+    end = run(dedent(loops))
+    end.expect_quiet()
+    ends = ("return", "error", "interrupt")
+    assert end.lines("ends") == [
+        f"{end} {kind}" for end in ends for kind in ("BatchAborted", "None")
+    ]
+    end.expect_processed(3)
+
+
+def test_the_process_ends_while_a_loop_runs_in_another_thread(run: Runner) -> None:
+    """Its items are processed; what a daemon's loop does then is nobody's business."""
+    loops = """
+        @batched(linger=1000)
+        async def f(items):
+            await asyncio.sleep(0.01)
+            note("done", "f", items)
+
+        async def main():
+            [call("f", f, n) for n in range(3)]
+            await asyncio.sleep(1000)
+
+        threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
+        until(lambda: f.stats().pending == 3)
+        leaving()
+    """
+    end = run(dedent(loops))
+    end.expect_quiet()
+    end.expect_processed(3)
+
+
+# ---- batches that hang ----
+
+HANGING = """
+options = {"size": 2, "exit_timeout": float(sys.argv[1])}
+
+@batched(**options)
+def sleeps(items):
+    note("begun", "sleeps", items)
+    time.sleep(1000)
+
+@batched(**options)
+def deaf(items):
+    note("begun", "deaf", items)
+    while True:
+        try:
+            threading.Event().wait(1000)
+        except BaseException:
+            pass
+
+@batched(**options)
+def yields(items):
+    note("begun", "yields", items)
+    yield "first"
+    time.sleep(1000)
+
+@batched(**options)
+async def awaits(items):
+    note("begun", "awaits", items)
+    await asyncio.sleep(1000)
+
+@batched(**options)
+def good(items):
+    note("done", "good", items)
+
+FUNCTIONS = {"sleeps": sleeps, "deaf": deaf, "yields": yields, "awaits": awaits}
+futures = []
+
+def begun(who):
+    return os.path.exists("begun") and who in open("begun").read()
+
+@atexit.register  # after the library's own, which comes with the first call
+def look():
+    if futures:
+        note("ends", "", [type(f.exception(0)).__name__ for f in futures])
+
+def hang():
+    for who, f in FUNCTIONS.items():
+        futures.extend(f(n) for n in range(1 if who == "yields" else 2))
+        until(lambda: begun(who))
+        futures.append(f(2))
+    call("good", good, 1)
+    leaving()
+"""
+
+
+def test_batches_that_hang_do_not_hold_the_process(run: Runner) -> None:
+    """All within one `exit_timeout`: the waits do not add up."""
+    end = run(HANGING, "hang()", arguments=[str(EXIT_TIMEOUT)])
+    assert end.code == 0
+    end.expect_processed(1)
+    assert EXIT_TIMEOUT <= end.seconds < GIVEN_UP
+    # `yields` gave its first item a result.
+    counts = {"sleeps": 3, "deaf": 3, "yields": 1, "awaits": 3}
+    assert len(end.warnings) == len(counts), end.stderr
+    for who, count in counts.items():
+        (line,) = (line for line in end.warnings if f"RuntimeWarning: {who}: " in line)
+        assert f" {count} item" in line
+    for noise in ("Traceback", "Exception ignored", "never retrieved", "destroyed"):
+        assert noise not in end.stderr, end.stderr
+    assert Counter(line.strip() for line in end.lines("ends")) == {"Closed": 10, "NoneType": 1}
+
+
+def test_an_async_batch_that_blocks_its_loop_does_not_hold_the_process(run: Runner) -> None:
+    blocks = """
+        @batched(exit_timeout=float(sys.argv[1]))
+        async def blocks(items):
+            note("begun", "blocks", items)
+            time.sleep(1000)
+
+        @batched(exit_timeout=float(sys.argv[1]))
+        async def shares(items):  # the loop in the background is one for all functions
+            note("done", "shares", items)
+
+        kept += [blocks(1)]
+        until(lambda: os.path.exists("begun"))
+        kept += [shares(1)]
+        leaving()
+    """
+    end = run(dedent(blocks), arguments=[str(EXIT_TIMEOUT)])
+    assert end.code == 0
+    assert EXIT_TIMEOUT <= end.seconds < GIVEN_UP
+    assert len(end.warnings) == 2
+    assert "Traceback" not in end.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_batch_that_hangs_does_not_hold_a_child(run: Runner, method: str) -> None:
+    parent = """
+        if __name__ == "__main__":
+            context = multiprocessing.get_context(sys.argv[2])
+            child = context.Process(target=hang)
+            child.start()
+            child.join(20)
+            assert child.exitcode == 0, child.exitcode
+    """
+    end = run(HANGING, dedent(parent), arguments=[str(EXIT_TIMEOUT), method])
+    assert end.code == 0
+    end.expect_processed(1)
+    assert len(end.warnings) == 4
+    assert "Traceback" not in end.stderr
+
+
+def test_a_timeout_of_nothing(run: Runner) -> None:
+    """Nothing is waited for; the process ends all the same, and says what was left."""
+    end = run(HANGING, "hang()", arguments=["0"])
+    assert end.code == 0
+    assert end.seconds < GIVEN_UP
+    assert len(end.warnings) >= 4
+    assert "Traceback" not in end.stderr
+
+
+def test_warnings_as_errors_do_not_stop_the_end(run: Runner) -> None:
+    """Each function is still given up, and the code of the process is not touched."""
+    end = run(HANGING, 'import warnings; warnings.simplefilter("error"); hang()', arguments=["0.1"])
+    assert end.code == 0
+    assert end.seconds < GIVEN_UP
+    assert Counter(line.strip() for line in end.lines("ends")) == {"Closed": 10, "NoneType": 1}
