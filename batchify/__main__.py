@@ -16,7 +16,7 @@ from typing import Any
 from ._version import __version__
 
 PROG = "python -m batchify"
-DEFAULT_SECONDS = 12.0
+DEFAULT_SECONDS = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -214,11 +214,8 @@ class BatchFuture(Future[R], Generic[R]):
         Returns:
             True when the future is cancelled now, False when it is too late.
         """
-        state = self._s
-        if state.__class__ is Done:
-            return state is CANCELLED
-        engine: Engine = state.engine
-        return engine.cancel(self)
+        engine = self._engine()
+        return self._s is CANCELLED if engine is None else engine.cancel(self)
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(future)` at the end, in the thread that brings it; at once when done.
@@ -251,12 +248,22 @@ class BatchFuture(Future[R], Generic[R]):
 
     # ---- how it waits ----
 
+    def _engine(self) -> Engine | None:
+        """The engine, None when it is done."""
+        while True:
+            state = self._s
+            if state.__class__ is Done:
+                return None
+            engine: Engine | None = state.engine
+            if engine is not None:  # else the state has just changed
+                return engine
+
     def _watch(self, poke: Callable[[Any], object]) -> bool:
         """Have `poke(self)` called at the end, exactly once; False when it is done already."""
-        state = self._s
-        if state.__class__ is Done:
+        engine = self._engine()
+        if engine is None:
             return False
-        watched = state.engine.watched
+        watched = engine.watched
         pokes = watched.get(self)
         if pokes is None:
             pokes = watched.setdefault(self, deque())
@@ -273,10 +280,9 @@ class BatchFuture(Future[R], Generic[R]):
             return
 
     def _wait(self, timeout: float | None) -> None:
-        state = self._s
-        if state.__class__ is Done:
+        engine = self._engine()
+        if engine is None:
             return
-        engine: Engine = state.engine
         waits.check(self)
         bell = engine.seam.bell()
         poke = bell.poke

@@ -127,10 +127,8 @@ class LoopFuture(BatchFuture[R]):
         Returns:
             True when the future is cancelled by this call, as asyncio futures do.
         """
-        state = self._s
-        if state.__class__ is Done:
-            return False
-        return bool(state.engine.cancel(self))
+        engine = self._engine()
+        return False if engine is None else engine.cancel(self)
 
     def add_done_callback(
         self, fn: Callable[[Any], object], *, context: Context | None = None

@@ -19,9 +19,15 @@ class Scopes:
     """The engines of one decorated function, by the identity of whose method it is."""
 
     def __init__(self, options: Options, is_async: bool, seam: Any) -> None:
+        # Imported here, not with the package (asyncio is slow to import), and not by the first
+        # call, which may come from a finalizer in the middle of just this import.
+        from .engine.loops import AsyncEngine
+        from .engine.seam import THREADS
+        from .engine.threads import ThreadEngine
+
         self._options = options
-        self._is_async = is_async
-        self._seam = seam
+        self._kind: Any = AsyncEngine if is_async else ThreadEngine
+        self._seam = THREADS if seam is None else seam
         self._lock = threading.RLock()
         self._own: Scope | None = None
         # By id: a weak reference to the owner, and its scope. Of an owner that cannot be
@@ -72,16 +78,8 @@ class Scopes:
             return scope
 
     def _make(self, function: Callable[..., Any]) -> Scope:
-        from .engine.seam import THREADS
-
-        seam = THREADS if self._seam is None else self._seam
-        if self._is_async:
-            from .engine.loops import AsyncEngine
-
-            return AsyncEngine(self._options, takes_more(function), seam)
-        from .engine.threads import ThreadEngine
-
-        return ThreadEngine(self._options, takes_more(function), seam)
+        scope: Scope = self._kind(self._options, takes_more(function), self._seam)
+        return scope
 
 
 def is_async(function: Any) -> bool:

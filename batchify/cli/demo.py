@@ -28,8 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from ..api import Batched, batched
-from ..stats import Stats
+from .. import Batched, Stats, batched
 
 SIZE = 500
 UNDER_WAY = 250

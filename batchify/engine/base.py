@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import Forked
-from ..forming import Group, Route
+from ..forming import Group, Route, Waiting
 from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure, Refused
 from ..loopfuture import LoopFuture
 from ..options import Options
@@ -215,19 +215,19 @@ class Engine(Entry):
         return left
 
     def _turn_away(self, away: list[BatchFuture[Any]]) -> list[BatchFuture[Any]]:
-        """Refuse those who waited for room: the calls that block raise, the futures end."""
-        ended = []
+        """Refuse those who have no room: the calls that wait raise, the futures end."""
         for future in away:
             state = future._s
+            if state.__class__ is not Waiting:
+                future._s = CANCELLED  # its call is still on the way in, and will raise
+                continue
             self.counts.rejected += 1
             if isinstance(future, LoopFuture):
-                ended += self._end_with((future,), self._closed, Refused)
+                self._end_with((future,), self._closed, Refused)
             else:
-                self.counts.rejected -= state.__class__ is Route  # its caller counts itself
                 future._s = CANCELLED
-                ended.append(future)
             self._tell_admitted(state)
-        return ended
+        return away
 
     def closed(self, abandon: bool = True) -> int:
         """The end of a close: what is left ends in `Closed`. Gives how many those were.

@@ -180,7 +180,7 @@ class Entry:
         bell = None
         with self._lock:
             self._begin()
-            if self.state is not OPEN:
+            if self.state is not OPEN or future._s is CANCELLED:
                 if self._take_back(future):
                     raise self._refused(future, self._closed())
                 self._end()
@@ -267,7 +267,10 @@ class Entry:
             bell.wait(self.options.exit_timeout)
 
     def _take_back(self, future: BatchFuture[Any]) -> bool:
-        """Take an item out that was appended a moment ago; False when a batch has it."""
+        """Take an item out that was appended a moment ago; False when it was let in.
+
+        It is cancelled already when a close turned it away; who closed may have started again.
+        """
         return future._s is CANCELLED or self.forming.withdraw(future)
 
     def _refused(self, future: BatchFuture[Any], error: Exception) -> Exception:

@@ -71,7 +71,10 @@ class Group:
 
     @property
     def engine(self) -> Any:
-        return self.route.engine
+        """The engine; None when the entries have left: their state has changed then."""
+        route = self.route
+        return None if route is None else route.engine
 
     def holders(self, me: Any) -> Any:
-        return self.route.engine.holders(me)
+        engine = self.engine
+        return None if engine is None else engine.holders(me)

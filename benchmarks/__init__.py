@@ -1,0 +1,1 @@
+"""How fast batchify is, against what one would use instead: `python -m benchmarks`."""

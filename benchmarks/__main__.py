@@ -1,0 +1,82 @@
+"""`python -m benchmarks`: see README.md beside this file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+
+from . import adapters, check, report
+from .harness import Sample, compare, say
+from .scenarios import SCENARIOS
+
+
+def main() -> int:
+    """Run what was asked for; 1 when a limit of `--check` is passed."""
+    options = arguments()
+    if options.check:
+        scales, options.rival, options.repetitions = check.SCALES, check.RIVALS, check.REPETITIONS
+    else:
+        scales = dict.fromkeys(options.scenario, options.scale)
+    rivals, skipped = adapters.find()
+    if options.rival:
+        if unknown := set(options.rival) - {rival.name for rival in rivals}:
+            sys.exit(f"no such rival here: {', '.join(sorted(unknown))}")
+        rivals = [rival for rival in rivals if rival.name in options.rival]
+    facts = report.surroundings(rivals) | {
+        "seed": options.seed,
+        "repetitions": options.repetitions,
+        "scale": scales,
+        "skipped": skipped,
+    }
+    say(f"seed {options.seed}\n")
+    order = random.Random(options.seed)
+
+    samples: list[Sample] = []
+    found: dict[str, list[report.Row]] = {}
+    text = [report.heading(facts)]
+    print(text[0], flush=True)
+    for name, scale in scales.items():
+        scenario = SCENARIOS[name]
+        own = compare(scenario, rivals, options.repetitions, scale, order, options.watchdog)
+        samples += own
+        if own:
+            found[name] = report.rows(scenario, own)
+            text.append(report.table(scenario, found[name], own[0].items))
+            print(text[-1], flush=True)
+
+    if options.json:
+        options.json.write_text(json.dumps(report.as_json(facts, samples), indent=1) + "\n")
+    if options.markdown:
+        options.markdown.write_text("\n".join(text))
+    if options.check:
+        lines, is_good = check.verdicts(found)
+        print("\n".join(lines))
+        return 0 if is_good else 1
+    return 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="batchify against what one would use instead.",
+        epilog="\n".join(f"{one.name:4} {one.about}" for one in SCENARIOS.values()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), metavar="S")
+    add("--rival", nargs="+", metavar="NAME", help="only these rows, by their names")
+    add("--repetitions", type=int, default=9)
+    add("--scale", type=float, default=1.0, help="times the number of items")
+    add("--seed", type=int, default=random.randrange(1 << 32), help="of the random order")
+    add("--watchdog", type=float, default=120.0, help="seconds that one run may take")
+    add("--json", type=Path, help="where to write every sample")
+    add("--markdown", type=Path, help="where to write the tables")
+    add("--check", action="store_true", help="a short run; exit 1 when a limit is passed")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""The rivals: one file each, with one `Rival` class (or more) in it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+
+from .base import Rival
+
+__all__ = ["Rival", "find"]
+
+
+def find() -> tuple[list[type[Rival]], dict[str, str]]:
+    """All rivals that can be imported here, and why the others cannot."""
+    rivals: list[type[Rival]] = []
+    skipped: dict[str, str] = {}
+    for _, name, _ in pkgutil.iter_modules(__path__):
+        try:
+            module = importlib.import_module(f"{__name__}.{name}")
+        except ImportError as error:
+            skipped[name] = str(error)
+            print(f"!!! adapters/{name}.py is SKIPPED: {error}", file=sys.stderr)
+            continue
+        rivals += [
+            found
+            for found in vars(module).values()
+            if isinstance(found, type)
+            and issubclass(found, Rival)
+            and found.__module__ == module.__name__
+            and found is not Rival
+        ]
+    return rivals, skipped

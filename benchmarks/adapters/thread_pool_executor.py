@@ -1,0 +1,23 @@
+"""The standard library's pool: as many workers, one call of the function for each item."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from .base import THREADS, Rival
+
+
+class Pool(Rival):
+    name = "ThreadPoolExecutor"
+    ways = (THREADS,)
+
+    def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
+        self.pool = ThreadPoolExecutor(workers)
+        self.one = lambda item: function([item])[0]
+
+    def submit(self, item: Any) -> Future[Any]:
+        return self.pool.submit(self.one, item)
+
+    def close(self) -> None:
+        self.pool.shutdown()

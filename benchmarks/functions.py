@@ -1,0 +1,48 @@
+"""The functions that are batched: they give their items back, and note how many they were."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from .adapters.base import ASYNCIO
+
+Function = Callable[[list[Any]], Any]
+Gate = threading.Event | asyncio.Event  # open when set
+
+
+def echo(way: str, sizes: list[int]) -> Function:
+    """A function that costs nothing: what is measured is the way to it and back."""
+
+    def plain(items: list[Any]) -> list[Any]:
+        sizes.append(len(items))  # atomic, as the workers are several
+        return list(items)
+
+    async def coroutine(items: list[Any]) -> list[Any]:
+        sizes.append(len(items))
+        return list(items)
+
+    return coroutine if way == ASYNCIO else plain
+
+
+def gated(way: str, function: Function, gate: Gate) -> Function:
+    """The same function, but its calls wait while the gate is closed."""
+
+    def plain(items: list[Any]) -> list[Any]:
+        gate.wait()
+        return function(items)
+
+    async def coroutine(items: list[Any]) -> list[Any]:
+        await gate.wait()
+        return await function(items)
+
+    return coroutine if way == ASYNCIO else plain
+
+
+def open_gate(way: str) -> Gate:
+    """A gate that lets everyone through until it is closed."""
+    gate: Gate = asyncio.Event() if way == ASYNCIO else threading.Event()
+    gate.set()
+    return gate

@@ -1,0 +1,230 @@
+"""The scenarios: one function each, which gives one number (seconds, or bytes, for all items).
+
+A scenario gets a `Run`: a fresh rival, warmed up, and the keys for its callers. It asserts that
+every caller got the result of its own item.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .adapters.base import ASYNCIO, THREADS, Rival
+from .functions import Gate
+
+REFERENCES = {THREADS: "hand-written threads", ASYNCIO: "hand-written asyncio"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a scenario measures."""
+
+    rival: Rival
+    parts: list[range]  # the items of each caller; all items of a run differ
+    gate: Gate  # the function waits while it is closed, where the scenario `is_gated`
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """How a scenario is run. Without a word about it: size 64, linger 1 ms, two workers."""
+
+    name: str
+    about: str
+    measure: Callable[[Run], Any]
+    way: str
+    callers: int
+    each: int  # items of one caller
+    size: int = 64
+    linger: float = 0.001
+    workers: int = 2
+    unit: str = "us"
+    is_gated: bool = False
+    without: tuple[str, ...] = ()  # rivals that it does not fit
+
+    @property
+    def reference(self) -> str:
+        """The rival that all others are compared with."""
+        return REFERENCES[self.way]
+
+    def parts(self, scale: float) -> list[range]:
+        """The items of each caller."""
+        each = max(1, round(self.each * scale))
+        return [range(n * each, (n + 1) * each) for n in range(self.callers)]
+
+    def admits(self, rival: type[Rival]) -> bool:
+        """Does this rival take part?"""
+        return (
+            self.way in rival.ways
+            and rival.name not in self.without
+            and self.name in (rival.scenarios or (self.name,))
+        )
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(name: str, way: str, **settings: Any) -> Callable[..., Any]:
+    """Register a scenario; the first line of its docstring goes into the report."""
+
+    def register(measure: Callable[[Run], Any]) -> Callable[[Run], Any]:
+        about = (measure.__doc__ or "").splitlines()[0]
+        SCENARIOS[name] = Scenario(name, about, measure, way, **settings)
+        return measure
+
+    return register
+
+
+# ---- speed ----
+
+
+@scenario("S1", ASYNCIO, callers=1, each=100_000)
+async def gather(run: Run) -> float:
+    """One `asyncio.gather` of all calls, `async def`."""
+    [keys] = run.parts
+    acall = run.rival.acall
+    start = time.perf_counter()
+    results = await asyncio.gather(*[acall(key) for key in keys])
+    seconds = time.perf_counter() - start
+    expect([results], run.parts)
+    return seconds
+
+
+@scenario("S2", THREADS, callers=8, each=50_000)
+def flood(run: Run) -> float:
+    """8 threads submit all their items, then wait for their own results."""
+    submit = run.rival.submit
+
+    def caller(keys: range) -> list[Any]:
+        futures = [submit(key) for key in keys]
+        return [future.result() for future in futures]
+
+    return in_threads(caller, run.parts)
+
+
+@scenario("S3", THREADS, callers=32, each=400, size=32)
+def closed_loop(run: Run) -> float:
+    """32 threads in a closed loop: each waits for its result before its next call."""
+    submit = run.rival.submit
+    return in_threads(lambda keys: [submit(key).result() for key in keys], run.parts)
+
+
+@scenario("S3a", ASYNCIO, callers=64, each=1000)
+async def closed_loop_asyncio(run: Run) -> float:
+    """64 coroutines in a closed loop, `async def`."""
+    acall = run.rival.acall
+
+    async def caller(keys: range) -> list[Any]:
+        return [await acall(key) for key in keys]
+
+    start = time.perf_counter()
+    results = await asyncio.gather(*[caller(keys) for keys in run.parts])
+    seconds = time.perf_counter() - start
+    expect(results, run.parts)
+    return seconds
+
+
+# A caller who is alone and lingers measures the linger, of everyone alike.
+@scenario("S4", THREADS, callers=1, each=3000, linger=0.0)
+def call_by_call(run: Run) -> float:
+    """One thread, call by call."""
+    [keys] = run.parts
+    submit = run.rival.submit
+    start = time.perf_counter()
+    results = [submit(key).result() for key in keys]
+    seconds = time.perf_counter() - start
+    expect([results], run.parts)
+    return seconds
+
+
+# ---- memory ----
+
+SETTLE = 0.05  # seconds for the workers to take what they can, and stand at the gate
+
+
+@scenario("S6", THREADS, callers=1, each=20_000, unit="bytes", is_gated=True, without=("direct",))
+def pending(run: Run) -> float:
+    """Bytes per pending item, in threads: the function is blocked; the items are not counted."""
+    [keys] = run.parts
+    items = list(keys)
+    futures: list[Any] = [None] * len(items)
+    run.gate.clear()
+    tracemalloc.start()
+    try:
+        for place, item in enumerate(items):
+            futures[place] = run.rival.submit(item)
+        time.sleep(SETTLE)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        run.gate.set()
+    expect([[future.result() for future in futures]], run.parts)
+    return held
+
+
+@scenario("S6a", ASYNCIO, callers=1, each=20_000, unit="bytes", is_gated=True, without=("direct",))
+async def pending_asyncio(run: Run) -> float:
+    """Bytes per pending item, on a loop: the function is blocked; the items are not counted."""
+    [keys] = run.parts
+    items = list(keys)
+    futures: list[Any] = [None] * len(items)
+    run.gate.clear()
+    tracemalloc.start()
+    try:
+        for place, item in enumerate(items):
+            # A rival whose call is a coroutine has its task counted: nothing is pending before.
+            futures[place] = asyncio.ensure_future(run.rival.acall(item))
+        await asyncio.sleep(SETTLE)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        run.gate.set()
+    expect([await asyncio.gather(*futures)], run.parts)
+    return held
+
+
+# ---- what they share ----
+
+
+def expect(results: Sequence[Sequence[Any]], parts: list[range]) -> None:
+    """Raise when a caller got anything but its own items back."""
+    for number, (got, keys) in enumerate(zip(results, parts, strict=True)):
+        if list(got) != list(keys):
+            wrong = sum(a != b for a, b in zip(got, keys, strict=False))
+            raise AssertionError(
+                f"caller {number}: {wrong} wrong results among {len(got)} of {len(keys)}"
+            )
+
+
+def in_threads(caller: Callable[[range], list[Any]], parts: list[range]) -> float:
+    """Run `caller` with each part in a thread of its own; the seconds until the last is done."""
+    started: list[float] = []
+    ended: list[float] = []
+    results: list[Any] = [None] * len(parts)
+    errors: list[BaseException] = []
+    # Its action is run once, by the last thread to come, before any of them goes on.
+    barrier = threading.Barrier(len(parts), action=lambda: started.append(time.perf_counter()))
+
+    def body(number: int) -> None:
+        try:
+            barrier.wait()
+            results[number] = caller(parts[number])
+            ended.append(time.perf_counter())
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=body, args=(number,), daemon=True) for number in range(len(parts))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    expect(results, parts)
+    return max(ended) - started[0]

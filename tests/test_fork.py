@@ -1,0 +1,640 @@
+"""Forks, and processes that begin otherwise: contract 6 (Fork) and 2 (picklable by name)."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import faulthandler
+import functools
+import inspect
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchify import BatchFuture, Closed, Forked, batched
+from batchify.engine.base import Engine
+from tests.manual import in_thread, until
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+
+LIMIT = 10  # seconds that a child may live
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """Fork, call `work()` in the child, and give what it gave; fail with what it raised."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        faulthandler.dump_traceback_later(LIMIT, exit=True)
+        try:
+            try:
+                told = (True, work())
+            except BaseException:
+                told = (False, traceback.format_exc())
+            os.write(write, pickle.dumps(told))
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        told = pipe.read()
+    os.waitpid(child, 0)
+    assert told, "the child hung, or died"
+    is_done, result = pickle.loads(told)
+    assert is_done, result
+    return result
+
+
+def ends_of(futures: list[BatchFuture[Any]]) -> list[str]:
+    """How `futures` ended, asked at once in each way there is."""
+    ends = []
+    for future in futures:
+        assert future.done()
+        assert not future.cancel()
+        assert not future.running()
+        error = future.exception(0)
+        with pytest.raises(Forked) as caught:
+            future.result(0)
+        assert caught.value is error
+        ends.append(type(error).__name__)
+    return ends
+
+
+class Used:
+    """A function that was used, and what it ran in this process.
+
+    Its gate is a flag: a lock of the test's own might be held by a thread that the child lacks.
+    """
+
+    def __init__(self, kind: str = "def", **options: Any) -> None:
+        self.ran: list[Any] = []
+        self.is_open = True
+
+        def work(items: list[Any]) -> list[Any]:
+            self.ran += items
+            while not self.is_open:
+                time.sleep(0.001)
+            return [("done", item) for item in items]
+
+        async def awork(items: list[Any]) -> list[Any]:
+            self.ran += items
+            while not self.is_open:
+                await asyncio.sleep(0.001)
+            return [("done", item) for item in items]
+
+        self.f = batched(work if kind == "def" else awork, **options)
+        future = self.f("used")
+        self.f.flush(5)
+        assert future.result(0) == ("done", "used")
+
+    def shut(self, *items: Any) -> list[Any]:
+        """Submit `items` with the gate shut; gives their futures when a batch runs."""
+        self.is_open = False
+        futures = [self.f(item) for item in items]
+        until(lambda: len(self.ran) > 1)
+        return futures
+
+    def works_in_child(self) -> None:
+        """The engine of the child is fresh and empty, and runs the child's items only."""
+        f = self.f
+        assert f.stats() == batched(lambda items: items).stats()
+        self.is_open = True
+        before = len(self.ran)
+        futures = [f(("child", n)) for n in range(3)]
+        f.flush(5)
+        assert [x.result(0) for x in futures] == [("done", ("child", n)) for n in range(3)]
+        assert self.ran[before:] == [("child", n) for n in range(3)]
+        assert f.stats().accepted == f.stats().succeeded == 3
+
+
+# ---- the state of the parent ----
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_fork_while_idle(kind: str) -> None:
+    used = Used(kind)
+    done = used.f("before")
+    assert done.result(5) == ("done", "before")
+
+    def child() -> Any:
+        used.works_in_child()
+        return done.result(0)
+
+    assert in_child(child) == ("done", "before")
+    assert used.f("after").result(5) == ("done", "after")
+    assert used.ran == ["used", "before", "after"]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_fork_while_items_linger(kind: str) -> None:
+    used = Used(kind, linger=1000)
+    futures = [used.f(n) for n in range(3)]
+
+    def child() -> list[str]:
+        ends = ends_of(futures)
+        used.works_in_child()
+        return ends
+
+    assert in_child(child) == ["Forked"] * 3
+    assert used.f.stats().pending == 3
+    used.f.flush(5)
+    assert [future.result(0) for future in futures] == [("done", n) for n in range(3)]
+    assert used.ran == ["used", 0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_fork_in_the_middle_of_a_batch(kind: str) -> None:
+    used = Used(kind, size=2)
+    futures = used.shut(*range(5))
+
+    def child() -> list[str]:
+        ends = ends_of(futures)
+        used.works_in_child()
+        return ends
+
+    assert in_child(child) == ["Forked"] * 5
+    assert used.f.stats().running
+    used.is_open = True
+    used.f.flush(5)
+    assert [future.result(0) for future in futures] == [("done", n) for n in range(5)]
+    assert used.ran == ["used", *range(5)]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_fork_while_a_producer_is_blocked_on_a_full_queue(kind: str) -> None:
+    used = Used(kind, size=1, capacity=2)
+    futures = used.shut(0, 1)
+    blocked = in_thread(used.f, 2)
+    until(lambda: used.f.stats().submitted == 4)
+
+    def child() -> list[str]:
+        ends = ends_of(futures)
+        used.works_in_child()
+        return ends
+
+    assert in_child(child) == ["Forked"] * 2
+    assert not blocked.is_done()
+    used.is_open = True
+    futures.append(blocked.result())
+    assert [future.result(5) for future in futures] == [("done", n) for n in range(3)]
+    assert used.ran == ["used", 0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_fork_inside_a_batch(kind: str) -> None:
+    """The thread that ran the batch is the child's only one, and no worker any more."""
+    other = Used()
+    futures: list[BatchFuture[Any]] = []
+    told = []
+
+    def child() -> list[str]:
+        ends = ends_of(futures)
+        assert f.stats() == batched(work).stats()
+        assert f("child").result(5) == ("done", "child")
+        other.works_in_child()
+        return ends
+
+    def work(items: list[Any]) -> list[Any]:
+        if items == ["forks"]:
+            until(lambda: len(futures) == 2)
+            told.append(in_child(child))
+        return [("done", item) for item in items]
+
+    async def awork(items: list[Any]) -> list[Any]:
+        return work(items)
+
+    f = batched(work if kind == "def" else awork, size=1)
+    futures.append(f("forks"))
+    futures.append(f("waits"))
+    assert [x.result(LIMIT) for x in futures] == [("done", "forks"), ("done", "waits")]
+    assert told == [["Forked", "Forked"]]
+
+
+def test_fork_inside_a_callback() -> None:
+    used = Used(size=1)
+    first, second = used.shut(1, 2)
+    told = []
+
+    def child() -> list[str]:
+        ends = [type(first.exception(0)).__name__, *ends_of([second])]
+        used.works_in_child()
+        return ends
+
+    first.add_done_callback(lambda _: told.append(in_child(child)))
+    used.is_open = True
+    assert second.result(LIMIT) == ("done", 2)
+    assert told == [["NoneType", "Forked"]]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_fork_on_a_running_loop(kind: str) -> None:
+    used = Used(kind, linger=1000, capacity=70)
+
+    async def main() -> list[str]:
+        futures = [used.f(n) for n in range(64)]  # a full batch, that runs
+        used.is_open = False
+        while len(used.ran) < 65:
+            await asyncio.sleep(0)
+        futures += [used.f(n) for n in range(64, 75)]  # some that wait, some without room
+
+        def child() -> list[str]:
+            ends = ends_of(futures)
+            used.works_in_child()
+            return ends
+
+        told = in_child(child)
+        used.is_open = True
+        await used.f.aflush(5)
+        assert [await future for future in futures] == [("done", n) for n in range(75)]
+        return told
+
+    told = asyncio.run(main())
+    assert told == ["Forked"] * 75
+    assert used.ran == ["used", *range(75)]
+
+
+def test_a_child_may_run_loops_of_its_own() -> None:
+    used = Used("async def")
+
+    async def main(who: str) -> Any:
+        return await asyncio.gather(*(used.f((who, n)) for n in range(3)))
+
+    asyncio.run(main("parent"))
+
+    def child() -> Any:
+        return asyncio.run(main("child")), used.f.stats().accepted
+
+    assert in_child(child) == ([("done", ("child", n)) for n in range(3)], 3)
+    assert asyncio.run(main("parent"))[2] == ("done", ("parent", 2))
+
+
+def test_a_child_forks_again() -> None:
+    used = Used(linger=1000)
+    mine = used.f("parent")
+
+    def child() -> Any:
+        theirs = used.f("child")
+
+        def grandchild() -> list[str]:
+            ends = ends_of([mine, theirs])
+            used.works_in_child()
+            return ends
+
+        told = in_child(grandchild)
+        used.f.flush(5)
+        return told, theirs.result(0)
+
+    assert in_child(child) == (["Forked"] * 2, ("done", "child"))
+    used.f.flush(5)
+    assert mine.result(0) == ("done", "parent")
+
+
+def test_an_engine_that_closes_can_be_started_in_the_child() -> None:
+    used = Used()
+    futures = used.shut(1)
+    closing = in_thread(used.f.close)
+    until(lambda: is_refused(used.f))
+
+    def child() -> list[str]:
+        used.f.start()
+        used.is_open = True
+        assert used.f("child").result(5) == ("done", "child")
+        return ends_of(futures)
+
+    assert in_child(child) == ["Forked"]
+    used.is_open = True
+    closing.result()
+    assert futures[0].result(0) == ("done", 1)
+
+
+def is_refused(f: Any) -> bool:
+    try:
+        f("probe").cancel()
+    except Closed:
+        return True
+    return False
+
+
+# ---- copied futures ----
+
+
+def test_callbacks_and_waiters_of_the_parent_stay_there() -> None:
+    used = Used(linger=1000)
+    future = used.f(1)
+    called: list[int] = []
+    future.add_done_callback(lambda _: called.append(os.getpid()))
+    waiter = in_thread(future.result)
+
+    def child() -> Any:
+        used.works_in_child()
+        late: list[str] = []
+        future.add_done_callback(lambda done: late.append(type(done.exception(0)).__name__))
+        return called, late
+
+    assert in_child(child) == ([], ["Forked"])
+    used.f.flush(5)
+    assert waiter.result() == ("done", 1)
+    assert called == [os.getpid()]
+
+
+def test_copied_futures_are_done_for_everybody_who_asks() -> None:
+    used = Used(linger=1000)
+    futures = [used.f(n) for n in range(3)]
+    wait = concurrent.futures.wait
+    assert not wait(futures[:2], 0).done  # concurrent.futures looks at these two already
+
+    async def await_them() -> list[Any]:
+        return await asyncio.gather(
+            *(asyncio.wrap_future(future) for future in futures), return_exceptions=True
+        )
+
+    async def await_one() -> str:
+        try:
+            return await futures[0]
+        except Forked as error:
+            return type(error).__name__
+
+    def child() -> Any:
+        done = len(wait(futures, 5).done)
+        ends = [type(error).__name__ for error in asyncio.run(await_them())]
+        return done, ends, asyncio.run(await_one())
+
+    assert in_child(child) == (3, ["Forked"] * 3, "Forked")
+    used.f.flush(5)
+    assert len(wait(futures, 5).done) == 3
+
+
+def test_forked_is_an_error_with_a_message_of_its_own() -> None:
+    used = Used(linger=1000)
+    future = used.f("secret-item")
+
+    def child() -> Any:
+        error = future.exception(0)
+        return str(error), error is future.exception(0)
+
+    text, is_same = in_child(child)
+    assert "parent" in text
+    assert "secret" not in text
+    assert is_same
+    used.f.flush(5)
+
+
+# ---- any instant ----
+
+
+def test_forks_at_any_instant_while_threads_submit() -> None:
+    class Owner:
+        @batched(size=3, capacity=7)
+        def method(self, items: list[Any]) -> list[Any]:
+            return items
+
+        @batched
+        async def amethod(self, items: list[Any]) -> list[Any]:
+            return items
+
+    one = Owner()
+    is_over = False
+    counts = [0, 0, 0]
+
+    def work(who: int) -> None:
+        while not is_over:
+            futures = [one.method((who, n)) for n in range(10)]
+            futures += [Owner().method((who, n)) for n in range(3)]
+            futures.append(one.amethod(who))
+            futures[9].cancel()
+            assert all(x.cancelled() or x.result(5) for x in [*futures, one.amethod("x")])
+            counts[who] += 1
+
+    def child() -> Any:
+        new = Owner()
+        futures = [one.method(1), one.amethod(2), new.method(3), new.amethod(4)]
+        return [future.result(10) for future in futures]
+
+    calls = [in_thread(work, who) for who in (1, 2)]
+    try:
+        for _ in range(25):
+            assert in_child(child) == [1, 2, 3, 4]
+            before = list(counts)
+            until(lambda before=before: counts[1] > before[1] and counts[2] > before[2])
+    finally:
+        is_over = True
+    for call in calls:
+        call.result()
+
+
+def test_fork_while_another_thread_makes_the_first_call() -> None:
+    """`inspect.signature` is asked by the first call, and may take its time."""
+    begun, go_on = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    class Slow:
+        @property
+        def __signature__(self) -> inspect.Signature:
+            if os.getpid() == parent:
+                begun.set()
+                assert go_on.wait(LIMIT)
+            return inspect.Signature(
+                [inspect.Parameter("items", inspect.Parameter.POSITIONAL_ONLY)]
+            )
+
+        def __call__(self, items: list[Any]) -> list[Any]:
+            return items
+
+    f = batched(Slow())
+    call = in_thread(lambda: f(1).result(5))
+    assert begun.wait(LIMIT)
+    try:
+        assert in_child(lambda: f(2).result(5)) == 2
+    finally:
+        go_on.set()
+    assert call.result() == 1
+
+
+def test_a_fork_runs_nothing_for_engines_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    forked = Engine.forked
+    monkeypatch.setattr(Engine, "forked", lambda self: (seen.append(1), forked(self)))
+
+    def count() -> int:
+        return len(seen)
+
+    before = in_child(count)
+    for n in range(100):
+        f = batched(lambda items: items)
+        assert f(n).result(5) == n
+
+        @batched
+        async def g(items: list[int]) -> list[int]:
+            return items
+
+        assert g(n).result(5) == n
+    del f, g
+    until(lambda: in_child(count) <= before)
+
+
+# ---- multiprocessing ----
+
+MODULE = """
+import os
+from batchify import batched
+
+@batched(linger=1000)
+def lingers(items):
+    with open(os.environ["BATCHIFY_TEST_FILE"], "a") as file:
+        file.write("".join(f"{os.getpid()} {item}\\n" for item in items))
+    return [(os.getpid(), item) for item in items]
+
+@batched
+async def aprompt(items):
+    return [(os.getpid(), item) for item in items]
+
+class Owner:
+    def __init__(self, name):
+        self.name = name
+
+    @batched
+    def method(self, items):
+        return [(self.name, os.getpid(), item) for item in items]
+
+def use(f, method, queue):
+    assert f is lingers
+    assert f.stats().submitted == 0, f.stats()
+    assert not aprompt.stats().submitted, aprompt.stats()
+    kept.append(f("child"))  # the end of the process runs it
+    queue.put((aprompt(1).result(5), method(2).result(5)))
+
+kept = []
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_multiprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    (tmp_path / f"batchify_by_{method}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("BATCHIFY_TEST_FILE", str(tmp_path / "ran"))
+    module: Any = __import__(f"batchify_by_{method}")
+    owner = module.Owner("owner")
+    assert module.aprompt(0).result(5)[1] == owner.method(0).result(5)[2] == 0
+    mine = module.lingers("parent")
+
+    context: Any = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    child = context.Process(target=module.use, args=(module.lingers, owner.method, queue))
+    child.start()
+    child.join(LIMIT)
+    assert child.exitcode == 0
+    assert queue.get() == ((child.pid, 1), ("owner", child.pid, 2))
+    queue.close()
+    child.close()
+
+    assert not mine.done()
+    module.lingers.flush(5)
+    pid = os.getpid()
+    assert mine.result(0) == (pid, "parent")
+    lines = (tmp_path / "ran").read_text().splitlines()
+    assert [line.split()[1] for line in lines] == ["child", "parent"]
+    assert lines[1] == f"{pid} parent"
+    module.lingers.close(5), module.aprompt.close(5), owner.method.close(5)
+
+
+# ---- pickles ----
+
+
+@batched
+def by_name(items: list[Any], extra: Any = None) -> list[Any]:
+    return [(item, extra) for item in items]
+
+
+@batched
+async def by_name_async(items: list[Any]) -> list[Any]:
+    return items
+
+
+class Picklable:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @batched
+    def method(self, items: list[Any]) -> list[Any]:
+        return [(self.name, item) for item in items]
+
+    @batched
+    @classmethod
+    def inner(cls, items: list[Any]) -> list[Any]:
+        return [(cls.__name__, item) for item in items]
+
+    @classmethod
+    @batched
+    def outer(cls, items: list[Any]) -> list[Any]:
+        return [(cls.__name__, item) for item in items]
+
+    @batched
+    @staticmethod
+    def static(items: list[Any]) -> list[Any]:
+        return items
+
+    class Nested:
+        @batched
+        @classmethod
+        def inner(cls, items: list[Any]) -> list[Any]:
+            return [(cls.__name__, item) for item in items]
+
+
+class Derived(Picklable):
+    pass
+
+
+def again(value: Any, protocol: int) -> Any:
+    return pickle.loads(pickle.dumps(value, protocol))
+
+
+every_protocol = pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+
+
+@every_protocol
+def test_functions_are_pickled_by_name(protocol: int) -> None:
+    assert by_name("used").result(5)
+    assert again(by_name, protocol) is by_name
+    assert again(by_name_async, protocol) is by_name_async
+    assert again([by_name, by_name], protocol) == [by_name, by_name]
+    part = again(functools.partial(by_name, extra=3), protocol)
+    assert part.func is by_name
+    assert part(1).result(5) == (1, 3)
+
+
+@every_protocol
+def test_methods_are_pickled_with_their_owner(protocol: int) -> None:
+    method = again(Picklable("mine").method, protocol)
+    assert method(1).result(5) == ("mine", 1)
+    part = again(functools.partial(Picklable("mine").method, 2), protocol)
+    assert part().result(5) == ("mine", 2)
+    owner = Picklable("mine")
+    owner.method(1).result(5)
+    copied = again(owner, protocol)
+    assert copied.name == "mine"
+    assert copied.method.stats().submitted == 0
+
+
+@every_protocol
+@pytest.mark.parametrize("cls", [Picklable, Derived])
+def test_class_and_static_methods_are_pickled_with_their_class(protocol: int, cls: Any) -> None:
+    for method in (cls.inner, cls.outer, cls("x").inner, cls("x").outer):
+        copied = again(method, protocol)
+        assert copied(1).result(5) == (cls.__name__, 1)
+        assert copied.stats() == method.stats()  # the same queue
+    assert again(cls.static, protocol)(1).result(5) == 1
+    assert again(cls("x").static, protocol)(1).result(5) == 1
+    assert again(cls.Nested.inner, protocol)(1).result(5) == ("Nested", 1)
+
+
+def test_what_has_no_name_is_not_pickled() -> None:
+    f = batched(lambda items: items)
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        pickle.dumps(f)
