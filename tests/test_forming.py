@@ -283,6 +283,17 @@ def route(*args: Any) -> Route:
     return Route(engine=None, function=None, args=args)
 
 
+def busy_desk(kind: Any, *, size: int = 4, linger: float | None = None) -> tuple[Desk, Batch]:
+    """A desk whose only worker runs a full batch, which takes all the room there is."""
+    desk = Desk(kind, size=size, linger=linger, capacity=size)
+    for name in range(size):
+        desk.submit(A, f"running {name}")
+    running = desk.take()
+    assert running is not None
+    assert len(running.entries) == size
+    return desk, running
+
+
 BOTH = pytest.mark.parametrize("kind", [Plain, Grouped])
 A, B, C = route("a"), route("b"), route("c")
 
@@ -344,6 +355,32 @@ def test_what_a_full_batch_left_over_lingers_from_its_own_time(kind: Any) -> Non
 
 
 @BOTH
+def test_linger_counts_from_the_oldest_item_also_when_it_had_to_wait_for_room(kind: Any) -> None:
+    desk, running = busy_desk(kind, linger=10.0)
+    desk.submit(A, "waited")
+    desk.settle(running, 2)
+    desk.now = 4.0
+    desk.submit(A, "found room")
+    desk.end(running, left=2)
+    assert decide(desk, 9.99) == Decision(None, None, 10.0)
+    desk.now = 10.0
+    assert desk.run_all() == [("linger", ["waited", "found room"])]
+
+
+@BOTH
+def test_a_batch_that_was_full_and_is_not_any_more_waits_again(kind: Any) -> None:
+    desk, running = busy_desk(kind, size=2)
+    desk.submit(A, "a")
+    cancelled = desk.submit(A, "cancelled")
+    desk.settle(running, 2)
+    desk.cancel(cancelled)
+    desk.end(running, left=0)
+    assert desk.run_all() == []
+    desk.submit(A, "b")
+    assert desk.run_all() == [("size", ["a", "b"])]
+
+
+@BOTH
 def test_linger_none_leaves_only_when_full(kind: Any) -> None:
     desk = Desk(kind, size=2, linger=None)
     desk.submit(A, 1)
@@ -402,16 +439,6 @@ def test_a_flush_is_over_when_what_it_was_for_is_cancelled(kind: Any) -> None:
         desk.cancel(entry)
     desk.submit(A, "later")
     assert desk.run_all() == []
-
-
-def busy_desk(kind: Any) -> tuple[Desk, Batch]:
-    """A desk whose only worker runs four items, as many as there is room for."""
-    desk = Desk(kind, size=4, linger=None, capacity=4)
-    for name in ("w", "x", "y", "z"):
-        desk.submit(A, name)
-    running = desk.take()
-    assert running is not None
-    return desk, running
 
 
 @BOTH
@@ -615,6 +642,18 @@ def test_a_busy_route_does_not_starve_a_rare_one() -> None:
     assert left == [["a1", "a1'"], ["a2", "a2'"], ["rare"], ["a3", "a3'"]]
 
 
+def test_what_a_route_has_left_over_is_as_old_as_it_is() -> None:
+    desk = Desk(Grouped, size=2, linger=0.0)
+    desk.submit(C, "busy")
+    busy = desk.take()
+    assert busy is not None
+    for name, to in [("a1", A), ("a2", A), ("b1", B), ("a3", A)]:
+        desk.now += 1
+        desk.submit(to, name)
+    desk.end(busy)
+    assert desk.run_all() == [("size", ["a1", "a2"]), ("idle", ["b1"]), ("idle", ["a3"])]
+
+
 def test_each_route_lingers_by_its_own_oldest_item() -> None:
     desk = Desk(Grouped, size=9, linger=10.0)
     desk.submit(A, "a")
@@ -649,6 +688,20 @@ def test_when_partial_batches_use_up_the_room_and_somebody_waits_the_oldest_leav
     assert desk.run() == ("capacity", ["a"])
     assert desk.run() is None
     assert [entry.name for entry in desk.told] == ["b2"]
+
+
+def test_while_something_runs_its_room_is_waited_for() -> None:
+    desk = Desk(Grouped, size=2, linger=None, capacity=3, workers=2)
+    desk.submit(A, "a1")
+    desk.submit(A, "a2")
+    running = desk.take()
+    assert running is not None
+    desk.submit(B, "b1")
+    desk.submit(C, "without room")
+    assert desk.take() is None
+    desk.submit(B, "b2")
+    desk.end(running)
+    assert desk.run() == ("size", ["b1", "b2"])
 
 
 # ---- examples: an exception in the middle ----
@@ -1017,8 +1070,9 @@ class FormingMachine(RuleBasedStateMachine):
     # callers
 
     @precondition(lambda self: self.desk.is_open)
-    @rule(to=st.integers(0, 2))
-    def submit(self, to: int) -> None:
+    @rule(to=st.integers(0, 2), seconds=st.integers(0, 1))
+    def submit(self, to: int, seconds: int) -> None:
+        self.time_passes(seconds)
         self.desk.submit(self.routes[to])
 
     @precondition(lambda self: self.desk.is_open)

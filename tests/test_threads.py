@@ -599,3 +599,25 @@ def test_close_from_a_callback_never_joins_itself() -> None:
 
     f(1).add_done_callback(callback)
     assert closed.wait(5)
+
+
+def test_extra_arguments_that_come_and_go_in_many_threads() -> None:
+    """Two who forget the same extra arguments at once must not end a worker."""
+
+    @batched(workers=4, size=2)
+    def f(items: list[int], key: int) -> list[int]:
+        return items
+
+    def work(who: int) -> None:
+        for n in range(1500):
+            future = f(n, n % 3)
+            if n % 2:
+                future.cancel()
+
+    calls = [in_thread(work, who) for who in range(4)]
+    for call in calls:
+        call.result(30)
+    f.flush(10)
+    f.close(10)
+    assert f.stats().workers == 0
+    assert f._scope().routes == {}

@@ -13,6 +13,7 @@ also raise in the middle of a change that a caller makes: whoever holds the lock
 
 from __future__ import annotations
 
+import contextlib
 from asyncio import _get_running_loop as running_loop
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -372,11 +373,12 @@ class Entry:
         gone = self.forming.gone
         if refused is not None and refused not in self.forming.by_route:
             gone.append(refused)
-        while gone:
-            route = gone.pop()
-            key = route_key(route.args, route.kwargs)
-            if self.routes.get(key) is route:
-                del self.routes[key]
+        with contextlib.suppress(Exception):  # an IndexError of two who pop; a hash that raises
+            while gone:
+                route = gone.pop()
+                key = route_key(route.args, route.kwargs)
+                if self.routes.get(key) is route:
+                    self.routes.pop(key, None)  # another one may have been here in between
 
     # ---- telling ----
 

@@ -59,7 +59,7 @@ class LoopEngine(Engine):
     # ---- who is there ----
 
     def _is_free(self) -> bool:
-        return len(self._tasks) < self.options.workers
+        return len(self._tasks) < self.options.workers and not self.port.loop.is_closed()
 
     def _rouse(self) -> None:
         if running_loop() is self.port.loop:
