@@ -769,3 +769,18 @@ def test_a_loop_that_closes_early_does_not_hurt_the_others() -> None:
     gated.open()
     assert mine.result(5) == ("done", 2)
     assert orphan.result(5) == ("done", 1)
+
+
+def test_the_counts_of_a_closed_loop_add_up() -> None:
+    gated = AsyncGated()
+    f = batched(gated, size=1, capacity=1)
+    loop = asyncio.new_event_loop()
+
+    async def main() -> list[Any]:
+        return [f(n) for n in range(4)]  # three wait for room
+
+    futures = loop.run_until_complete(main())
+    loop.close()
+    assert [type(future.exception(0)) for future in futures] == [Closed] * 4
+    stats = f.stats()
+    assert (stats.submitted, stats.accepted, stats.rejected, stats.failed) == (4, 1, 3, 1)

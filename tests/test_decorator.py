@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from batchify import BatchFailure, Batched, batched
+from batchify import Batched, BatchFailure, batched
 from tests.manual import in_thread
 
 
@@ -149,7 +149,7 @@ def test_an_instance_does_not_live_longer_because_of_its_queue() -> None:
 
 
 def test_what_waits_keeps_its_instance() -> None:
-    future = [Plain("a").method(n) for n in range(1)][0]
+    future = Plain("a").method(0)
     gc.collect()
     rest = Plain("z")
     assert rest.name == "z"

@@ -6,6 +6,7 @@ import concurrent.futures
 import sys
 import threading
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -155,7 +156,7 @@ def test_chains_of_callbacks_do_not_recurse() -> None:
     f(0)
     gated.wait_started(1)
     futures = [f(n) for n in range(5 * sys.getrecursionlimit())]
-    for one, following in zip(futures, futures[1:], strict=False):
+    for one, following in pairwise(futures):
         one.add_done_callback(lambda _, following=following: following.cancel())
     assert futures[0].cancel()
     assert all(future.cancelled() for future in futures)
@@ -194,7 +195,8 @@ def test_the_repr_tells_the_state_and_never_the_item() -> None:
     running, pending, cancelled = f("secret"), f("secret"), f("secret")
     gated.wait_started(1)
     cancelled.cancel()
-    assert [word in repr(x) for x, word in ((running, "running"), (pending, "pending"))] == [True] * 2
+    assert "running" in repr(running)
+    assert "pending" in repr(pending)
     assert "cancelled" in repr(cancelled)
     gated.open()
     pending.result(5)

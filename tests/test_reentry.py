@@ -103,6 +103,7 @@ def test_signal_handlers_that_submit_and_raise() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     end = time.monotonic() + 3
     n = 0
+
     def work() -> None:
         nonlocal n
         while time.monotonic() < end:

@@ -379,7 +379,7 @@ def test_cancelling_while_lingering_makes_room_in_the_batch() -> None:
     assert gated.batches == []
     f(4)
     until(lambda: gated.batches == [[2, 3, 4]])
-    assert two.result(5) and three.result(5)
+    assert (two.result(5), three.result(5)) == (("done", 2), ("done", 3))
 
 
 # ---- flush, close, start ----

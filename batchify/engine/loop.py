@@ -239,8 +239,8 @@ class LoopEngine(Engine):
 
     def loop_closed(self) -> None:
         """The loop is closed: what is left can never run."""
-        self._on_loop_closed(self.port)
         self.closed()
+        self._on_loop_closed(self.port)
 
 
 class _AtClose:

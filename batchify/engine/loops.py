@@ -135,9 +135,7 @@ class AsyncEngine:
             engine = self._engines.pop(port, None)
             self._ways.pop(port, None)
             if engine is not None:
-                # Everything is over: what is unresolved now ends in an error right after this.
-                left = engine.stats()
-                self._gone = added((self._gone, _settled(left)))
+                self._gone = added((self._gone, replace(engine.stats(), workers=0)))
 
     def engines(self) -> list[LoopEngine]:
         with self._lock:
@@ -197,10 +195,3 @@ class AsyncEngine:
 
     def set_state(self, state: str) -> None:
         self.state = state
-
-
-def _settled(stats: Stats) -> Stats:
-    """The counts once everything unresolved has ended in `Closed`."""
-    return replace(
-        stats, failed=stats.failed + stats.pending + stats.running, pending=0, running=0, workers=0
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -54,7 +54,7 @@ async def abare(users: list[User]) -> list[int]:
 
 @batched(size=2)
 async def awith(users: list[User], table: str) -> Mapping[User, int]:
-    return {user: 1 for user in users}
+    return dict.fromkeys(users, 1)
 
 
 @batched
