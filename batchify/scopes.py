@@ -21,6 +21,7 @@ class Scopes:
     def __init__(self, options: Options, is_async: bool, seam: Any) -> None:
         # Imported here, not with the package (asyncio is slow to import), and not by the first
         # call, which may come from a finalizer in the middle of just this import.
+        from .engine import lifecycle
         from .engine.loops import AsyncEngine
         from .engine.seam import THREADS
         from .engine.threads import ThreadEngine
@@ -33,6 +34,11 @@ class Scopes:
         # By id: a weak reference to the owner, and its scope. Of an owner that cannot be
         # referenced weakly only the scope is known, weakly: what waits keeps it.
         self._by_owner: dict[int, tuple[Any, Any]] = {}
+        lifecycle.register(self)
+
+    def forked(self) -> None:
+        """In the child of a fork: another thread may have held the lock."""
+        self._lock = threading.RLock()
 
     def of(self, owner: Any, function: Callable[..., Any]) -> Scope:
         """The scope of `owner`'s method; None stands for a function's own."""

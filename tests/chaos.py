@@ -11,7 +11,8 @@ which outcome it was *meant* to get, the callers which one they got. In the end 
 - duplicated: run twice, told twice, or run although it was cancelled or refused
 - hung: its future never ended
 - misrouted: it ended otherwise than meant, changed its mind, or came to the wrong function
-- broken: `stats()` disagrees, a bound is exceeded, a call failed that must not
+- broken: `stats()` disagrees, a bound is exceeded, a call failed that must not, a worker died,
+  a finalizer raised
 
 The same seed draws the same faults for the same items; the threads add their own weather.
 """
@@ -31,6 +32,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -1738,6 +1740,27 @@ class Judge:
 
 
 @contextlib.contextmanager
+def all_ears(ledger: Ledger) -> Iterator[None]:
+    """What no caller would hear of is written down: dead workers, finalizers that raise."""
+
+    def unraisable(what: Any) -> None:
+        ledger.complain(f"{what.err_msg or 'ignored in'} {what.object!r}: {what.exc_value!r}")
+
+    def thread_died(what: Any) -> None:
+        ledger.complain(f"thread {what.thread and what.thread.name} died: {what.exc_value!r}")
+
+    hooks = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook, threading.excepthook = unraisable, thread_died
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "coroutine .* was never awaited")
+        try:
+            yield
+        finally:
+            gc.collect()
+            sys.unraisablehook, threading.excepthook = hooks
+
+
+@contextlib.contextmanager
 def calm(seed: int) -> Iterator[None]:
     """Nothing is printed that is meant to happen, and threads switch as often as the seed says."""
     loggers = [logging.getLogger(name) for name in ("batchify", "asyncio", "concurrent.futures")]
@@ -1802,6 +1825,10 @@ def close_all(town: Town) -> None:
                 target.call.close(town.ledger.patience or 30)
             except TimeoutError:
                 town.ledger.complain(f"{target.name}: it did not close in time")
+            # A close that was late gave up batches of `async def`, which still have to end.
+            end = time.monotonic() + (2 * HANG if target.is_async else 0)
+            while target.call.stats().workers and time.monotonic() < end:
+                time.sleep(0.01)
             if target.call.stats().workers:
                 town.ledger.complain(f"{target.name}: workers are left after close")
 
@@ -1834,14 +1861,14 @@ def run_chaos(
         *(LoopPlayer(town, f"loop {n}", LOOP_SCENES) for n in range(loops)),
     ]
     weather = Weather(town)
-    with calm(seed):
+    with calm(seed), all_ears(town.ledger):
         for thread in (*weather.threads, *(player.thread for player in players)):
             thread.start()
         wait_for(players, town.ledger, stall, began + seconds)
         weather.end()
         settle_all(town)
         close_all(town)
-        Judge(town, report).judge()
+    Judge(town, report).judge()
     report.seconds = time.monotonic() - began
     return report
 

@@ -185,6 +185,20 @@ def test_results_may_be_anything_also_what_is_false_or_compares_oddly() -> None:
     assert all(value is result for value, result in zip(values, results, strict=True))
 
 
+def test_results_may_be_of_classes_that_have_no_hash() -> None:
+    class Meta(type):
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(cls, other: object) -> bool:
+            return True
+
+    class Odd(metaclass=Meta):
+        pass
+
+    results = [Odd(), Odd()]
+    assert run(gives(results), [1, 2]).values[1] is results[1]
+
+
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("count", [1, 2, 4, 100])
 def test_a_wrong_number_is_a_bad_result_for_everyone(sequence: Any, count: int) -> None:
@@ -601,6 +615,27 @@ class Slotted(Base):
         self.code = code
 
 
+class PrivateSlot(Exception):
+    __slots__ = ("__code", "__weakref__")
+
+    def __init__(self, code: int) -> None:
+        super().__init__("slotted")
+        self.__code = code
+
+    def __str__(self) -> str:
+        return f"code {self.__code}"
+
+
+class OwnProperty(Base):
+    def __init__(self, code: int) -> None:
+        super().__init__("read only")
+        self.__dict__["code"] = code
+
+    @property
+    def code(self) -> Any:
+        return self.__dict__["code"]
+
+
 class OwnOSError(OSError):
     def __init__(self, path: str, *, attempt: int) -> None:
         super().__init__(13, "denied", path)
@@ -681,6 +716,8 @@ EXCEPTIONS: dict[str, Callable[[], Exception]] = {
     "own __reduce__": lambda: OwnReduce(3, "of it"),
     "own __new__": lambda: OwnNew(3, detail="of it"),
     "__slots__": lambda: Slotted(3),
+    "private __slots__": lambda: PrivateSlot(3),
+    "read-only property": lambda: OwnProperty(3),
     "own OSError": lambda: OwnOSError("users.db", attempt=2),
     "dataclass": lambda: Data(3),
     "frozen dataclass": lambda: Frozen(3),

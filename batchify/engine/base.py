@@ -296,7 +296,8 @@ class Engine(Entry):
         self._lock = RLock()  # another thread may have held the old one
         running = [f for batch in self.batches for f in batch.futures if f._s is batch]
         accepted, away = self.forming.clear()
-        self._end_with(running + accepted + away, self._forked)
+        for future in self._end_with(running + accepted + away, self._forked):
+            future.__dict__.pop("view", None)  # its condition may be held by a thread of the parent
         self.batches.clear()
         self.watched.clear()
         self.forming.running = 0
@@ -305,6 +306,8 @@ class Engine(Entry):
         self.generation += 1
         self._nested.clear()
         self._roused = self._is_ending = self._is_changing = False
+        if self.state is CLOSING:
+            self.state = CLOSED  # who closes it does so in the parent
         if self.state is OPEN:
             self.forming.unseal()
         self._reset_workers()

@@ -17,7 +17,7 @@ from ..loopfuture import LoopFuture, Port, port_of
 from ..options import Options
 from ..stats import Stats, added
 from . import lifecycle
-from .entry import OPEN
+from .entry import CLOSED, CLOSING, OPEN
 from .loop import LoopEngine, attend
 from .seam import Seam
 
@@ -185,6 +185,8 @@ class AsyncEngine:
         """In the child of a fork: no thread runs the background loop any more."""
         self._lock = threading.RLock()
         self._gone = Stats()
+        if self.state is CLOSING:
+            self.state = CLOSED
         if self._home is not None:
             self._engines.pop(self._home.port, None)
             self._ways.pop(self._home.port, None)

@@ -193,6 +193,8 @@ class ThreadEngine(Engine):
             if not stack:
                 waits.serving_threads.pop(batch.thread, None)
             self.finish(batch)
+            # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
+            del self, batch, stack
 
     def _drive(self, batch: Batch) -> None:
         route = batch.route
@@ -210,7 +212,7 @@ class ThreadEngine(Engine):
             try:
                 request = talk.send(answer)
             except StopIteration:
-                return
+                break
             answer = None
             if isinstance(request, Give):
                 self.settle(batch, request)
@@ -221,6 +223,7 @@ class ThreadEngine(Engine):
                 answer = caught(error)
                 del error
             del request
+        del self, batch, route, talk, answer, context  # as in `execute`
 
 
 def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:

@@ -9,6 +9,7 @@ from ..future import CANCELLED, Done
 from .states import Group, Route, Waiting
 
 NEVER = 1 << 62  # a length that no intake reaches
+MANY = 64  # cancelled entries that may lie about before it is worth to sweep
 
 
 class Decision(NamedTuple):
@@ -135,6 +136,8 @@ class Forming:
         if state.__class__ is Group:
             state.dead += 1
             self.grouped -= 1
+            if state.dead > MANY and 2 * state.dead > len(state.entries):
+                self._sweep(state)
             self._shrunk(state)
             return True
         self.dead += 1
@@ -142,6 +145,14 @@ class Forming:
             self.waiting -= 1
             return False
         return True
+
+    @staticmethod
+    def _sweep(group: Group) -> None:
+        """Drop the cancelled entries of `group`; the one that a flush ends at stays."""
+        forced = group.forced
+        kept = [e for e in group.entries if e is forced or e._s.__class__ is not Done]
+        group.dead = sum(entry._s.__class__ is Done for entry in kept)
+        group.entries = deque(kept)
 
     def _shrunk(self, group: Group) -> None:
         """An entry of `group` was cancelled."""

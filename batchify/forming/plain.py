@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 from ..future import Done
-from .base import NEVER, NOTHING, Decision, Forming
+from .base import MANY, NEVER, NOTHING, Decision, Forming
 from .states import Group
 
 
@@ -39,6 +39,9 @@ class Plain(Forming):
         held = len(intake)
         room = self._room()
         if not self.waiting and (room is None or held - self.dead <= room):
+            if self.dead > MANY and 2 * self.dead > held:  # leave the cancelled ones behind
+                self._move(held)
+                held = len(intake)
             self.fresh = self.seen = held
             self.is_pressed = False
             return []
