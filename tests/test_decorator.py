@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from batchify import Batched, BatchFailure, batched
+from batchify import BadResult, Batched, BatchFailure, batched
 from tests.manual import in_thread
 
 
@@ -400,3 +400,16 @@ def test_items_are_never_looked_at() -> None:
     nothing = f(None)
     f.flush(5)
     assert nothing.result(0) == id(None)
+
+
+def test_a_def_that_gives_an_async_generator_is_a_bad_result() -> None:
+    async def results(items: list[int]) -> Any:
+        for item in items:
+            yield item
+
+    @batched
+    def f(items: list[int]) -> Any:
+        return results(items)
+
+    with pytest.raises(BadResult, match="async_generator"):
+        f(1).result(5)

@@ -209,8 +209,10 @@ class Desk:
         self.looks += 1
         if self.forming.capacity is not None:
             self.need = 0
-        for admitted in self.forming.accept():
-            admitted()
+        told = self.forming.accept()
+        while told:
+            told[0]()
+            told.popleft()
         racing, self.racing = self.racing, []
         for route, is_nested in racing:
             entry, must_look = self._append(route)

@@ -65,9 +65,7 @@ class Engine(Entry):
         forming = self.forming
         if forming.capacity is not None:
             self.need = 0
-        for admitted in forming.accept():
-            if admitted is not None:
-                admitted()
+        self._tell(forming.accept())
         decision = forming.next(self.seam.clock())
         if decision.group is None:
             return decision.when
@@ -219,7 +217,10 @@ class Engine(Entry):
         for future in away:
             state = future._s
             if state.__class__ is not Waiting:
-                future._s = CANCELLED  # its call is still on the way in, and will raise
+                # Its call is still on the way in, and raises when it sees this. It does not when
+                # who closed has started again before it looks: then the future tells.
+                self.counts.rejected += 1
+                self._end_with((future,), self._closed, Refused)
                 continue
             self.counts.rejected += 1
             if isinstance(future, LoopFuture):

@@ -181,7 +181,10 @@ class Entry:
         bell = None
         with self._lock:
             self._begin()
-            if self.state is not OPEN or future._s is CANCELLED:
+            if future._v.__class__ is Refused:  # a close turned it away, and counted it
+                self._end()
+                raise future._v.error
+            if self.state is not OPEN:
                 if self._take_back(future):
                     raise self._refused(future, self._closed())
                 self._end()
@@ -258,6 +261,7 @@ class Entry:
             self._end()
         self._tell_admitted(state)
         self._announce((future,))
+        self._forget_routes(state.route)
 
     def _wait_at_the_end(self, future: BatchFuture[Any]) -> None:
         """While the process ends, a thread stays until its item is done: it is being waited for."""
@@ -268,11 +272,8 @@ class Entry:
             bell.wait(self.options.exit_timeout)
 
     def _take_back(self, future: BatchFuture[Any]) -> bool:
-        """Take an item out that was appended a moment ago; False when it was let in.
-
-        It is cancelled already when a close turned it away; who closed may have started again.
-        """
-        return future._s is CANCELLED or self.forming.withdraw(future)
+        """Take an item out that was appended a moment ago; False when it was let in."""
+        return self.forming.withdraw(future)
 
     def _refused(self, future: BatchFuture[Any], error: Exception) -> Exception:
         """Count a refused call; who watches all that is in the queue must hear of it."""
@@ -325,9 +326,7 @@ class Entry:
         while True:
             if forming.capacity is not None:
                 self.need = 0
-            for admitted in forming.accept():
-                if admitted is not None:
-                    admitted()
+            self._tell(forming.accept())
             if not self._roused and self._is_free():
                 decision = forming.next(self.seam.clock())
                 if decision.reason is not None:
@@ -337,6 +336,14 @@ class Entry:
             self._set_need()
             if self._has_seen_all():
                 return
+
+    @staticmethod
+    def _tell(told: deque[Any]) -> None:
+        """Wake those who got room; each stays noted until it is done."""
+        while told:
+            if told[0] is not None:
+                told[0]()
+            told.popleft()
 
     def _has_seen_all(self) -> bool:
         """Nothing came in between that nobody looks at (at need 0 every caller does)."""

@@ -239,6 +239,10 @@ class LoopEngine(Engine):
 
     def loop_closed(self) -> None:
         """The loop is closed: what is left can never run."""
+        for task, batch in list(self._tasks.items()):
+            if batch is None:  # it never began, and nobody needs to hear of that
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                task.get_coro().close()
         self.closed()
         self._on_loop_closed(self.port)
 

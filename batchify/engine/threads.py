@@ -41,6 +41,7 @@ class ThreadEngine(Engine):
         self._threads: dict[Bell, Any] = {}
         self._idle: list[Bell] = []  # those who sleep
         self._alarms: dict[Bell, float] = {}  # when a sleeper wakes up by itself
+        self._leaving: list[Any] = []  # threads that were told to go
         self._started = 0
         self._hire_nobody()
         lifecycle.register(self)
@@ -109,13 +110,19 @@ class ThreadEngine(Engine):
         return len(self._threads)
 
     def _end_workers(self) -> None:
+        # They are told to go for good, whoever starts again: new ones come then.
         with self._lock:
+            if self.state is not CLOSED:
+                return
+            self._leaving = [thread for thread in self._threads.values() if thread is not None]
             for bell in self._idle:
                 bell.ring()
+            self._threads.clear()
+            self._idle.clear()
+            self._alarms.clear()
 
     def join(self, timeout: float | None) -> None:
-        with self._lock:
-            threads = [thread for thread in self._threads.values() if thread is not None]
+        threads, self._leaving = self._leaving, []
         if not waits.serves(self):
             end = None if timeout is None else self.seam.clock() + min(timeout, TIMEOUT_MAX / 2)
             for thread in threads:
@@ -140,7 +147,8 @@ class ThreadEngine(Engine):
     def next(self, bell: Bell) -> Batch | float | Stop | None:
         """What the worker of `bell` does next: a batch, or a sleep, which may have an end."""
         with self._lock:
-            if bell not in self._threads:  # after a fork in the batch function
+            if bell not in self._threads:  # closed, or forked in the batch function
+                self._bells.discard(bell)
                 return STOP
             self._begin()
             self._roused = False
@@ -206,6 +214,7 @@ class ThreadEngine(Engine):
             route.kwargs,
             self.options.on_error,
             route.batched,
+            can_await=False,
         )
         answer: Any = None
         while True:

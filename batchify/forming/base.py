@@ -48,6 +48,7 @@ class Forming:
         self.is_pressed = False
         self.is_sealed = False  # nothing is let in any more: who is in the intake is refused
         self.seen = 0  # how long the intake was when `accept` was through with it
+        self.told: deque[Any] = deque()  # who got room, until they are told
         self.hurry: str | None = None  # a reason for everything to leave at once
 
     @property
@@ -65,13 +66,9 @@ class Forming:
 
     # ---- in ----
 
-    def _move(self, most: int) -> list[Any]:
-        """Move up to `most` live entries from the intake to their groups, in order.
-
-        Gives what those who waited are to be told by.
-        """
+    def _move(self, most: int) -> None:
+        """Move up to `most` live entries from the intake to their groups, in order."""
         intake = self.intake
-        told: list[Any] = []
         while most > 0 and intake:
             entry = intake[0]  # taken out last: an exception from a signal loses nothing
             state = entry._s
@@ -81,7 +78,7 @@ class Forming:
                 self._dropped(entry)
                 continue
             if state.__class__ is Waiting:
-                told.append(state.admitted)
+                self.told.append(state.admitted)
                 group = self._group(state.route)
                 self.waiting -= 1
             else:
@@ -92,7 +89,6 @@ class Forming:
             self.grouped += 1
             most -= 1
             self._grown(group, entry)
-        return told
 
     def recount(self, running: int) -> None:
         """Count anew, after an exception from a signal handler broke into a change.
@@ -103,10 +99,10 @@ class Forming:
         self.running = running
         intake = self.intake
         for group in self.groups():
-            unique = dict.fromkeys(
-                entry for entry in group.entries if entry._s.__class__ is not Done
-            )
-            group.entries = deque(unique)
+            if group.forced is not None:
+                group.forced = self._last_live_up_to(group.forced, [*group.entries, *intake])
+            live = (entry for entry in group.entries if entry._s.__class__ is not Done)
+            group.entries = deque(dict.fromkeys(live))
             group.dead = 0
             for entry in group.entries:
                 entry._s = group
@@ -117,11 +113,21 @@ class Forming:
         self.waiting = states.count(Waiting)
         self.grouped = sum(len(group.entries) for group in self.groups())
 
+    @staticmethod
+    def _last_live_up_to(end: Any, entries: list[Any]) -> Any:
+        last = None
+        for entry in entries:
+            if entry._s.__class__ is not Done:
+                last = entry
+            if entry is end:
+                return last
+        return None
+
     def _group(self, route: Any) -> Group:
         raise NotImplementedError
 
-    def _dropped(self, entry: Any) -> None:
-        """`entry` was cancelled in the intake, and is dropped from it now."""
+    def _dropped(self, entry: Any, before: Any = None) -> None:
+        """`entry` is dropped from the intake, where `before` stands in front of it."""
 
     def _grown(self, group: Group, entry: Any) -> None:
         """`entry` came into `group`."""
@@ -170,6 +176,7 @@ class Forming:
             self.waiting -= 1
         entry._s = CANCELLED
         entry._v = None
+        self._dropped(entry, self.intake[place - 1] if place else None)
         del self.intake[place]
         return True
 

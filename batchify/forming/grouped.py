@@ -97,15 +97,18 @@ class Grouped(Forming):
             heappop(heap)
         return None
 
-    def accept(self) -> list[Any]:
-        """Let in what there is room for. Gives what those who waited are to be told by."""
+    def accept(self) -> deque[Any]:
+        """Let in what there is room for.
+
+        Gives what those who waited are to be told by, to be taken out when they are told.
+        """
         if self.is_sealed:
-            return []
+            return self.told
         room = self._room()
-        told = self._move(len(self.intake) if room is None else room)
+        self._move(len(self.intake) if room is None else room)
         self.seen = 0 if room is None else len(self.intake)
         self.is_pressed = self.seen > self.dead
-        return told
+        return self.told
 
     def next(self, now: float) -> Decision:
         """Does a batch leave at `now`?"""

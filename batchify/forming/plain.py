@@ -27,11 +27,14 @@ class Plain(Forming):
         self.group.route = route
         return self.group
 
-    def accept(self) -> list[Any]:
-        """Let in what there is room for. Gives what those who waited are to be told by."""
+    def accept(self) -> deque[Any]:
+        """Let in what there is room for.
+
+        Gives what those who waited are to be told by, to be taken out when they are told.
+        """
         if self.is_sealed:
             self.fresh = 0
-            return []
+            return self.told
         intake = self.intake
         while self.dead and intake and intake[0]._s.__class__ is Done:
             self.dead -= 1
@@ -44,13 +47,13 @@ class Plain(Forming):
                 held = len(intake)
             self.fresh = self.seen = held
             self.is_pressed = False
-            return []
-        told = self._move(held if room is None else room)
+            return self.told
+        self._move(held if room is None else room)
         self.fresh = 0
         # What came in between by lock-free appends went behind those, and has its look to come.
         self.seen = len(intake)
         self.is_pressed = self.seen > self.dead
-        return told
+        return self.told
 
     def next(self, now: float) -> Decision:
         """Does a batch leave at `now`?"""
@@ -111,9 +114,10 @@ class Plain(Forming):
         elif self.group.entries:
             self.group.forced = self.group.entries[-1]
 
-    def _dropped(self, entry: Any) -> None:
+    def _dropped(self, entry: Any, before: Any = None) -> None:
         if entry is self.group.forced:  # the one before it, if it has not left
-            self.group.forced = self.group.entries[-1] if self.group.entries else None
+            last = self.group.entries[-1] if self.group.entries else None
+            self.group.forced = last if before is None else before
 
     def threshold(self, is_free: bool) -> int:
         """The length of the intake at which a caller must look.
