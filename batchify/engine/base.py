@@ -223,7 +223,7 @@ class Engine(Entry):
                 self._end_with((future,), self._closed, Refused)
                 continue
             self.counts.rejected += 1
-            if isinstance(future, LoopFuture):
+            if isinstance(future, LoopFuture) or state.admitted is None:
                 self._end_with((future,), self._closed, Refused)
             else:
                 future._s = CANCELLED

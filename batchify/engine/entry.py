@@ -54,6 +54,7 @@ class Entry:
         self.generation = 0  # grows with each fork
         self._lock = RLock()
         self._nested: deque[BatchFuture[Any]] = deque()  # came while this thread held the lock
+        self._worker_idents: set[int] = set()
         self._is_changing = False
         self._roused = False  # somebody was woken, and has not looked yet
         self._is_ending = False  # the process or the loop ends
@@ -202,7 +203,8 @@ class Entry:
                     self.forming.withdraw(future)
                     why = self._full() if not wait else self._own_queue_full()
                     raise self._refused(future, why)
-                if not on_loop:
+                # A finalizer that runs in a worker, between two batches, must not hold it up.
+                if not on_loop and get_ident() not in self._worker_idents:
                     bell = self.seam.bell()
                     admitted = bell.ring
                 future._s = Waiting(route, admitted)

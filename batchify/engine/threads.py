@@ -130,6 +130,7 @@ class ThreadEngine(Engine):
 
     def _reset_workers(self) -> None:
         self._threads.clear()
+        self._worker_idents.clear()
         self._idle.clear()
         self._alarms.clear()
         self._hire_nobody()
@@ -149,7 +150,9 @@ class ThreadEngine(Engine):
         with self._lock:
             if bell not in self._threads:  # closed, or forked in the batch function
                 self._bells.discard(bell)
+                self._worker_idents.discard(get_ident())
                 return STOP
+            self._worker_idents.add(get_ident())
             self._begin()
             self._roused = False
             self._leave_bed(bell)
@@ -162,6 +165,7 @@ class ThreadEngine(Engine):
                 if self.state is CLOSED:
                     del self._threads[bell]
                     self._bells.discard(bell)
+                    self._worker_idents.discard(get_ident())
                     self._end()
                     return STOP
                 self._idle.append(bell)
