@@ -22,12 +22,15 @@ from .errors import (
     RetryExhausted,
 )
 from .future import BatchFuture
+from .observe import BatchEvent, observe
 from .outcome import BatchFailure
+from .retry import Retry
 from .stats import Stats
 
 __all__ = [
     "BadResult",
     "BatchAborted",
+    "BatchEvent",
     "BatchFailure",
     "BatchFuture",
     "Batched",
@@ -40,7 +43,9 @@ __all__ = [
     "ItemTooHeavy",
     "MissingResult",
     "QueueFull",
+    "Retry",
     "RetryExhausted",
     "Stats",
     "batched",
+    "observe",
 ]

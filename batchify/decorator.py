@@ -15,9 +15,10 @@ from weakref import ref
 
 import wrapt
 
-from .options import Options, kind, seconds_or_none
+from .calls import Calls
+from .observe import Observers
+from .options import Options, kind
 from .scopes import Scopes, is_async
-from .stats import Stats
 
 if TYPE_CHECKING:
     from .engine.control import Scope
@@ -40,200 +41,6 @@ if TYPE_CHECKING:
     _BoundWrapper = _Wrapper
 else:
     _Wrapper, _BoundWrapper = wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper
-
-_COROUTINE_FLAGS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-
-
-class Calls:
-    """What can be called on a batched function, method, class method or static method."""
-
-    def _scope(self) -> Scope:
-        """The engines of this function, or of this instance's method."""
-        raise NotImplementedError
-
-    def _plain(self) -> Callable[..., Any]:
-        """The undecorated function, bound where it is a method."""
-        raise NotImplementedError
-
-    def _options(self) -> Options:
-        raise NotImplementedError
-
-    def _submit(
-        self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any], **how: Any
-    ) -> BatchFuture[Any]:
-        """The general way in; the hot one is `Batched.__call__`."""
-        scope = self._scope()
-        engine = scope.here()
-        if (args or kwargs) and not engine.is_grouped:
-            engine.reject()
-            raise TypeError(f"{self._options().name} takes one item and no extra arguments")
-        route = engine.route(self._plain(), args, kwargs, self._gives_itself(scope))
-        return engine.submit(route, item, **how)
-
-    def _gives_itself(self, scope: Scope) -> Callable[[], Any]:
-        """For `on_error`: the decorated object."""
-        raise NotImplementedError
-
-    def submit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item; the same as calling the function.
-
-        Args:
-            item: the item.
-            args, kwargs: extra arguments; only calls with equal ones share a batch.
-
-        Returns:
-            The future of this item's result.
-
-        Raises:
-            Closed: after `close`.
-            Deadlock: a batch or callback of this function would wait for its own full queue.
-            TypeError: an extra argument cannot be hashed.
-        """
-        return self._submit(item, args, kwargs)
-
-    def submit_nowait(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item without ever waiting for room.
-
-        Raises:
-            QueueFull: `capacity` items are unresolved.
-        """
-        return self._submit(item, args, kwargs, wait=False)
-
-    async def asubmit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Wait for room without blocking the loop, submit, and give the future."""
-        return await self._asubmit(item, args, kwargs, None)
-
-    async def _asubmit(
-        self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None
-    ) -> BatchFuture[Any]:
-        from .engine.control import until_admitted
-
-        return await until_admitted(
-            lambda admitted: self._submit(item, args, kwargs, timeout=timeout, admitted=admitted)
-        )
-
-    def options(self, *, timeout: Any = None) -> CallOptions:
-        """A light view of this function, with options for its calls.
-
-        Args:
-            timeout: the most seconds (or a timedelta) to wait for room; then `QueueFull`.
-        """
-        return CallOptions(self, seconds_or_none("timeout", timeout))
-
-    def batch(self, items: list[Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call the undecorated function, with a list that you have already."""
-        return self._plain()(items, *args, **kwargs)
-
-    def flush(self, timeout: float | None = None) -> None:
-        """Let everything accepted so far leave now, and wait until it is done.
-
-        Args:
-            timeout: the most seconds to wait.
-
-        Raises:
-            TimeoutError: it is not done in time; it goes on.
-            Deadlock: waiting here could never end.
-        """
-        from .engine import control
-
-        control.flush(self._scope(), seconds_or_none("timeout", timeout))
-
-    async def aflush(self, timeout: float | None = None) -> None:
-        """`flush` without blocking the loop."""
-        from .engine import control
-
-        await control.aflush(self._scope(), seconds_or_none("timeout", timeout))
-
-    def close(self, timeout: float | None = None, *, cancel: bool = False) -> None:
-        """Refuse new items, run what was accepted, end the workers.
-
-        Args:
-            timeout: the most seconds to wait; what is left then ends in `Closed`.
-            cancel: end what has not started in `Closed` instead of running it.
-
-        Raises:
-            TimeoutError: not everything was done in time.
-            Deadlock: waiting here could never end; nothing is closed then.
-        """
-        from .engine import control
-
-        control.close(self._scope(), seconds_or_none("timeout", timeout), cancel)
-
-    async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> None:
-        """`close` without blocking the loop."""
-        from .engine import control
-
-        await control.aclose(self._scope(), seconds_or_none("timeout", timeout), cancel)
-
-    def start(self) -> None:
-        """Open again after a close. (The first call needs no start.)"""
-        from .engine import control
-
-        control.start(self._scope())
-
-    def stats(self) -> Stats:
-        """A snapshot of what was done so far."""
-        return self._scope().stats()
-
-    @property
-    def size(self) -> int:
-        """The most items in one batch."""
-        return self._options().size
-
-    @property
-    def linger(self) -> float | None:
-        """The longest time in seconds that the oldest item waits for company."""
-        return self._options().linger
-
-    @property
-    def workers(self) -> int:
-        """How many batches may run at the same time."""
-        return self._options().workers
-
-    @property
-    def capacity(self) -> int | None:
-        """The most unresolved items."""
-        return self._options().capacity
-
-    @property
-    def __code__(self) -> Any:
-        """The code of the plain function, no coroutine function any more: a call gives a future."""
-        code = self._plain().__code__
-        return code.replace(co_flags=code.co_flags & ~_COROUTINE_FLAGS)
-
-    def __enter__(self) -> Any:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Any:
-        self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-
-class CallOptions:
-    """A batched function, with options for the calls made through this view."""
-
-    __slots__ = ("_calls", "_timeout")
-
-    def __init__(self, calls: Calls, timeout: float | None) -> None:
-        self._calls = calls
-        self._timeout = timeout
-
-    def __call__(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item; see `Calls.submit`."""
-        return self._calls._submit(item, args, kwargs, timeout=self._timeout)
-
-    submit = __call__
-
-    async def asubmit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Wait for room without blocking the loop, submit, and give the future."""
-        return await self._calls._asubmit(item, args, kwargs, self._timeout)
 
 
 def _refuse_default_call(*_: object) -> Any:
@@ -258,9 +65,25 @@ class BoundBatched(Calls, _BoundWrapper):
     def _plain(self) -> Callable[..., Any]:
         return self._parts()[1]
 
+    def _owner(self) -> Any:
+        return self._parts()[0]
+
     def _options(self) -> Options:
-        options: Options = self._self_parent._self_options
-        return options
+        scopes: Scopes = self._self_parent._self_scopes
+        return scopes.options_of(self._owner())
+
+    def _configure(self, option: str, value: object) -> None:
+        if self._owner() is None:
+            self._self_parent._configure(option, value)
+            return
+        scope = self._scope()
+        scope.configure(scope.options.changed(option, value))
+
+    def _observers(self) -> Observers:
+        scopes: Scopes = self._self_parent._self_scopes
+        if self._owner() is None:
+            return scopes.observers
+        return self._scope().observers[-1]
 
     @property
     def __func__(self) -> Any:
@@ -299,7 +122,7 @@ class Batched(Calls, _Wrapper):
 
     def __init__(self, function: Any, options: Options, seam: Any = None) -> None:
         super().__init__(function, _refuse_default_call)
-        self._self_options = options
+        check_options(options, is_async(function))
         self._self_scopes = Scopes(options, is_async(function), seam)
         self._self_submit: Callable[[Any], BatchFuture[Any]] | None = None
 
@@ -324,7 +147,7 @@ class Batched(Calls, _Wrapper):
             return bound._submit(args[0], args[1:], kwargs)
         if self._self_submit is None:
             scope: Any = self._scope()
-            if not scope.is_grouped:
+            if not scope.takes_more and scope.options.is_plain:
                 self._self_submit = scope.submitter(self._plain(), self._gives_itself(scope))
         return self._submit(item, args, kwargs)
 
@@ -343,7 +166,13 @@ class Batched(Calls, _Wrapper):
         return function
 
     def _options(self) -> Options:
-        return self._self_options
+        return self._self_scopes.options_of(None)
+
+    def _configure(self, option: str, value: object) -> None:
+        self._self_scopes.configure(option, value)
+
+    def _observers(self) -> Observers:
+        return self._self_scopes.observers
 
     def _gives_itself(self, scope: Scope) -> Callable[[], Any]:
         return ref(self)
@@ -367,6 +196,15 @@ def check_function(function: Any) -> None:
         callable(function) or isinstance(function, (classmethod, staticmethod))
     ):
         raise TypeError(f"batched needs a function that takes a list, got {kind(function)}")
+
+
+def check_options(options: Options, is_async_function: bool) -> None:
+    """Raise TypeError for functions that would give a coroutine where nobody awaits it."""
+    for option in ("key", "weight", "dedupe"):
+        if is_async(getattr(options, option)):
+            raise TypeError(f"{option} must not be an async function")
+    if is_async(options.on_error) and not is_async_function:
+        raise TypeError("on_error may be an async function for async functions only")
 
 
 def default_name(function: Any) -> str:

@@ -7,7 +7,7 @@ The state, in `_s`, is one of
 
     Route    pending: lies in the intake of `state.engine`
     Waiting  pending, but not accepted: waits for room
-    Group    pending, accepted and sorted by the forming
+    Line, Group, Delayed, Chunk   pending, accepted and sorted by the forming
     Batch    running
     RESULT, ERROR, CANCELLED   done
 
@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from . import waits
+from .terms import NO_TERMS, Terms
 
 if TYPE_CHECKING:
     from .engine.base import Engine
@@ -152,6 +153,9 @@ class BatchFuture(Future[R], Generic[R]):
     _s: Any  # the state, see the top of this module
     _v: Any  # the item, then the result or a Failure
     _t: float  # when it was submitted, by the engine's clock
+    # These two lie in the `__dict__` of the few futures that have them: no word for the others.
+    _terms: Terms = NO_TERMS  # what the call asked for
+    _count: int = 1  # how many items it stands for
 
     # A Python __init__ would cost a quarter of a submit (1.24x, one thread).
     __init__ = object.__init__
@@ -284,6 +288,8 @@ class BatchFuture(Future[R], Generic[R]):
         if engine is None:
             return
         waits.check(self)
+        if engine.caller_runs and timeout is None:
+            engine.help(self)  # type: ignore[attr-defined]
         bell = engine.seam.bell()
         poke = bell.poke
         if not self._watch(poke):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -32,9 +32,16 @@ class Options:
     linger: float | None
     workers: int
     capacity: int | None
+    key: Callable[[Any], Hashable] | None
+    weight: Callable[[Any], float] | None
+    max_weight: float | None
+    dedupe: Callable[[Any], Hashable] | None
+    isolate: bool
     on_error: Callable[[Any], Any] | None
+    caller_runs: bool
     exit_timeout: float
     name: str
+    is_capacity_given: bool
 
     @classmethod
     def checked(
@@ -44,7 +51,13 @@ class Options:
         linger: object,
         workers: object,
         capacity: object,
+        key: object,
+        weight: object,
+        max_weight: object,
+        dedupe: object,
+        isolate: object,
         on_error: object,
+        caller_runs: object,
         exit_timeout: object,
         name: object,
         default_name: str,
@@ -57,16 +70,49 @@ class Options:
         """
         size_ = whole("size", size)
         workers_ = whole("workers", workers)
-        if on_error is not None and not callable(on_error):
-            raise TypeError(f"on_error must be a function or None, got {kind(on_error)}")
+        if (weight is None) != (max_weight is None):
+            missing = "weight" if weight is None else "max_weight"
+            raise ValueError(f"weight and max_weight go together: {missing} is missing")
         return cls(
             size=size_,
             linger=seconds_or_none("linger", linger),
             workers=workers_,
-            capacity=_capacity(capacity, size_, workers_),
-            on_error=on_error,
+            capacity=capacity_of(capacity, size_, workers_),
+            key=_function("key", key),
+            weight=_function("weight", weight),
+            max_weight=None if max_weight is None else _positive("max_weight", max_weight),
+            dedupe=_dedupe(dedupe),
+            isolate=flag("isolate", isolate),
+            on_error=_function("on_error", on_error),
+            caller_runs=flag("caller_runs", caller_runs),
             exit_timeout=seconds("exit_timeout", exit_timeout),
             name=default_name if name is None else _name(name),
+            is_capacity_given=not isinstance(capacity, Unset),
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Is nothing to be found out of each item?"""
+        return self.key is None and self.weight is None and self.dedupe is None
+
+    def changed(self, option: str, value: object) -> Options:
+        """The same with another size, linger, workers or capacity, checked likewise."""
+        if option == "linger":
+            return replace(self, linger=seconds_or_none("linger", value))
+        size, workers, capacity = self.size, self.workers, self.capacity
+        if option == "size":
+            size = whole("size", value)
+        elif option == "workers":
+            workers = whole("workers", value)
+        if option == "capacity":
+            capacity = capacity_of(value, size, workers)
+        elif not self.is_capacity_given:
+            capacity = capacity_of(UNSET, size, workers)
+        elif capacity is not None and size > capacity:
+            raise ValueError(f"size must be <= capacity ({capacity}), got {size}")
+        is_given = self.is_capacity_given or option == "capacity"
+        return replace(
+            self, size=size, workers=workers, capacity=capacity, is_capacity_given=is_given
         )
 
 
@@ -111,7 +157,8 @@ def seconds_or_none(option: str, value: object) -> float | None:
     return None if value is None else seconds(option, value)
 
 
-def _capacity(value: object, size: int, workers: int) -> int | None:
+def capacity_of(value: object, size: int, workers: int) -> int | None:
+    """An int >= size, None, or the default where it was not given."""
     if value is None:
         return None
     if isinstance(value, Unset):
@@ -127,4 +174,39 @@ def _name(value: object) -> str:
         raise TypeError(f"name must be a str or None, got {kind(value)}")
     if not value:
         raise ValueError("name must not be empty")
+    return value
+
+
+def flag(option: str, value: object) -> bool:
+    """True or False, and nothing like it."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{option} must be True or False, got {kind(value)}")
+    return value
+
+
+def _function(option: str, value: object) -> Callable[[Any], Any] | None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{option} must be a function or None, got {kind(value)}")
+    return value
+
+
+def _dedupe(value: object) -> Callable[[Any], Hashable] | None:
+    if value is False:
+        return None
+    if value is True:
+        return _itself
+    if not callable(value):
+        raise TypeError(f"dedupe must be True, False or a function of an item, got {kind(value)}")
+    return value
+
+
+def _itself(item: Any) -> Any:
+    return item
+
+
+def _positive(option: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{option} must be a number > 0, got {kind(value)}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{option} must be a number > 0, got {value}")
     return value

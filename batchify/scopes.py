@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from .observe import EVERYWHERE, Observers
 from .options import Options
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Scopes:
         from .engine.seam import THREADS
         from .engine.threads import ThreadEngine
 
-        self._options = options
+        self.options = options  # of those scopes that have none of their own
+        self.observers = Observers()
         self._kind: Any = AsyncEngine if is_async else ThreadEngine
         self._seam = THREADS if seam is None else seam
         self._lock = threading.RLock()
@@ -84,8 +86,24 @@ class Scopes:
             return scope
 
     def _make(self, function: Callable[..., Any]) -> Scope:
-        scope: Scope = self._kind(self._options, takes_more(function), self._seam)
+        scope: Scope = self._kind(self.options, takes_more(function), self._seam)
+        scope.observers = (EVERYWHERE, self.observers, Observers())
         return scope
+
+    def options_of(self, owner: Any) -> Options:
+        """The options as they are now, for `owner`; makes no scope."""
+        scope = self._own if owner is None else self._find(owner)
+        return self.options if scope is None else scope.options
+
+    def configure(self, option: str, value: object) -> None:
+        """Change an option for every scope, those to come included."""
+        with self._lock:
+            self.options = self.options.changed(option, value)
+            known = [self._own, *(scope for _, scope in self._by_owner.values())]
+        for scope in known:  # without the lock: theirs are taken first elsewhere
+            found = scope() if isinstance(scope, ref) else scope
+            if found is not None:
+                found.configure(found.options.changed(option, value))
 
 
 def is_async(function: Any) -> bool:

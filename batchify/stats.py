@@ -7,14 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
+from .distribution import Distribution, Recorder, merged
+
 REASONS = ("size", "weight", "linger", "idle", "capacity", "flush", "close")
+DISTRIBUTIONS = ("sizes", "queued", "ran")
 
 
 class Counts:
     """What an engine counts, under its lock. Everything else is derived when somebody asks."""
 
     __slots__ = (
-        "batches", "cancelled", "failed", "gave_up", "reasons", "rejected", "succeeded",
+        "batches", "cancelled", "deduplicated", "expired", "failed", "gave_up", "observer_errors",
+        "queued", "ran", "reasons", "rejected", "retried", "sizes", "succeeded",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -23,8 +27,25 @@ class Counts:
         self.succeeded = 0
         self.failed = 0
         self.cancelled = 0
+        self.expired = 0
+        self.retried = 0
+        self.deduplicated = 0
+        self.observer_errors = 0
         self.batches = 0
         self.reasons: Counter[str] = Counter()
+        self.sizes = Recorder(10)
+        self.queued = Recorder(6)
+        self.ran = Recorder(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a batch is formed by, as `explain` needs it."""
+
+    size: int
+    linger: float | None
+    workers: int
+    capacity: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +58,10 @@ class Stats:
         submitted: calls, whatever became of them.
         accepted: items that had room.
         rejected: items refused by the call (`QueueFull`, `Closed`, bad arguments).
-        succeeded, failed, cancelled: items that ended so; `failed` with any error.
-        expired: items whose deadline passed first.
-        retried: items that went to a later batch.
+        succeeded, failed, cancelled: items that ended so; `failed` with any error but
+            `DeadlineExceeded`.
+        expired: items whose deadline passed before they started.
+        retried: how often an item went back to run again.
         deduplicated: items that shared the place of an equal one.
         pending: accepted items whose batch has not started.
         running: items in batches that run, not done yet.
@@ -47,6 +69,10 @@ class Stats:
         workers: worker threads alive; for `async def`, batches that run.
         reasons: how many batches left because of each of size, weight, linger, idle, capacity,
             flush, close.
+        sizes: the distribution of the batches' sizes, in items.
+        queued: of the seconds that the oldest item of each batch had waited.
+        ran: of the seconds that each batch took.
+        observer_errors: how often an observer raised.
     """
 
     submitted: int = 0
@@ -65,15 +91,34 @@ class Stats:
     reasons: Mapping[str, int] = field(
         default_factory=lambda: MappingProxyType(dict.fromkeys(REASONS, 0))
     )
+    sizes: Distribution = field(default_factory=Distribution)
+    queued: Distribution = field(default_factory=Distribution)
+    ran: Distribution = field(default_factory=Distribution)
+    observer_errors: int = 0
+    limits: Limits | None = field(default=None, repr=False, compare=False)
+
+    def explain(self) -> str:
+        """Say in a sentence or two why batches left as small as they did, and what would help."""
+        from .explain import explanation
+
+        return explanation(self)
 
 
-def added(parts: Iterable[Stats]) -> Stats:
+def added(parts: Iterable[Stats], limits: Limits | None = None) -> Stats:
     """The sum over several engines."""
     parts = list(parts)
-    numbers = {
+    special = {"reasons", "limits", *DISTRIBUTIONS}
+    sums: dict[str, int] = {
         one.name: sum(getattr(part, one.name) for part in parts)
         for one in fields(Stats)
-        if one.name != "reasons"
+        if one.name not in special
     }
     reasons = {reason: sum(part.reasons[reason] for part in parts) for reason in REASONS}
-    return Stats(**numbers, reasons=MappingProxyType(reasons))
+    return Stats(
+        **sums,
+        reasons=MappingProxyType(reasons),
+        sizes=merged(part.sizes for part in parts),
+        queued=merged(part.queued for part in parts),
+        ran=merged(part.ran for part in parts),
+        limits=limits,
+    )

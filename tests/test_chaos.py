@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from batchify.engine.base import Batch, Engine
+from batchify.engine.base import Engine
+from batchify.engine.running import Batch
 from batchify.engine.threads import ThreadEngine
 from batchify.outcome import Give
 from tests import chaos
@@ -77,7 +78,7 @@ def break_settle(
 def test_results_shifted_by_one_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def shifted(settle: Settle, self: Engine, batch: Batch, give: Give) -> None:
         values = [*give.values[1:], give.values[0]]
-        settle(self, batch, Give(give.start, values, give.is_clean))
+        settle(self, batch, Give(give.places, values, give.is_clean))
 
     break_settle(monkeypatch, shifted)
     assert run_broken(monkeypatch).misrouted > 0
@@ -86,7 +87,7 @@ def test_results_shifted_by_one_are_found(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_future_that_is_never_settled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_the_last(settle: Settle, self: Engine, batch: Batch, give: Give) -> None:
         batch.futures.pop()
-        settle(self, batch, Give(give.start, give.values[:-1], give.is_clean))
+        settle(self, batch, Give(give.places[:-1], give.values[:-1], give.is_clean))
 
     break_settle(monkeypatch, without_the_last)
     assert run_broken(monkeypatch).hung > 0

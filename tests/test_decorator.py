@@ -254,7 +254,11 @@ def test_options_for_the_call_are_checked() -> None:
     with pytest.raises(ValueError, match="timeout"):
         documented.options(timeout=-1)
     with pytest.raises(TypeError):
-        documented.options(deadline=1)  # type: ignore[call-arg]
+        documented.options(urgency=1)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="deadline"):
+        documented.options(deadline=-1)
+    with pytest.raises(TypeError, match="priority"):
+        documented.options(priority="high")  # type: ignore[arg-type]
     for call in (documented.flush, documented.close):
         with pytest.raises(ValueError, match="timeout"):
             call(-1)

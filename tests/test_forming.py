@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 from batchify.forming import Decision, Grouped, Plain, Route, Waiting
 from batchify.future import RESULT
+from batchify.terms import NO_TERMS
 
 # ---- the stand-in for an engine ----
 
@@ -35,11 +36,12 @@ from batchify.future import RESULT
 class Entry:
     """What is queued: the three words of a future, and its name and route for the test."""
 
-    __slots__ = ("__weakref__", "_s", "_t", "_v", "name", "route")
+    __slots__ = ("__weakref__", "_s", "_t", "_terms", "_v", "name", "route")
 
     def __init__(self, route: Route, name: Any, now: float) -> None:
         self._s: Any = route
         self._t = now
+        self._terms = NO_TERMS
         self._v = name
         self.name = name
         self.route = route
@@ -145,7 +147,7 @@ class Desk:
 
     def cancel(self, entry: Entry) -> bool:
         with self.lock():
-            was_accepted = self.forming.cancel(entry)
+            was_accepted = self.forming.end(entry)
             self.look()
         return was_accepted
 
@@ -171,13 +173,13 @@ class Desk:
             if cancel:
                 accepted, later = self.forming.clear()
                 away += later
-            self.forming.hurry = "close"
+            self.forming.hasten("close")
             self.look()
         return accepted, away
 
     def start(self) -> None:
         with self.lock():
-            self.forming.hurry = None
+            self.forming.hasten(None)
             self.forming.unseal()
             self.is_open = True
             self.look()
@@ -286,7 +288,7 @@ def decide(desk: Desk, now: float) -> Decision:
 
 
 def route(*args: Any) -> Route:
-    return Route(engine=None, function=None, args=args)
+    return Route(engine=None, function=None, args=args, key=args)
 
 
 def busy_desk(kind: Any, *, size: int = 4, linger: float | None = None) -> tuple[Desk, Batch]:
@@ -846,7 +848,7 @@ def test_a_hundred_thousand_routes_leave_nothing_behind() -> None:
             desk.run_all()
     del thing
     forget(desk)
-    assert desk.forming.groups() == []
+    assert desk.forming.by_kin == {}
     gc.collect()
     assert len(things) == 0
 
@@ -864,7 +866,7 @@ def test_a_route_without_items_is_let_go(leave: Any, linger: float | None) -> No
         desk.run_all()
     del thing
     forget(desk)
-    assert desk.forming.groups() == []
+    assert desk.forming.by_kin == {}
     gc.collect()
     assert len(things) == 0
 
@@ -1219,7 +1221,7 @@ class FormingMachine(RuleBasedStateMachine):
     @invariant()
     def there_is_no_group_without_entries(self) -> None:
         if isinstance(self.desk.forming, Grouped):
-            assert set(self.desk.forming.by_route) <= {entry.route for entry in self.accepted}
+            assert set(self.desk.forming.by_kin) <= {entry.route for entry in self.accepted}
 
     def teardown(self) -> None:
         """In the end everything left."""

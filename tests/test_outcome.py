@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import batchify
 from batchify import BadResult, BatchAborted, BatchFailure, MissingResult
 from batchify.future import Failure
-from batchify.outcome import Give, caught, conduct
+from batchify.outcome import Give, Work, caught, conduct
 
 ENGINE = str(Path(batchify.__file__).parent)
 
@@ -65,7 +65,7 @@ def run(
 ) -> Run:
     """Drive one batch to its end, as a worker does; every item is settled exactly once."""
     ran = Run([PENDING] * len(items), [])
-    talk = conduct(function, items, args, kwargs, on_error, batched)
+    talk = conduct(Work(function, args, kwargs, on_error, batched), items)
     answer: Any = None
     while True:
         try:
@@ -74,10 +74,9 @@ def run(
             break
         answer = None
         if isinstance(request, Give):
-            end = request.start + len(request.values)
-            assert all(outcome is PENDING for outcome in ran.outcomes[request.start : end])
-            assert end <= len(items)
-            ran.outcomes[request.start : end] = request.values
+            for place, value in zip(request.places, request.values, strict=True):
+                assert ran.outcomes[place] is PENDING
+                ran.outcomes[place] = value
             ran.gives.append(len(request.values))
             failed = [value for value in request.values if isinstance(value, Failure)]
             assert not (request.is_clean and failed)
@@ -265,7 +264,7 @@ def test_anything_else_is_a_bad_result_that_tells_expected_and_got(kind: str, ma
 
 def test_a_coroutine_is_a_bad_result_and_never_left_unawaited() -> None:
     # The driver of this file would await it; one of threads cannot.
-    talk = conduct(lambda _: None, [1], (), {})
+    talk = conduct(Work(lambda _: None), [1])
     next(talk)
     give = talk.send(coroutine())
     assert isinstance(give, Give)
@@ -398,7 +397,7 @@ def test_a_result_is_out_before_the_generator_goes_on() -> None:
             yield item
         events.append("end")
 
-    talk = conduct(function, [1, 2], (), {})
+    talk = conduct(Work(function), [1, 2])
     answer: Any = None
     for request in iter(lambda: next_or_none(talk, answer), None):
         answer = None
@@ -1222,7 +1221,7 @@ def test_what_the_handler_does_to_the_failure_changes_nothing_else() -> None:
         failure.items.clear()
         failure.kwargs.clear()
 
-    talk = conduct(raises(ValueError()), items, (), kwargs, handler)
+    talk = conduct(Work(raises(ValueError()), (), kwargs, handler), items)
     answer: Any = None
     while (request := next_or_none(talk, answer)) is not None:
         answer = None

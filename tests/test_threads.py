@@ -218,7 +218,7 @@ def test_what_no_item_waits_for_is_forgotten() -> None:
     assert all(x.done() for x in futures)
     engine = f._scope()
     assert engine.routes == {}
-    assert engine.forming.by_route == {}
+    assert engine.forming.by_kin == {}
 
 
 # ---- capacity ----

@@ -1,4 +1,4 @@
-"""What both drivers share from the batch on: taking, settling, cancelling, flushing, closing.
+"""The engine's life, the same for both drivers: flush, close, start, exit, fork, other limits.
 
 open ──► closing ──► closed ──► (start) open
 """
@@ -11,158 +11,32 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import Forked
-from ..forming import Group, Route, Waiting
-from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure, Refused
+from ..forming import Waiting
+from ..future import CANCELLED, BatchFuture, Refused
 from ..loopfuture import LoopFuture
 from ..options import Options
-from ..outcome import Give
-from ..stats import REASONS, Counts, Stats
-from .entry import CLOSED, CLOSING, OPEN, Entry
-from .seam import Seam
+from ..stats import REASONS, Counts, Limits, Stats
+from .entry import CLOSED, CLOSING, OPEN
+from .running import Running
 
 
-class Batch:
-    """A batch that runs. Its futures have it as their state."""
-
-    __slots__ = ("engine", "futures", "reason", "route", "thread")
-    is_running = True
-
-    def __init__(self, engine: Engine, route: Route, reason: str) -> None:
-        self.engine = engine
-        self.route = route
-        self.reason = reason
-        self.futures: list[BatchFuture[Any]] = []
-        self.thread = 0  # the ident of the thread that runs it
-
-    def items(self) -> list[Any]:
-        return [future._v for future in self.futures]
-
-    def holders(self, me: Any) -> list[Any] | None:
-        return self.engine.holders_of(self, me)
-
-
-class Engine(Entry):
+class Engine(Running):
     """The queue and the workers of one decorated function (or of one instance's)."""
 
-    def __init__(self, options: Options, is_grouped: bool, seam: Seam) -> None:
-        super().__init__(options, is_grouped, seam)
-        self.batches: set[Batch] = set()
-
     # ---- the driver's part ----
-
-    def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
-        """Who must act before `batch` can end."""
-        raise NotImplementedError
 
     def _reset_workers(self) -> None:
         """Forget the workers, in a forked child."""
         raise NotImplementedError
 
-    # ---- out ----
-
-    def _take(self) -> Batch | float | None:
-        """The next batch for a free worker, or when to look again (under the lock)."""
-        forming = self.forming
-        if forming.capacity is not None:
-            self.need = 0
-        self._tell(forming.accept())
-        decision = forming.next(self.seam.clock())
-        if decision.group is None:
-            return decision.when
-        group: Group = decision.group
-        reason = decision.reason or ""
-        batch = Batch(self, group.route, reason)
-        batch.futures = forming.take(group, batch)
-        if not batch.futures:  # cancelled meanwhile, by a finalizer that ran in this thread
-            return self._take()
-        self.batches.add(batch)
-        self.counts.batches += 1
-        self.counts.reasons[reason] += 1
-        return batch
-
-    def settle(self, batch: Batch, give: Give) -> None:
-        """End futures of `batch` with their values, then tell everyone."""
-        values = give.values
-        futures: Sequence[BatchFuture[Any]] = batch.futures
-        if len(values) != len(futures):
-            futures = futures[give.start : give.start + len(values)]
-        succeeded = failed = 0
-        with self._lock:
-            self._begin()
-            if give.is_clean:
-                for future, value in zip(futures, values, strict=True):
-                    if future._s is batch:
-                        future._v = value
-                        future._s = RESULT
-                        succeeded += 1
-                    elif future._s is CANCELLED:  # detached: it kept its item until here
-                        future._v = None
-            else:
-                for future, value in zip(futures, values, strict=True):
-                    if future._s is not batch:
-                        if future._s is CANCELLED:
-                            future._v = None
-                        continue
-                    future._v = value
-                    if value.__class__ is Failure:
-                        future._s = ERROR
-                        failed += 1
-                    else:
-                        future._s = RESULT
-                        succeeded += 1
-            self.counts.succeeded += succeeded
-            self.counts.failed += failed
-            self.forming.running -= succeeded + failed
-            if self.forming.is_pressed:
-                self._look()
-            self._end()
-        self._announce(futures)
-        if self._nested:
-            self._look_again()
-
-    def finish(self, batch: Batch) -> None:
-        """`batch` is over; what it left unsettled (it never does) must not hang."""
-        with self._lock:
-            self.batches.discard(batch)
-
-    def cancel(self, future: BatchFuture[Any]) -> bool:
-        """Take out one item; see `BatchFuture.cancel`."""
-        item = future._v  # let go of without the lock: that may run a finalizer
-        is_nested = self._lock._is_owned()  # type: ignore[attr-defined]
-        with self._lock:
-            if not is_nested:
-                self._begin()
-            state = future._s
-            if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):
-                if not is_nested:
-                    self._end()
-                return state is CANCELLED
-            if state.is_running:
-                future._s = CANCELLED  # detached: the batch goes on without it
-                self.counts.cancelled += 1
-                self.forming.running -= 1
-            elif self.forming.cancel(future):
-                self.counts.cancelled += 1
-            else:
-                self.counts.gave_up += 1
-            if is_nested:
-                self._nested.append(future)
-            else:
-                self._look()
-                self._end()
-        self._announce((future,))
-        self._forget_routes()
-        if self._nested and not is_nested:
-            self._look_again()
-        del item
-        return True
-
     # ---- flush, close, exit, fork ----
 
     def unresolved(self) -> list[BatchFuture[Any]]:
         """The futures of all accepted items that are not done (under the lock)."""
-        running = [f for batch in self.batches for f in batch.futures if f._s is batch]
-        return running + self.forming.entries()
+        return self._running() + self.forming.entries()
+
+    def _running(self) -> list[BatchFuture[Any]]:
+        return [f for batch in self.batches for f in batch.futures if f._s is batch]
 
     def left(self) -> list[BatchFuture[Any]]:
         """`unresolved`, for who does not hold the lock."""
@@ -173,8 +47,7 @@ class Engine(Entry):
             return self.unresolved()
 
     def _recount(self) -> None:
-        running = [f for batch in self.batches for f in batch.futures if f._s is batch]
-        self.forming.recount(len(running))
+        self.forming.recount(items_of(self._running()))
         self._roused = False  # the ring may not have come about
 
     def flush(self) -> list[BatchFuture[Any]]:
@@ -199,10 +72,11 @@ class Engine(Entry):
             away = self.forming.seal()
             accepted: list[BatchFuture[Any]] = []
             if cancel:
+                self._is_stopping = True
                 accepted, later = self.forming.clear()
                 away += later
-                self.counts.failed += len(accepted)
-            self.forming.hurry = "close"
+                self.counts.failed += items_of(accepted)
+            self.forming.hasten("close")
             items = [future._v for future in accepted + away]  # let go of without the lock
             ended = self._end_with(accepted, self._closed) + self._turn_away(away)
             self._look()
@@ -241,17 +115,17 @@ class Engine(Entry):
             self._look()
             self.need = 0
             accepted, away = self.forming.clear()
-            running = []
-            if abandon:
-                running = [f for batch in self.batches for f in batch.futures if f._s is batch]
-            self.forming.running -= len(running)
-            self.counts.failed += len(accepted) + len(running)
+            running = self._running() if abandon else []
+            self.forming.running -= items_of(running)
+            left = items_of(accepted + running)
+            self.counts.failed += left
             items = [future._v for future in accepted + running + away]
             ended = self._end_with(accepted + running, self._closed)
-            left = len(ended)
             ended += self._turn_away(away)
+            if abandon:
+                self.batches.clear()
             self.state = CLOSED
-            self.forming.hurry = None
+            self.forming.hasten(None)
             self.need = 0
             self.forming.is_sealed = True
             self._end()
@@ -273,6 +147,7 @@ class Engine(Entry):
         with self._lock:
             if self.state is CLOSED:
                 self.state = OPEN
+                self._is_stopping = False
                 self.forming.unseal()
                 self._roused = False
                 self._begin()
@@ -283,11 +158,24 @@ class Engine(Entry):
         """Nothing lingers any more. Gives the futures of what is unresolved."""
         with self._lock:
             self._is_ending = is_ending
-            self.forming.hurry = "close"
             self._begin()
+            self.forming.hasten("close")
             self._look()
             self._end()
             return self.unresolved()
+
+    def configure(self, options: Options) -> None:
+        """Go on with other limits, also for what waits."""
+        self.options = options
+        self._is_configured = False  # whoever looks next sees to it
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            self._nested.append(None)
+            return
+        with self._lock:
+            self._begin()
+            self._look()
+            self._end()
+        self._after()
 
     def forked(self) -> None:
         """In the child of a fork: forget everything, and end the copied futures in `Forked`.
@@ -295,14 +183,15 @@ class Engine(Entry):
         No callback runs: those belong to the parent.
         """
         self._lock = RLock()  # another thread may have held the old one
-        running = [f for batch in self.batches for f in batch.futures if f._s is batch]
+        running = self._running()
         accepted, away = self.forming.clear()
         for future in self._end_with(running + accepted + away, self._forked):
             future.__dict__.pop("view", None)  # its condition may be held by a thread of the parent
         self.batches.clear()
         self.watched.clear()
         self.forming.running = 0
-        self.forming.hurry = None
+        self.forming.hasten(None)
+        self._overdue.clear()
         self.counts = Counts()
         self.generation += 1
         self._nested.clear()
@@ -328,7 +217,9 @@ class Engine(Entry):
                 self._end()
             counts, forming = self.counts, self.forming
             pending, running = forming.pending, forming.running
-            accepted = counts.succeeded + counts.failed + counts.cancelled + pending + running
+            ended = counts.succeeded + counts.failed + counts.cancelled + counts.expired
+            accepted = ended + pending + running
+            options = self.options
             return Stats(
                 submitted=accepted + counts.rejected + counts.gave_up + forming.waiting,
                 accepted=accepted,
@@ -336,12 +227,30 @@ class Engine(Entry):
                 succeeded=counts.succeeded,
                 failed=counts.failed,
                 cancelled=counts.cancelled,
+                expired=counts.expired,
+                retried=counts.retried,
+                deduplicated=counts.deduplicated,
                 pending=pending,
                 running=running,
                 batches=counts.batches,
                 workers=self._worker_count(),
                 reasons=MappingProxyType({r: counts.reasons[r] for r in REASONS}),
+                sizes=counts.sizes.distribution(),
+                queued=counts.queued.distribution(),
+                ran=counts.ran.distribution(),
+                observer_errors=counts.observer_errors,
+                limits=limits_of(options),
             )
+
+
+def limits_of(options: Options) -> Limits:
+    """What `stats().explain()` needs to know of the options."""
+    return Limits(options.size, options.linger, options.workers, options.capacity)
+
+
+def items_of(futures: Sequence[BatchFuture[Any]]) -> int:
+    """How many items they stand for."""
+    return sum(future._count for future in futures)
 
 
 def count_down(futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) -> None:

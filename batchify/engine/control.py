@@ -11,8 +11,10 @@ from ..errors import Deadlock
 from ..forming import Waiting
 from ..future import BatchFuture, Refused
 from ..loopfuture import port_of, set_done
+from ..observe import Observers
+from ..options import Options
 from ..stats import Stats
-from .base import Engine, count_down
+from .base import Engine, count_down, items_of
 from .entry import CLOSED, CLOSING, OPEN
 from .seam import Seam
 
@@ -22,13 +24,17 @@ class Scope(Protocol):
 
     state: str
     seam: Seam
-    is_grouped: bool
+    options: Options
+    takes_more: bool
+    observers: tuple[Observers, ...]
 
     def here(self) -> Engine: ...
 
     def engines(self) -> Sequence[Engine]: ...
 
     def set_state(self, state: str) -> None: ...
+
+    def configure(self, options: Options) -> None: ...
 
     def stats(self) -> Stats: ...
 
@@ -171,5 +177,5 @@ async def _await(futures: list[BatchFuture[Any]], timeout: float | None) -> None
 
 
 def _late(futures: list[BatchFuture[Any]]) -> str:
-    left = sum(not future.done() for future in futures)
-    return f"{left} of {len(futures)} items are not done yet"
+    left = items_of([future for future in futures if not future.done()])
+    return f"{left} items are not done yet"

@@ -14,9 +14,10 @@ also raise in the middle of a change that a caller makes: whoever holds the lock
 from __future__ import annotations
 
 import contextlib
+import math
 from asyncio import _get_running_loop as running_loop
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from threading import RLock, get_ident
 from typing import Any
 from weakref import ref
@@ -24,40 +25,51 @@ from weakref import ref
 from .. import waits
 from ..errors import Closed, Deadlock, QueueFull
 from ..forming import Grouped, Plain, Route, Waiting
-from ..future import CANCELLED, ERROR, BatchFuture, Done, Failure, Refused, fire
+from ..future import CANCELLED, BatchFuture, Refused
 from ..loopfuture import LoopFuture, port_of
 from ..options import Options
 from ..stats import Counts
+from ..terms import NO_TERMS, Terms, hashable, terms_of
 from .seam import Seam
+from .telling import Telling
 
 OPEN, CLOSING, CLOSED = "open", "closing", "closed"
 
 
-class Entry:
+class Entry(Telling):
     """The way in, and who looks when."""
 
-    def __init__(self, options: Options, is_grouped: bool, seam: Seam) -> None:
+    caller_runs = False  # may a thread that waits for a result run a batch?
+
+    def __init__(self, options: Options, takes_more: bool, seam: Seam) -> None:
+        super().__init__()
         self.options = options
-        self.is_grouped = is_grouped
+        self.takes_more = takes_more  # the function has more parameters than the list
         self.seam = seam
         self.intake: deque[Any] = deque()
         self.need = 1
-        self.watched: dict[BatchFuture[Any], deque[Callable[[Any], object]]] = {}
-        self.has_loop_callers = False
-        kind = Grouped if is_grouped else Plain
-        self.forming: Plain | Grouped = kind(
-            self.intake, options.size, options.linger, options.capacity
-        )
-        self.routes: dict[Any, Route] = {}  # of a Grouped forming, by extra arguments
+        limits = (options.size, options.linger, options.capacity)
+        self.has_kinds = takes_more or options.key is not None
+        self.forming: Plain | Grouped
+        if self.has_kinds or options.weight is not None:
+            self.forming = Grouped(self.intake, *limits, options.max_weight)
+        else:
+            self.forming = Plain(self.intake, *limits)
+        self._is_configured = True  # the forming knows the limits of the options
+        self.routes: dict[Any, Route] = {}  # where there are kinds, by what tells them apart
         self.counts = Counts()
         self.state = OPEN
         self.generation = 0  # grows with each fork
         self._lock = RLock()
-        self._nested: deque[BatchFuture[Any]] = deque()  # came while this thread held the lock
+        self._nested: deque[BatchFuture[Any] | None] = (
+            deque()
+        )  # came while this thread held the lock
         self._worker_idents: set[int] = set()
         self._is_changing = False
         self._roused = False  # somebody was woken, and has not looked yet
         self._is_ending = False  # the process or the loop ends
+        self._next_deadline = math.inf  # when somebody calls `expire`
+        self._overdue: deque[tuple[BatchFuture[Any], Any]] = deque()  # to be told, with their items
 
     # ---- the driver's part ----
 
@@ -77,6 +89,10 @@ class Entry:
         """Have somebody look at `when`."""
         raise NotImplementedError
 
+    def _set_deadline(self, when: float) -> None:
+        """Have somebody call `expire` at `when`, however busy the workers are (under the lock)."""
+        raise NotImplementedError
+
     def _worker_count(self) -> int:
         raise NotImplementedError
 
@@ -86,28 +102,53 @@ class Entry:
 
     # ---- in ----
 
-    def route(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-        batched: Callable[[], Any],
-    ) -> Route:  # fmt: skip
-        """Where a call with these extra arguments goes: equal ones go the same way.
+    def way(
+        self, function: Callable[..., Any], item: Any, args: tuple[Any, ...],
+        kwargs: dict[str, Any], batched: Callable[[], Any], priority: float = 0,
+        deadline: float | None = None,
+    ) -> tuple[Route, Terms]:  # fmt: skip
+        """Where a call goes, and what it asks for; counts the call if that cannot be found out.
 
         Raises:
-            TypeError: an extra argument cannot be hashed.
+            ItemTooHeavy: the item weighs more than a batch may.
+            TypeError: something that must be hashed cannot be.
+            Exception: what `key`, `weight` or `dedupe` raise.
         """
-        if isinstance(self.forming, Plain):
-            return Route(self, function, batched=batched)
+        options = self.options
         try:
-            key = route_key(args, kwargs)
+            if (args or kwargs) and not self.takes_more:
+                raise TypeError(f"{options.name} takes one item and no extra arguments")
+            if options.is_plain and not priority and deadline is None:
+                terms = NO_TERMS
+            else:
+                end = None if deadline is None else self.seam.clock() + deadline
+                terms = terms_of(options, item, priority, end)
+            if not self.has_kinds:
+                return Route(self, function, batched=batched), terms
+            extra = (args, frozenset(kwargs.items())) if kwargs else (args,)
+            if options.key is not None:
+                extra = (hashable("key", options.key(item)), *extra)
+            return self._route(extra, function, args, kwargs, batched), terms
+        except BaseException:
+            self.reject()
+            raise
+
+    def _route(
+        self, key: Any, function: Callable[..., Any], args: tuple[Any, ...],
+        kwargs: dict[str, Any], batched: Callable[[], Any],
+    ) -> Route:  # fmt: skip
+        """The one route of all calls of this kind."""
+        try:
             found = self.routes.get(key)
         except TypeError as error:
-            self.reject()
             raise TypeError(
                 f"extra arguments of {self.options.name} must be hashable, as only calls with "
                 f"equal ones share a batch: {error}"
             ) from None
         # One C call makes it exactly once; who hashes and compares is the caller, without a lock.
-        return found or self.routes.setdefault(key, Route(self, function, args, kwargs, batched))
+        return found or self.routes.setdefault(
+            key, Route(self, function, args, kwargs, batched, key)
+        )
 
     def submitter(
         self, function: Callable[..., Any], batched: Callable[[], Any]
@@ -139,24 +180,32 @@ class Entry:
         self,
         route: Route,
         item: Any,
+        terms: Terms = NO_TERMS,
         *,
         wait: bool = True,
         timeout: float | None = None,
         admitted: Callable[[], object] | None = None,
     ) -> BatchFuture[Any]:
         """Submit one item, with options for the call."""
-        loop = running_loop()
-        future: BatchFuture[Any] = BatchFuture() if loop is None else self._loop_future(loop)
-        future._v = item
-        future._t = self.seam.clock()
-        future._s = route
+        future = self._future(item, route)
+        if terms is not NO_TERMS:
+            future._terms = terms
         self.intake.append(future)
-        if len(self.intake) >= self.need:
+        if len(self.intake) >= self.need or terms.deadline is not None or terms.priority:
             try:
                 return self.crowded(future, route, wait, timeout, admitted)
             except BaseException:
                 self._forget_routes(route)
                 raise
+        return future
+
+    def _future(self, item: Any, state: Any) -> BatchFuture[Any]:
+        """A future for who calls here."""
+        loop = running_loop()
+        future: BatchFuture[Any] = BatchFuture() if loop is None else self._loop_future(loop)
+        future._v = item
+        future._t = self.seam.clock()
+        future._s = state
         return future
 
     def _loop_future(self, loop: Any) -> LoopFuture[Any]:
@@ -191,6 +240,7 @@ class Entry:
                 self._end()
                 return future  # it came just before the close
             try:
+                self._respect(future)
                 self._look()
             except RuntimeError as error:  # no thread could be started
                 if not self._worker_count() and self._take_back(future):
@@ -220,6 +270,27 @@ class Entry:
         elif self._is_ending and not isinstance(future, LoopFuture):
             self._wait_at_the_end(future)
         return future
+
+    def _respect(self, future: BatchFuture[Any]) -> None:
+        """See to what a call asked for, if its item has not started (under the lock)."""
+        terms = future._terms
+        if terms.deadline is None and not terms.priority:
+            return
+        forming = self._sort()
+        if terms.deadline is not None and future._s.__class__ is Route:
+            forming.mind(future)
+            self._mind(terms.deadline)
+
+    def _mind(self, deadline: float) -> None:
+        if deadline < self._next_deadline:
+            self._next_deadline = deadline
+            self._set_deadline(deadline)
+
+    def _sort(self) -> Grouped:
+        """The forming that knows everything, from now on (under the lock)."""
+        if isinstance(self.forming, Plain):
+            self.forming = Grouped.after(self.forming)
+        return self.forming
 
     @staticmethod
     def _waits(future: BatchFuture[Any]) -> bool:
@@ -325,6 +396,9 @@ class Entry:
     def _look(self) -> None:
         """Let in what has room, and wake whoever is needed (under the lock)."""
         forming = self.forming
+        if not self._is_configured:
+            self._is_configured = True
+            forming.configure(self.options.size, self.options.linger, self.options.capacity)
         while True:
             if forming.capacity is not None:
                 self.need = 0
@@ -365,8 +439,12 @@ class Entry:
             self._begin()
             while self._nested:
                 future = self._nested.popleft()
+                if future is None:  # other limits
+                    continue
                 route = future._s
-                if self.state is not OPEN and self.forming.withdraw(future):
+                if self.state is OPEN:
+                    self._respect(future)
+                elif self.forming.withdraw(future):
                     future._s = route
                     refused += self._end_with((future,), self._closed)
                     self.counts.rejected += 1
@@ -377,56 +455,29 @@ class Entry:
 
     def _forget_routes(self, refused: Route | None = None) -> None:
         """Let go of the extra arguments that no pending item has (not under the lock: hashes)."""
-        if not isinstance(self.forming, Grouped):
+        if not self.has_kinds or isinstance(self.forming, Plain):
             return
         gone = self.forming.gone
-        if refused is not None and refused not in self.forming.by_route:
+        if refused is not None and refused not in self.forming.by_kin:
             gone.append(refused)
         with contextlib.suppress(Exception):  # an IndexError of two who pop; a hash that raises
             while gone:
                 route = gone.pop()
-                key = route_key(route.args, route.kwargs)
-                if self.routes.get(key) is route:
-                    self.routes.pop(key, None)  # another one may have been here in between
+                if self.routes.get(route.key) is route:
+                    self.routes.pop(route.key, None)  # another one may have been here in between
 
-    # ---- telling ----
+    def _after(self) -> None:
+        """What is left to do when the lock is free: tell, forget, look again."""
+        if self._overdue:
+            self._tell_overdue()
+        self._forget_routes()
+        if self._nested:
+            self._look_again()
 
-    def _announce(self, futures: Sequence[BatchFuture[Any]]) -> None:
-        """Tell those who wait for `futures`, which are done: loops first, then callbacks."""
-        if self.has_loop_callers:
-            self._post(futures)
-        watched = self.watched
-        if watched:
-            for future in futures:
-                pokes = watched.pop(future, None)
-                if pokes is not None:
-                    fire(pokes, future)
-
-    def _end_with(
-        self,
-        futures: Iterable[BatchFuture[Any]],
-        error: Callable[[], Exception],
-        kind: type[Failure] = Failure,
-    ) -> list[BatchFuture[Any]]:
-        """End futures with an error (under the lock); gives them, to be announced."""
-        ended = []
-        for future in futures:
-            if future._s.__class__ is not Done:
-                future._v = kind(error())
-                future._s = ERROR
-                ended.append(future)
-        return ended
-
-    def _post(self, futures: Sequence[BatchFuture[Any]]) -> None:
-        """Have those that were made on loops woken there."""
-        by_port: dict[Any, list[LoopFuture[Any]]] = {}
-        for future in futures:
-            if isinstance(future, LoopFuture):
-                by_port.setdefault(future._port, []).append(future)
-        for port, ended in by_port.items():
-            port.post(ended)
-
-
-def route_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What must be equal for two calls to share a batch."""
-    return (args, frozenset(kwargs.items())) if kwargs else args
+    def _tell_overdue(self) -> None:
+        """Tell those whose deadline came; their items go here, without the lock."""
+        while self._overdue:
+            with contextlib.suppress(IndexError):  # two who pop
+                future, item = self._overdue.popleft()
+                del item
+                self._announce((future,))

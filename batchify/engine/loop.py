@@ -30,7 +30,8 @@ from ..loopfuture import Port, set_done
 from ..options import Options
 from ..outcome import Give, caught, conduct
 from . import lifecycle
-from .base import Batch, Engine, count_down
+from .base import Engine, count_down, items_of
+from .running import Batch
 from .seam import Seam
 
 _YEAR = 365 * 24 * 3600.0
@@ -42,19 +43,20 @@ class LoopEngine(Engine):
     def __init__(
         self,
         options: Options,
-        is_grouped: bool,
+        takes_more: bool,
         seam: Seam,
         port: Port,
         home: object,
         on_loop_closed: Callable[[Port], None],
     ) -> None:
-        super().__init__(options, is_grouped, seam)
+        super().__init__(options, takes_more, seam)
         self.port = port
         self._home = home  # keeps the background thread, while this engine may need it
         self._on_loop_closed = on_loop_closed
         self._tasks: dict[asyncio.Task[None], Batch | None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._alarm = 0.0
+        self._deadline_timer: asyncio.TimerHandle | None = None
 
     # ---- who is there ----
 
@@ -101,6 +103,21 @@ class LoopEngine(Engine):
         self._timer = None
         self._look_again()
 
+    def _set_deadline(self, when: float) -> None:
+        if running_loop() is not self.port.loop:
+            self.port.call(self._on_deadline)
+            return
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        delay = min(max(0.0, when - self.seam.clock()), _YEAR)
+        self._deadline_timer = self.port.loop.call_later(delay, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._deadline_timer = None
+        when = self.expire()
+        if when is not None:
+            self._set_deadline(when)
+
     def _worker_count(self) -> int:
         return len(self.batches)
 
@@ -109,7 +126,7 @@ class LoopEngine(Engine):
 
     def _reset_workers(self) -> None:
         self._tasks.clear()
-        self._timer = None
+        self._timer = self._deadline_timer = None
 
     def holders(self, me: Any) -> list[Any] | None:
         if waits.is_blocked(self.port.thread, me):
@@ -154,7 +171,7 @@ class LoopEngine(Engine):
                 self._timer = None
             self._look()
             self._end()
-        self._forget_routes()
+        self._after()
         waits.serving_tasks[task] = batch
         try:
             await self._drive(batch)
@@ -179,8 +196,9 @@ class LoopEngine(Engine):
             if batch is not None:
                 self.batches.discard(batch)
                 left = [future for future in batch.futures if future._s is batch]
-                self.forming.running -= len(left)
-                self.counts.failed += len(left)
+                count = items_of(left)
+                self.forming.running -= count
+                self.counts.failed += count
                 ended = self._end_with(
                     left, lambda: BatchAborted("the task of the batch was ended")
                 )
@@ -193,20 +211,13 @@ class LoopEngine(Engine):
             self._look_again()
 
     async def _drive(self, batch: Batch) -> None:
-        route = batch.route
-        talk = conduct(
-            route.function,
-            batch.items(),
-            route.args,
-            route.kwargs,
-            self.options.on_error,
-            route.batched,
-        )
+        talk = conduct(batch.work(can_await=True), batch.items(), batch.twins())
         answer: Any = None
         while True:
             try:
                 request = talk.send(answer)
-            except StopIteration:
+            except StopIteration as end:
+                self.report(batch, end.value)
                 return
             answer = None
             if isinstance(request, Give):

@@ -14,9 +14,11 @@ from weakref import ref
 from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import LoopFuture, Port, port_of
+from ..observe import EVERYWHERE, Observers
 from ..options import Options
 from ..stats import Stats, added
 from . import lifecycle
+from .base import limits_of
 from .entry import CLOSED, CLOSING, OPEN
 from .loop import LoopEngine, attend
 from .seam import Seam
@@ -75,9 +77,11 @@ lifecycle.after_fork_in_child(_forget_background)
 class AsyncEngine:
     """The loop engines of one decorated function (or of one instance's)."""
 
-    def __init__(self, options: Options, is_grouped: bool, seam: Seam) -> None:
+    caller_runs = False  # a loop runs its batches itself
+
+    def __init__(self, options: Options, takes_more: bool, seam: Seam) -> None:
         self.options = options
-        self.is_grouped = is_grouped
+        self.takes_more = takes_more
         self.seam = seam
         self._engines: dict[Port, LoopEngine] = {}
         self._ways: dict[Port, tuple[Any, ...]] = {}  # what the hot path needs of each loop
@@ -85,6 +89,7 @@ class AsyncEngine:
         self._gone = Stats()  # what the engines of closed loops did
         self._lock = threading.RLock()
         self.state = OPEN
+        self.observers: tuple[Observers, ...] = (EVERYWHERE,)
         lifecycle.register(self)
 
     def here(self) -> LoopEngine:
@@ -117,8 +122,9 @@ class AsyncEngine:
                         engines.forget(closed)
 
                 engine = LoopEngine(
-                    self.options, self.is_grouped, self.seam, port, home, on_loop_closed
+                    self.options, self.takes_more, self.seam, port, home, on_loop_closed
                 )
+                engine.observers = self.observers
                 if self.state is not OPEN:
                     engine.closed()
                 self._engines[port] = engine
@@ -192,8 +198,16 @@ class AsyncEngine:
             self._ways.pop(self._home.port, None)
             self._home = None
 
+    def configure(self, options: Options) -> None:
+        """Go on with other limits on every loop."""
+        with self._lock:
+            self.options = options
+        for engine in self.engines():
+            engine.configure(options)
+
     def stats(self) -> Stats:
-        return added((self._gone, *(engine.stats() for engine in self.engines())))
+        parts = (self._gone, *(engine.stats() for engine in self.engines()))
+        return added(parts, limits_of(self.options))
 
     def set_state(self, state: str) -> None:
         self.state = state

@@ -11,6 +11,8 @@ that it stays until the worker is awake.
 
 from __future__ import annotations
 
+import contextlib
+import math
 from contextvars import Context
 from threading import TIMEOUT_MAX, get_ident
 from typing import Any
@@ -18,11 +20,13 @@ from weakref import ref
 
 from .. import waits
 from ..errors import BatchAborted
+from ..future import BatchFuture
 from ..options import Options, kind
 from ..outcome import Give, caught, conduct
 from . import lifecycle
-from .base import Batch, Engine
+from .base import Engine, items_of
 from .entry import CLOSED
+from .running import Batch
 from .seam import Bell, Seam
 
 
@@ -36,8 +40,9 @@ STOP = Stop()
 class ThreadEngine(Engine):
     """An engine whose batches run in worker threads."""
 
-    def __init__(self, options: Options, is_grouped: bool, seam: Seam) -> None:
-        super().__init__(options, is_grouped, seam)
+    def __init__(self, options: Options, takes_more: bool, seam: Seam) -> None:
+        super().__init__(options, takes_more, seam)
+        self.caller_runs = options.caller_runs
         self._threads: dict[Bell, Any] = {}
         self._idle: list[Bell] = []  # those who sleep
         self._alarms: dict[Bell, float] = {}  # when a sleeper wakes up by itself
@@ -55,6 +60,7 @@ class ThreadEngine(Engine):
 
         self._bells = bells
         self._weak = ref(self, ring_all)
+        self._watch: Bell | None = None  # of the thread that minds the deadlines
 
     # ---- as a scope: the one engine for all callers ----
 
@@ -70,7 +76,8 @@ class ThreadEngine(Engine):
     # ---- who is there ----
 
     def _is_free(self) -> bool:
-        return bool(self._idle) or len(self._threads) < self.options.workers
+        workers = self.options.workers
+        return len(self.batches) < workers and (bool(self._idle) or len(self._threads) < workers)
 
     def _rouse(self) -> None:
         # The note comes last: a handler that raises before it leaves a worker too many awake.
@@ -106,8 +113,31 @@ class ThreadEngine(Engine):
     def _set_alarm(self, when: float) -> None:
         self._rouse()  # who is roused, and finds nothing to run, sleeps until then
 
+    def _set_deadline(self, when: float) -> None:
+        if self._watch is not None:
+            self._watch.ring()
+            return
+        bell = self.seam.bell()
+        with contextlib.suppress(RuntimeError):  # no thread to be had: the workers look, too
+            self._watch = bell
+            self._bells.add(bell)
+            name = f"batchify:{self.options.name}:deadlines"
+            self.seam.spawn(_keep_watch, (self._weak, bell), name)
+
+    def watch(self, bell: Bell) -> float | Stop | None:
+        """End what is overdue; gives when to look again."""
+        if self._watch is not bell:  # closed, or forked
+            self._bells.discard(bell)
+            return STOP
+        return self.expire()
+
     def _worker_count(self) -> int:
         return len(self._threads)
+
+    def configure(self, options: Options) -> None:
+        super().configure(options)
+        for bell in self._idle[: max(0, len(self._threads) - options.workers)]:
+            bell.ring()  # there are too many: who wakes up leaves
 
     def _end_workers(self) -> None:
         # They are told to go for good, whoever starts again: new ones come then.
@@ -117,6 +147,10 @@ class ThreadEngine(Engine):
             self._leaving = [thread for thread in self._threads.values() if thread is not None]
             for bell in self._idle:
                 bell.ring()
+            if self._watch is not None:
+                self._watch.ring()
+                self._watch = None
+                self._next_deadline = math.inf
             self._threads.clear()
             self._idle.clear()
             self._alarms.clear()
@@ -136,7 +170,7 @@ class ThreadEngine(Engine):
         self._hire_nobody()
 
     def holders(self, me: Any) -> list[Any] | None:
-        if self._is_free() or len(self.batches) < len(self._threads):
+        if len(self.batches) < self.options.workers:
             return None
         return [batch.thread for batch in list(self.batches)]
 
@@ -151,21 +185,26 @@ class ThreadEngine(Engine):
             if bell not in self._threads:  # closed, or forked in the batch function
                 self._bells.discard(bell)
                 self._worker_idents.discard(get_ident())
+                self._begin()
+                self._look()  # opened again meanwhile: its permit is free only now
+                self._end()
                 return STOP
             self._worker_idents.add(get_ident())
             self._begin()
             self._roused = False
             self._leave_bed(bell)
             while True:
-                step = self._take()
+                is_free = len(self.batches) < self.options.workers  # else callers run them
+                step = self._take() if is_free else None
                 if isinstance(step, Batch):
                     step.thread = get_ident()
                     self._look()
                     break
-                if self.state is CLOSED:
+                if self.state is CLOSED or len(self._threads) > self.options.workers:
                     del self._threads[bell]
                     self._bells.discard(bell)
                     self._worker_idents.discard(get_ident())
+                    self._look()
                     self._end()
                     return STOP
                 self._idle.append(bell)
@@ -176,15 +215,33 @@ class ThreadEngine(Engine):
                     break
                 self._leave_bed(bell)
             self._end()
-        self._forget_routes()
-        if self._nested:
-            self._look_again()
+        self._after()
         return step
 
     def _leave_bed(self, bell: Bell) -> None:
         if bell in self._idle:
             self._idle.remove(bell)
             self._alarms.pop(bell, None)
+
+    def help(self, future: BatchFuture[Any]) -> None:
+        """Run batches in this thread, which waits for `future`, while a worker is free."""
+        while not future.done() and not self._lock._is_owned():  # type: ignore[attr-defined]
+            with self._lock:
+                self._begin()
+                is_free = len(self.batches) < self.options.workers and self.state is not CLOSED
+                batch = self._take() if is_free else None
+                if isinstance(batch, Batch):
+                    batch.thread = get_ident()
+                self._look()
+                self._end()
+            self._after()
+            if not isinstance(batch, Batch):
+                return
+            self.execute(batch)
+            with self._lock:  # others may be ready, and this thread may be content
+                self._begin()
+                self._look()
+                self._end()
 
     def execute(self, batch: Batch) -> None:
         """Run one batch in this thread."""
@@ -196,8 +253,9 @@ class ThreadEngine(Engine):
             reason = f"the batch could not be settled: {kind(error)}"
             with self._lock:
                 left = [future for future in batch.futures if future._s is batch]
-                self.forming.running -= len(left)
-                self.counts.failed += len(left)
+                count = items_of(left)
+                self.forming.running -= count
+                self.counts.failed += count
                 self._end_with(left, lambda: BatchAborted(reason))
             self._announce(left)
         finally:
@@ -209,22 +267,14 @@ class ThreadEngine(Engine):
             del self, batch, stack
 
     def _drive(self, batch: Batch) -> None:
-        route = batch.route
         context = Context()  # nobody's: never that of the caller who happened to come first
-        talk = conduct(
-            route.function,
-            batch.items(),
-            route.args,
-            route.kwargs,
-            self.options.on_error,
-            route.batched,
-            can_await=False,
-        )
+        talk = conduct(batch.work(can_await=False), batch.items(), batch.twins())
         answer: Any = None
         while True:
             try:
                 request = talk.send(answer)
-            except StopIteration:
+            except StopIteration as end:
+                self.report(batch, end.value)
                 break
             answer = None
             if isinstance(request, Give):
@@ -236,7 +286,7 @@ class ThreadEngine(Engine):
                 answer = caught(error)
                 del error
             del request
-        del self, batch, route, talk, answer, context  # as in `execute`
+        del self, batch, talk, answer, context  # as in `execute`
 
 
 def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
@@ -258,3 +308,15 @@ def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
             bell.wait(None)
         else:
             bell.wait(step - engine.seam.clock())
+
+
+def _keep_watch(weak: ref[ThreadEngine], bell: Bell) -> None:
+    """The life of the thread that ends what is overdue, however busy the workers are."""
+    while True:
+        engine = weak()
+        when = STOP if engine is None else engine.watch(bell)
+        if engine is None or isinstance(when, Stop):
+            return
+        timeout = None if when is None else when - engine.seam.clock()
+        del engine
+        bell.wait(timeout)

@@ -6,17 +6,19 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from ..future import CANCELLED, Done
-from .states import Group, Route, Waiting
+from .states import Chunk, Route, Waiting
 
 NEVER = 1 << 62  # a length that no intake reaches
-MANY = 64  # cancelled entries that may lie about before it is worth to sweep
 
 
 class Decision(NamedTuple):
-    """`reason` is why `group` leaves now, None when none does; `when` is the time to look again."""
+    """`reason` is why `group` leaves now, None when none does; `when` is the time to look again.
+
+    `group` is a `Line`, a `Group`, or a future whose state is a `Chunk`.
+    """
 
     reason: str | None
-    group: Group | None = None
+    group: Any = None
     when: float | None = None
 
 
@@ -24,12 +26,12 @@ NOTHING = Decision(None)
 
 
 class Forming:
-    """The capacity in use, the intake and the groups.
+    """The capacity in use, the intake, and what is accepted and not running.
 
     Invariants, whenever the engine's lock is free:
-    - every entry is in the intake or in a group, and older ones are never behind younger ones of
-      the same route;
-    - `running` + live entries of the groups + accepted ones in the intake <= `capacity`;
+    - every entry is in the intake or was moved on, and older ones are never behind younger ones
+      of the same kin;
+    - `running` + live entries that were moved on + accepted ones in the intake <= `capacity`;
     - `is_pressed`: the intake holds only entries that have no room;
     - `is_sealed`: the intake holds only entries whose callers are about to be refused.
     """
@@ -41,10 +43,12 @@ class Forming:
         self.size = size
         self.linger = linger
         self.capacity = capacity
-        self.running = 0  # entries that left with a batch and are not done
+        self.running = 0  # items that left with a batch and are not done
         self.dead = 0  # cancelled entries in the intake
         self.waiting = 0  # entries in the intake whose state is Waiting
-        self.grouped = 0  # live entries in groups
+        self.grouped = 0  # accepted entries that are not in the intake any more, and wait
+        self.chunks: deque[Any] = deque()  # futures of many items each, oldest first
+        self.chunked = 0  # how many items those are
         self.is_pressed = False
         self.is_sealed = False  # nothing is let in any more: who is in the intake is refused
         self.seen = 0  # how long the intake was when `accept` was through with it
@@ -53,21 +57,45 @@ class Forming:
 
     @property
     def pending(self) -> int:
-        """Accepted, and not running."""
+        """Accepted items that are not running."""
         is_shut = self.is_pressed or self.is_sealed
         fresh = 0 if is_shut else len(self.intake) - self.dead - self.waiting
         room = self._room()
-        return self.grouped + (fresh if room is None else min(fresh, room))
+        return self.grouped + self.chunked + (fresh if room is None else min(fresh, room))
 
     def _room(self) -> int | None:
         if self.capacity is None:
             return None
-        return max(0, self.capacity - self.running - self.grouped)
+        return max(0, self.capacity - self.running - self.grouped - self.chunked)
+
+    def configure(self, size: int, linger: float | None, capacity: int | None) -> None:
+        """Go on with other limits, also for what waits."""
+        self.size, self.linger, self.capacity = size, linger, capacity
+
+    def hasten(self, reason: str | None) -> None:
+        """Let everything leave at once from now on, for `reason`; None ends that."""
+        self.hurry = reason
+
+    @property
+    def deadline(self) -> float | None:
+        """The next deadline."""
+        return None
+
+    def overdue(self, now: float) -> list[Any]:
+        """The entries whose deadline has come, which did not start."""
+        return []
 
     # ---- in ----
 
+    def accept(self) -> deque[Any]:
+        """Let in what there is room for.
+
+        Gives what those who waited are to be told by, to be taken out when they are told.
+        """
+        raise NotImplementedError
+
     def _move(self, most: int) -> None:
-        """Move up to `most` live entries from the intake to their groups, in order."""
+        """Move up to `most` live entries from the intake on, in order."""
         intake = self.intake
         while most > 0 and intake:
             entry = intake[0]  # taken out last: an exception from a signal loses nothing
@@ -79,89 +107,88 @@ class Forming:
                 continue
             if state.__class__ is Waiting:
                 self.told.append(state.admitted)
-                group = self._group(state.route)
+                state = state.route
                 self.waiting -= 1
-            else:
-                group = self._group(state)
-            group.entries.append(entry)
-            entry._s = group
+            self._admit(entry, state)
             intake.popleft()
             self.grouped += 1
             most -= 1
-            self._grown(group, entry)
 
-    def recount(self, running: int) -> None:
-        """Count anew, after an exception from a signal handler broke into a change.
-
-        Args:
-            running: how many entries left with a batch and are not done.
-        """
-        self.running = running
-        intake = self.intake
-        for group in self.groups():
-            if group.forced is not None:
-                group.forced = self._last_live_up_to(group.forced, [*group.entries, *intake])
-            live = (entry for entry in group.entries if entry._s.__class__ is not Done)
-            group.entries = deque(dict.fromkeys(live))
-            group.dead = 0
-            for entry in group.entries:
-                entry._s = group
-        if intake and intake[0]._s.__class__ is Group:
-            intake.popleft()  # it was moved, but not taken out
-        states = [entry._s.__class__ for entry in list(intake)]
-        self.dead = states.count(Done)
-        self.waiting = states.count(Waiting)
-        self.grouped = sum(len(group.entries) for group in self.groups())
-
-    @staticmethod
-    def _last_live_up_to(end: Any, entries: list[Any]) -> Any:
-        last = None
-        for entry in entries:
-            if entry._s.__class__ is not Done:
-                last = entry
-            if entry is end:
-                return last
-        return None
-
-    def _group(self, route: Any) -> Group:
+    def _admit(self, entry: Any, route: Any) -> None:
+        """Put an entry that has room to its like."""
         raise NotImplementedError
 
     def _dropped(self, entry: Any, before: Any = None) -> None:
         """`entry` is dropped from the intake, where `before` stands in front of it."""
 
-    def _grown(self, group: Group, entry: Any) -> None:
-        """`entry` came into `group`."""
+    def can_take(self, count: int) -> bool:
+        """Is there room for `count` items more, and does nobody wait for it?"""
+        if self.is_pressed or self.is_sealed or self.waiting:
+            return False
+        room = self._room()
+        return room is None or room - (len(self.intake) - self.dead) >= count
+
+    def add_chunk(self, entry: Any) -> None:
+        """Accept `entry`, whose state is a `Chunk`, and for which there is room."""
+        self.chunks.append(entry)
+        self.chunked += entry._s.count
+
+    def recount(self, running: int) -> None:
+        """Count anew, after an exception from a signal handler broke into a change.
+
+        Args:
+            running: how many items left with a batch and are not done.
+        """
+        self.running = running
+        live = dict.fromkeys(entry for entry in self.chunks if entry._s.__class__ is Chunk)
+        self.chunks = deque(live)
+        self.chunked = sum(entry._s.count for entry in live)
+        self._recount_moved()
+        intake = self.intake
+        if intake and self._is_moved(intake[0]):
+            intake.popleft()  # it was moved, but not taken out
+        states = [entry._s.__class__ for entry in list(intake)]
+        self.dead = states.count(Done)
+        self.waiting = states.count(Waiting)
+
+    def _recount_moved(self) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def _is_moved(entry: Any) -> bool:
+        return entry._s.__class__ not in (Route, Waiting, Done)
 
     # ---- out ----
 
-    def cancel(self, entry: Any) -> bool:
-        """Take out an entry that has not started; True when it had been accepted."""
+    def end(self, entry: Any, final: Any = CANCELLED, value: Any = None) -> bool:
+        """Take out an entry that has not started, and give it its final state and value.
+
+        Gives True when it had been accepted.
+        """
         state = entry._s
-        entry._s = CANCELLED
-        entry._v = None
-        if state.__class__ is Group:
-            state.dead += 1
-            self.grouped -= 1
-            if state.dead > MANY and 2 * state.dead > len(state.entries):
-                self._sweep(state)
-            self._shrunk(state)
-            return True
-        self.dead += 1
-        if state.__class__ is Waiting:
+        self._forget_terms(entry)
+        entry._v = value
+        entry._s = final
+        if state.__class__ is Route:
+            self.dead += 1
+        elif state.__class__ is Waiting:
+            self.dead += 1
             self.waiting -= 1
             return False
+        elif state.__class__ is Chunk:
+            self.chunks.remove(entry)
+            self.chunked -= state.count
+        else:
+            self.grouped -= 1
+            self._remove(state, entry)
         return True
 
-    @staticmethod
-    def _sweep(group: Group) -> None:
-        """Drop the cancelled entries of `group`; the one that a flush ends at stays."""
-        forced = group.forced
-        kept = [e for e in group.entries if e is forced or e._s.__class__ is not Done]
-        group.dead = sum(entry._s.__class__ is Done for entry in kept)
-        group.entries = deque(kept)
+    def _remove(self, state: Any, entry: Any) -> None:
+        """`entry`, which was moved on and had this state, has ended."""
+        raise NotImplementedError
 
-    def _shrunk(self, group: Group) -> None:
-        """An entry of `group` was cancelled."""
+    def _forget_terms(self, entry: Any) -> None:
+        """`entry` is about to end, or to leave."""
 
     def is_waiting(self, entry: Any) -> bool:
         """Has `entry`, just appended, no room? Looks from the young end of the intake."""
@@ -174,6 +201,7 @@ class Forming:
             return False
         if entry._s.__class__ is Waiting:
             self.waiting -= 1
+        self._forget_terms(entry)
         entry._s = CANCELLED
         entry._v = None
         self._dropped(entry, self.intake[place - 1] if place else None)
@@ -190,18 +218,22 @@ class Forming:
     def clear(self) -> tuple[list[Any], list[Any]]:
         """Empty it; gives the accepted entries and those that have no room."""
         away = self.turn_away()
-        accepted = []
-        for group in self.groups():
-            accepted += [entry for entry in group.entries if entry._s.__class__ is not Done]
-            group.entries.clear()
-            group.dead = 0
-            group.forced = None
+        accepted = [*self.chunks, *self._moved()]
+        self.chunks.clear()
+        self._clear_moved()
         while self.intake:
             entry = self.intake.popleft()
             if entry._s.__class__ is not Done:
                 accepted.append(entry)
-        self.dead = self.waiting = self.grouped = 0
+        self.dead = self.waiting = self.grouped = self.chunked = 0
         return accepted, away
+
+    def _moved(self) -> list[Any]:
+        """The live entries that were moved on."""
+        raise NotImplementedError
+
+    def _clear_moved(self) -> None:
+        raise NotImplementedError
 
     def turn_away(self) -> list[Any]:
         """Take out the entries that have no room."""
@@ -211,6 +243,7 @@ class Forming:
         while self.intake:
             entry = self.intake.popleft()
             if entry._s.__class__ is not Done:
+                self._forget_terms(entry)
                 away.append(entry)
         self.dead = self.waiting = 0
         self.is_pressed = False
@@ -227,35 +260,51 @@ class Forming:
         """Let entries in again."""
         self.is_sealed = False
 
-    def groups(self) -> list[Group]:
-        raise NotImplementedError
-
     def entries(self) -> list[Any]:
         """The accepted entries that have not left."""
-        found = [e for g in self.groups() for e in g.entries if e._s.__class__ is not Done]
+        found = [*self.chunks, *self._moved()]
         if not (self.is_pressed or self.is_sealed):
             found += [e for e in list(self.intake) if e._s.__class__ is Route]
         return found
 
-    def _drop_dead_front(self, group: Group) -> None:
-        entries = group.entries
-        while group.dead and entries and entries[0]._s.__class__ is Done:
-            if entries.popleft() is group.forced:
-                group.forced = None
-            group.dead -= 1
+    def next(self, now: float) -> Decision:
+        """Does a batch leave at `now`?"""
+        decision = self._next(now)
+        if self.chunks:
+            chunk = self.chunks[0]
+            if decision.group is None or chunk._s.since < self._since(decision.group):
+                return Decision("size", chunk)
+        return decision
 
-    def _take_from(self, group: Group, batch: Any) -> list[Any]:
-        taken: list[Any] = []
-        entries = group.entries
-        while entries and len(taken) < self.size:
-            entry = entries.popleft()
-            if entry is group.forced:
-                group.forced = None
-            if entry._s.__class__ is Done:
-                group.dead -= 1
-            else:
-                entry._s = batch
-                taken.append(entry)
-        self.grouped -= len(taken)
-        self.running += len(taken)
-        return taken
+    def _next(self, now: float) -> Decision:
+        raise NotImplementedError
+
+    def _since(self, group: Any) -> float:
+        """When the oldest entry of `group` was submitted."""
+        raise NotImplementedError
+
+    def take(self, group: Any, batch: Any) -> list[Any]:
+        """Take the next batch; its entries get the state `batch`."""
+        if self.chunks and group is self.chunks[0]:
+            count = group._s.count
+            group._s = batch
+            self.chunks.popleft()
+            self.chunked -= count
+            self.running += count
+            return [group]
+        return self._take(group, batch)
+
+    def _take(self, group: Any, batch: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def force(self) -> None:
+        """What is accepted now leaves without lingering."""
+        raise NotImplementedError
+
+    def threshold(self, is_free: bool) -> int:
+        """The length of the intake at which a caller must look.
+
+        Args:
+            is_free: somebody could run a batch, and sleeps.
+        """
+        raise NotImplementedError

@@ -1,107 +1,86 @@
-"""The forming for calls with extra arguments."""
+"""The forming that knows kinds of items, weights, priorities, deadlines and second tries."""
 
 from __future__ import annotations
 
 from collections import deque
 from heapq import heapify, heappop, heappush
+from itertools import islice
 from typing import Any
 
 from ..future import Done
 from .base import NEVER, NOTHING, Decision, Forming
-from .states import Group, Route, Waiting
+from .plain import Plain
+from .ranking import Ranking
+from .states import Delayed, Group, Route, Waiting
 
-Mark = tuple[float, int]  # when the oldest entry of a group was submitted; the number of the mark
+PATIENCE = 1.0  # seconds that an item lets those of higher priority pass without a claim
 
 
 class Grouped(Forming):
-    """A group for each route: only calls with equal extra arguments go together.
+    """A group for each kind of items: equal keys and equal extra arguments go together.
 
     Of the groups that are ready, the one with the oldest entry leaves first, so that a busy one
-    never starves a rare one. Heaps of marks find it; a mark is valid while its number is known, and
-    holds nothing. A group without entries is gone at once.
+    never starves a rare one. A group without entries is gone at once.
+
+    Priorities: the highest leaves first, of the group that has it, and of equal ones the oldest.
+    Nothing starves: while the oldest entry has waited for longer than `PATIENCE`, every other
+    batch is taken by age alone. (Ageing by the clock alone would turn a long queue into one
+    without priorities, just when they matter.)
+
+    Weights: a batch is full before the entry that would make it too heavy; that one stays in
+    front.
     """
 
     def __init__(
-        self, intake: deque[Any], size: int, linger: float | None, capacity: int | None
+        self,
+        intake: deque[Any],
+        size: int,
+        linger: float | None,
+        capacity: int | None,
+        max_weight: float | None = None,
     ) -> None:
         super().__init__(intake, size, linger, capacity)
-        self.by_route: dict[Any, Group] = {}
-        self.gone: list[Any] = []  # routes that have no group any more, for the engine to forget
-        self._marks = 0
-        self._by_mark: dict[int, Group] = {}
-        self._oldest: list[Mark] = []
-        self._full: list[Mark] = []
-        self._forced: list[Mark] = []
+        self.max_weight = max_weight
+        self.by_kin: dict[Any, Group] = {}
+        self.gone: list[Route] = []  # routes that have no group any more, for the engine to forget
+        self._lingering: Ranking[Group] = Ranking()  # by the time of the oldest entry
+        self._ready: Ranking[Group] = Ranking()  # by the same; the highest priority comes before
+        self._ready_by_age: Ranking[Group] = Ranking()  # used with priorities only
+        self._delayed: Ranking[Any] = Ranking()  # entries that run again, by when they may
+        self._deadlines: Ranking[Any] = Ranking()  # entries that have one
+        self._marks: dict[Any, int] = {}  # where those are in `_deadlines`
+        self._last = 0  # the number of the youngest entry
+        self._front = 0  # and of the one that was put back last
+        self._has_priorities = False
+        self._is_by_age = False  # the next batch is taken by age, if that is called for
+        self._takes_oldest = False  # the decision that was just made is by age
 
-    def groups(self) -> list[Group]:
-        return list(self.by_route.values())
+    @classmethod
+    def after(cls, plain: Plain) -> Grouped:
+        """Take over from `plain`, when the first item comes that it has no notion of."""
+        plain.settle_down()
+        new = cls(plain.intake, plain.size, plain.linger, plain.capacity)
+        for name in (
+            "running", "dead", "waiting", "chunks", "chunked", "is_pressed", "is_sealed", "told",
+            "hurry",
+        ):  # fmt: skip
+            setattr(new, name, getattr(plain, name))
+        line = plain.line
+        boundary = 0
+        for entry in list(line.entries):
+            if entry._s is line:
+                new._admit(entry, line.route)
+                new.grouped += 1
+            if entry is line.forced:
+                boundary = new._last
+        for group in new.by_kin.values():
+            group.boundary = group.forced = boundary
+            new._rate(group)
+        return new
 
-    def _group(self, route: Any) -> Group:
-        group = self.by_route.get(route)
-        if group is None:
-            group = self.by_route[route] = Group(route)
-        return group
-
-    def _grown(self, group: Group, entry: Any) -> None:
-        live = group.live
-        if live == 1:
-            self._note(group)
-        elif live == self.size:
-            self._push(self._full, group)
-
-    def cancel(self, entry: Any) -> bool:
-        state = entry._s
-        route = state.route if state.__class__ is Waiting else state
-        if route.__class__ is Route and route not in self.by_route:
-            self.gone.append(route)  # it may have been the only one
-        return super().cancel(entry)
-
-    def _shrunk(self, group: Group) -> None:
-        if not group.live:
-            self._forget(group)
-        elif group.entries[0]._s.__class__ is Done:
-            self._note(group)
-
-    def _note(self, group: Group) -> None:
-        """Put `group` on the heaps by its oldest entry."""
-        self._drop_dead_front(group)
-        self._by_mark.pop(group.mark, None)
-        self._marks += 1
-        group.mark = self._marks
-        self._by_mark[group.mark] = group
-        self._push(self._oldest, group)
-        if group.live >= self.size:
-            self._push(self._full, group)
-        if group.forced is not None:
-            self._push(self._forced, group)
-
-    def _push(self, heap: list[Mark], group: Group) -> None:
-        if len(heap) > 2 * len(self._by_mark) + 64:  # most of it is stale
-            heap[:] = [mark for mark in heap if mark[1] in self._by_mark]
-            heapify(heap)
-        heappush(heap, (group.entries[0]._t, group.mark))
-
-    def _forget(self, group: Group) -> None:
-        self._by_mark.pop(group.mark, None)
-        group.entries.clear()
-        group.dead = 0
-        group.forced = None
-        del self.by_route[group.route]
-        self.gone.append(group.route)
-
-    def _top(self, heap: list[Mark]) -> Group | None:
-        while heap:
-            group = self._by_mark.get(heap[0][1])
-            if group is not None:
-                return group
-            heappop(heap)
-        return None
+    # ---- in ----
 
     def accept(self) -> deque[Any]:
-        """Let in what there is room for.
-
-        Gives what those who waited are to be told by, to be taken out when they are told.
-        """
         if self.is_sealed:
             return self.told
         room = self._room()
@@ -110,64 +89,349 @@ class Grouped(Forming):
         self.is_pressed = self.seen > self.dead
         return self.told
 
-    def next(self, now: float) -> Decision:
-        """Does a batch leave at `now`?"""
-        first = self._top(self._oldest)
-        if first is None:
-            return NOTHING
-        due = None if self.linger is None else first.entries[0]._t + self.linger
-        is_full = first.live >= self.size
-        if self.hurry is not None:
-            return Decision("size" if is_full else self.hurry, first)
-        if self.linger == 0.0:
-            return Decision("size" if is_full else "idle", first)
-        if due is not None and now >= due:
-            return Decision("size" if is_full else "linger", first)
-        forced, full = self._top(self._forced), self._top(self._full)
-        while full is not None and full.live < self.size:  # some were cancelled
-            heappop(self._full)
-            full = self._top(self._full)
-        if full is not None and (forced is None or self._full[0] <= self._forced[0]):
-            return Decision("size", full)
-        if forced is not None and forced.forced is not None:
-            return Decision("flush", forced)
-        if self.is_pressed and not self.running:
-            return Decision("capacity", first)
-        return Decision(None, None, due)
+    def _admit(self, entry: Any, route: Any) -> None:
+        self._last += 1
+        self._add(entry, route, self._last)
 
-    def take(self, group: Group, batch: Any) -> list[Any]:
-        """Take the next batch; its entries get the state `batch`."""
-        taken = self._take_from(group, batch)
-        if group.live:
-            self._note(group)
+    def _add(self, entry: Any, route: Any, number: int) -> None:
+        group = self.by_kin.get(route.kin)
+        if group is None:
+            group = self.by_kin[route.kin] = Group(route)
+        terms = entry._terms
+        was_full = self._is_full(group)
+        group.entries[entry] = number
+        entry._s = group
+        group.weight += terms.weight
+        if number < 0:
+            group.entries.move_to_end(entry, last=False)
+            group.forced += 1  # it has waited before: it does not linger again
+        if terms.priority and not self._has_priorities:
+            self._has_priorities = True
+            for other in self.by_kin.values():
+                self._rank_all(other)
+                self._rate(other)
+        elif self._has_priorities:
+            self._rank(group, entry, number)
+        if (
+            number < 0
+            or len(group.entries) == 1
+            or terms.priority > group.top
+            or was_full != self._is_full(group)
+        ):
+            self._rate(group)
+
+    def put_back(self, entry: Any, route: Any, now: float, after: float) -> None:
+        """`entry`, which ran, goes to a later batch: to the front, `after` seconds from `now`.
+
+        Of several, the youngest is to be put back first.
+        """
+        self.running -= 1
+        self.grouped += 1
+        if after > 0 and self.hurry is None:
+            delayed = Delayed(route)
+            delayed.mark = self._delayed.put(now + after, entry)
+            entry._s = delayed
         else:
+            self._front -= 1
+            self._add(entry, route, self._front)
+
+    def _wake(self, now: float | None) -> None:
+        """Put the delayed entries whose time has come, or all, to the front."""
+        awake = []
+        while (when := self._delayed.rank()) is not None and (now is None or when <= now):
+            awake.append(self._delayed.pop())
+        for entry in reversed(awake):
+            self._front -= 1
+            self._add(entry, entry._s.route, self._front)
+
+    # ---- where a group stands ----
+
+    def _is_full(self, group: Group) -> bool:
+        return len(group.entries) >= self.size or (
+            self.max_weight is not None and group.weight >= self.max_weight
+        )
+
+    def _rate(self, group: Group) -> None:
+        """Rank `group` anew, after its oldest entry, its fullness or its top has changed."""
+        self._unrate(group)
+        if not group.entries:
             self._forget(group)
+        elif (
+            self.linger == 0.0 or self.hurry is not None or group.forced > 0 or self._is_full(group)
+        ):
+            self._make_ready(group)
+        else:
+            group.mark = self._lingering.put(group.age, group)
+
+    def _unrate(self, group: Group) -> None:
+        if group.is_ready:
+            self._ready.discard(group.mark)
+            self._ready_by_age.discard(group.mark_by_age)
+            group.is_ready = False
+        else:
+            self._lingering.discard(group.mark)
+
+    def _make_ready(self, group: Group) -> None:
+        group.is_ready = True
+        age = group.age
+        if self._has_priorities:
+            group.top = -self._top(group)[0]
+            group.mark_by_age = self._ready_by_age.put(age, group)
+        group.mark = self._ready.put((-group.top, age), group)
+
+    def _forget(self, group: Group) -> None:
+        del self.by_kin[group.route.kin]
+        if group.route.kin is not None:
+            self.gone.append(group.route)
+        if not self.by_kin:
+            self._has_priorities = False
+
+    # ---- priorities ----
+
+    def _rank_all(self, group: Group) -> None:
+        group.ranks = [
+            (-entry._terms.priority, entry._t, number, entry)
+            for entry, number in group.entries.items()
+        ]
+        heapify(group.ranks)
+
+    def _rank(self, group: Group, entry: Any, number: int) -> None:
+        if len(group.ranks) > 2 * len(group.entries) + 64:  # most of them have left
+            self._rank_all(group)
+        else:
+            heappush(group.ranks, (-entry._terms.priority, entry._t, number, entry))
+
+    @staticmethod
+    def _top(group: Group) -> Any:
+        ranks = group.ranks
+        while group.entries.get(ranks[0][3]) != ranks[0][2]:
+            heappop(ranks)
+        return ranks[0]
+
+    # ---- deadlines ----
+
+    def mind(self, entry: Any) -> None:
+        """`entry` has a deadline, and has not started."""
+        self._marks[entry] = self._deadlines.put(entry._terms.deadline, entry)
+
+    def overdue(self, now: float) -> list[Any]:
+        """The entries whose deadline has come, which did not start."""
+        found = []
+        while (when := self._deadlines.rank()) is not None and when <= now:
+            entry = self._deadlines.pop()
+            del self._marks[entry]
+            found.append(entry)
+        return found
+
+    @property
+    def deadline(self) -> float | None:
+        when: float | None = self._deadlines.rank()
+        return when
+
+    def _forget_terms(self, entry: Any) -> None:
+        mark = self._marks.pop(entry, None)
+        if mark is not None:
+            self._deadlines.discard(mark)
+
+    # ---- out ----
+
+    def _next(self, now: float) -> Decision:
+        if self._delayed:
+            self._wake(None if self.hurry is not None else now)
+        if self.linger:
+            while (age := self._lingering.rank()) is not None and age[0] + self.linger <= now:
+                group = self._lingering.pop()
+                group.mark = 0
+                self._make_ready(group)
+        ready = self._choose(now)
+        if ready is not None:
+            return Decision(self._reason(ready, now), ready)
+        when = None
+        first = self._lingering.first()
+        if first is not None:
+            if self.is_pressed and not self.running:
+                return Decision("capacity", first)
+            when = None if self.linger is None else first.oldest._t + self.linger
+        again: float | None = self._delayed.rank()
+        if again is not None and (when is None or again < when):
+            when = again
+        return NOTHING if when is None else Decision(None, None, when)
+
+    def _choose(self, now: float) -> Group | None:
+        self._takes_oldest = False
+        if self._has_priorities and self._is_by_age:
+            group = self._ready_by_age.first()
+            if group is not None and now - group.oldest._t > PATIENCE:
+                self._takes_oldest = True
+                return group
+        return self._ready.first()
+
+    def _reason(self, group: Group, now: float) -> str:
+        if self._is_full(group):
+            return self._what_is_full(group)
+        if self.hurry is not None:
+            return self.hurry
+        if self.linger == 0.0:
+            return "idle"
+        if self.linger is not None and group.oldest._t + self.linger <= now:
+            return "linger"
+        return "flush"
+
+    def _what_is_full(self, group: Group) -> str:
+        if self.max_weight is None:
+            return "size"
+        weights = [entry._terms.weight for entry in islice(group.entries, self.size)]
+        return "size" if len(weights) == self.size and sum(weights) <= self.max_weight else "weight"
+
+    def _since(self, group: Any) -> float:
+        since: float = group.oldest._t
+        return since
+
+    def _take(self, group: Any, batch: Any) -> list[Any]:
+        by_rank = self._has_priorities and not self._takes_oldest
+        numbered = self._highest(group) if by_rank else self._oldest(group)
+        self._is_by_age = self._has_priorities and not self._is_by_age
+        weight = 0.0
+        taken = []
+        for number, entry in numbered:
+            del group.entries[entry]
+            entry._s = batch
+            taken.append(entry)
+            weight += entry._terms.weight
+            group.forced -= number <= group.boundary
+            if self._marks:
+                self._forget_terms(entry)
+        group.weight = group.weight - weight if group.entries else 0.0
+        self.grouped -= len(taken)
+        self.running += len(taken)
+        self._rate(group)
         return taken
 
-    def force(self) -> None:
-        """What is accepted now leaves without lingering."""
-        for group in self.by_route.values():
-            was_forced, group.forced = group.forced, group.entries[-1]
-            if was_forced is None:
-                self._push(self._forced, group)
+    def _oldest(self, group: Group) -> list[tuple[int, Any]]:
+        """The entries of the next batch, by age."""
+        first = islice(group.entries.items(), self.size)
+        if self.max_weight is None:
+            return [(number, entry) for entry, number in first]
+        found: list[tuple[int, Any]] = []
+        weight = 0.0
+        for entry, number in first:
+            weight += entry._terms.weight
+            if weight > self.max_weight:
+                break
+            found.append((number, entry))
+        return found
 
-    def recount(self, running: int) -> None:
-        super().recount(running)
-        for group in self.groups():
-            if group.entries:
-                self._note(group)
-            else:
-                self._forget(group)
+    def _highest(self, group: Group) -> list[tuple[int, Any]]:
+        """The entries of the next batch, by priority, in the order of submission."""
+        found: list[tuple[int, Any]] = []
+        weight = 0.0
+        ranks = group.ranks
+        while len(found) < min(self.size, len(group.entries)):
+            _, _, number, entry = ranks[0]
+            if group.entries.get(entry) != number:
+                heappop(ranks)
+                continue
+            weight += entry._terms.weight
+            if self.max_weight is not None and weight > self.max_weight:
+                break
+            heappop(ranks)
+            found.append((number, entry))
+        found.sort()
+        return found
 
-    def clear(self) -> tuple[list[Any], list[Any]]:
-        cleared = super().clear()
-        for group in self.groups():
+    def _remove(self, state: Any, entry: Any) -> None:
+        if state.__class__ is Delayed:
+            self._delayed.discard(state.mark)
+            return
+        group: Group = state
+        was_full, was_oldest = self._is_full(group), entry is group.oldest
+        number = group.entries.pop(entry)
+        group.weight = group.weight - entry._terms.weight if group.entries else 0.0
+        was_forced = number <= group.boundary
+        group.forced -= was_forced
+        if was_oldest or was_full or was_forced or self._has_priorities:
+            self._rate(group)
+
+    def end(self, entry: Any, *final: Any) -> bool:
+        state = entry._s
+        route = state.route if state.__class__ is Waiting else state
+        was_accepted = super().end(entry, *final)
+        if route.__class__ is Route:
+            self._has_left(route)
+        return was_accepted
+
+    def _has_left(self, route: Route) -> None:
+        """An entry of `route` came to no group; it may have been the only one."""
+        if route.kin is not None and route.kin not in self.by_kin:
+            self.gone.append(route)
+
+    def _moved(self) -> list[Any]:
+        found = [entry for group in self.by_kin.values() for entry in group.entries]
+        return found + self._delayed.things()
+
+    def _clear_moved(self) -> None:
+        for group in list(self.by_kin.values()):
+            group.entries.clear()
+            self._unrate(group)
             self._forget(group)
-        return cleared
+        self._delayed.clear()
+        self._deadlines.clear()
+        self._marks.clear()
+
+    def _recount_moved(self) -> None:
+        known = list(self.by_kin.values())
+        self._lingering.clear()
+        self._ready.clear()
+        self._ready_by_age.clear()
+        delayed = [e for e in self._delayed.things() if e._s.__class__ is Delayed]
+        self._delayed.clear()
+        for entry in delayed:  # they lost the time until when: they run now
+            self._front -= 1
+            self._add(entry, entry._s.route, self._front)
+        for group in known:
+            live = {e: n for e, n in group.entries.items() if not _is_elsewhere(e)}
+            group.entries.clear()
+            for entry in sorted(live, key=live.__getitem__):
+                group.entries[entry] = live[entry]
+                entry._s = group
+            group.is_ready = False
+            group.weight = sum(entry._terms.weight for entry in live)
+            group.forced = sum(number <= group.boundary for number in live.values())
+            self._rank_all(group)
+        self.grouped = sum(len(group.entries) for group in self.by_kin.values())
+        for group in list(self.by_kin.values()):
+            self._rate(group)
+
+    # ---- all at once ----
+
+    def force(self) -> None:
+        self._wake(None)
+        for group in list(self.by_kin.values()):
+            group.boundary = max(self._last, 1)
+            group.forced = len(group.entries)
+            self._rate(group)
+
+    def hasten(self, reason: str | None) -> None:
+        if self.hurry != reason:
+            super().hasten(reason)
+            self._rate_all()
+
+    def configure(self, size: int, linger: float | None, capacity: int | None) -> None:
+        super().configure(size, linger, capacity)
+        self._rate_all()
+
+    def _rate_all(self) -> None:
+        for group in list(self.by_kin.values()):
+            self._rate(group)
 
     def threshold(self, is_free: bool) -> int:
-        """The length of the intake at which a caller must look."""
         if is_free or self.is_pressed:
             return len(self.intake) + 1 if self.dead and not self.is_pressed else 1
         room = self._room()
         return NEVER if room is None else room + self.dead + 1
+
+
+def _is_elsewhere(entry: Any) -> bool:
+    """Does `entry`, which a group still has, belong to a batch by now, or to nobody?"""
+    state = entry._s
+    return state.__class__ is Done or state.is_running

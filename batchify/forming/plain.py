@@ -6,32 +6,26 @@ from collections import deque
 from typing import Any
 
 from ..future import Done
-from .base import MANY, NEVER, NOTHING, Decision, Forming
-from .states import Group
+from .base import NEVER, NOTHING, Decision, Forming
+from .states import Line
+
+MANY = 64  # cancelled entries that may lie about before it is worth to sweep
 
 
 class Plain(Forming):
-    """One group: every item goes with every other."""
+    """One line: every item goes with every other.
+
+    As long as everything in the intake has room, batches are taken straight from it.
+    """
 
     def __init__(
         self, intake: deque[Any], size: int, linger: float | None, capacity: int | None
     ) -> None:
         super().__init__(intake, size, linger, capacity)
-        self.group = Group()
+        self.line = Line()
         self.fresh = 0  # how many at the front of the intake are accepted and may be taken
 
-    def groups(self) -> list[Group]:
-        return [self.group]
-
-    def _group(self, route: Any) -> Group:
-        self.group.route = route
-        return self.group
-
     def accept(self) -> deque[Any]:
-        """Let in what there is room for.
-
-        Gives what those who waited are to be told by, to be taken out when they are told.
-        """
         if self.is_sealed:
             self.fresh = 0
             return self.told
@@ -55,36 +49,45 @@ class Plain(Forming):
         self.is_pressed = self.seen > self.dead
         return self.told
 
-    def next(self, now: float) -> Decision:
-        """Does a batch leave at `now`?"""
-        group = self.group
-        self._drop_dead_front(group)
+    def _admit(self, entry: Any, route: Any) -> None:
+        line = self.line
+        line.route = route
+        line.entries.append(entry)
+        entry._s = line
+
+    def _next(self, now: float) -> Decision:
+        line = self.line
+        self._drop_dead_front()
         live = self.grouped + (self.fresh - self.dead if self.fresh else 0)
         if live <= 0:
-            if not group.entries:
-                group.route = None
+            if not line.entries:
+                line.route = None
             return NOTHING
         if live >= self.size:
-            return Decision("size", group)
+            return Decision("size", line)
         if self.hurry is not None:
-            return Decision(self.hurry, group)
-        if group.forced is not None:
-            return Decision("flush", group)
+            return Decision(self.hurry, line)
+        if line.forced is not None:
+            return Decision("flush", line)
         if self.linger is None:
             return NOTHING
         if self.linger == 0.0:
-            return Decision("idle", group)
-        oldest = group.entries[0] if group.entries else self.intake[0]
-        due = oldest._t + self.linger
+            return Decision("idle", line)
+        due = self._since(line) + self.linger
         if now >= due:
-            return Decision("linger", group)
+            return Decision("linger", line)
         return Decision(None, None, due)
 
-    def take(self, group: Group, batch: Any) -> list[Any]:
-        """Take the next batch; its entries get the state `batch`."""
-        taken = self._take_from(group, batch) if group.entries else []
-        if not group.entries:
-            group.route = None
+    def _since(self, group: Any) -> float:
+        oldest = self.line.entries[0] if self.line.entries else self.intake[0]
+        since: float = oldest._t
+        return since
+
+    def _take(self, group: Any, batch: Any) -> list[Any]:
+        line = self.line
+        taken = self._take_from_line(batch) if line.entries else []
+        if not line.entries:
+            line.route = None
         # The hot path: 64 entries in 3 us; a lock, or a call, for each would double that.
         popleft = self.intake.popleft
         while self.fresh and len(taken) < self.size:
@@ -98,8 +101,8 @@ class Plain(Forming):
                 else:
                     entry._s = batch
             self.fresh -= len(chunk)
-            if group.forced is not None and group.forced in chunk:
-                group.forced = None
+            if line.forced is not None and line.forced in chunk:
+                line.forced = None
             if dead:
                 self.dead -= dead
                 chunk = [entry for entry in chunk if entry._s is batch]
@@ -107,24 +110,80 @@ class Plain(Forming):
             taken = taken + chunk if taken else chunk
         return taken
 
+    def _take_from_line(self, batch: Any) -> list[Any]:
+        taken: list[Any] = []
+        line = self.line
+        entries = line.entries
+        while entries and len(taken) < self.size:
+            entry = entries.popleft()
+            if entry is line.forced:
+                line.forced = None
+            if entry._s.__class__ is Done:
+                line.dead -= 1
+            else:
+                entry._s = batch
+                taken.append(entry)
+        self.grouped -= len(taken)
+        self.running += len(taken)
+        return taken
+
     def force(self) -> None:
-        """What is accepted now leaves without lingering."""
         if self.fresh:
-            self.group.forced = self.intake[self.fresh - 1]
-        elif self.group.entries:
-            self.group.forced = self.group.entries[-1]
+            self.line.forced = self.intake[self.fresh - 1]
+        elif self.line.entries:
+            self.line.forced = self.line.entries[-1]
+
+    def settle_down(self) -> None:
+        """Move on all that has room, so that the intake holds the others only."""
+        self.accept()
+        self._move(self.fresh)
+        self.fresh = 0
+
+    # ---- what was cancelled ----
 
     def _dropped(self, entry: Any, before: Any = None) -> None:
-        if entry is self.group.forced:  # the one before it, if it has not left
-            last = self.group.entries[-1] if self.group.entries else None
-            self.group.forced = last if before is None else before
+        line = self.line
+        if entry is line.forced:  # the one before it, if it has not left
+            last = line.entries[-1] if line.entries else None
+            line.forced = last if before is None else before
+
+    def _remove(self, state: Any, entry: Any) -> None:
+        line = self.line
+        line.dead += 1
+        if line.dead > MANY and 2 * line.dead > len(line.entries):
+            # The one that a flush ends at stays.
+            kept = [e for e in line.entries if e is line.forced or e._s.__class__ is not Done]
+            line.dead = sum(entry._s.__class__ is Done for entry in kept)
+            line.entries = deque(kept)
+
+    def _drop_dead_front(self) -> None:
+        line = self.line
+        entries = line.entries
+        while line.dead and entries and entries[0]._s.__class__ is Done:
+            if entries.popleft() is line.forced:
+                line.forced = None
+            line.dead -= 1
+
+    def _moved(self) -> list[Any]:
+        return [entry for entry in self.line.entries if entry._s.__class__ is not Done]
+
+    def _clear_moved(self) -> None:
+        line = self.line
+        line.entries.clear()
+        line.dead = 0
+        line.forced = None
+
+    def _recount_moved(self) -> None:
+        line = self.line
+        if line.forced is not None:
+            line.forced = _last_live_up_to(line.forced, [*line.entries, *self.intake])
+        line.entries = deque(dict.fromkeys(self._moved()))
+        line.dead = 0
+        for entry in line.entries:
+            entry._s = line
+        self.grouped = len(line.entries)
 
     def threshold(self, is_free: bool) -> int:
-        """The length of the intake at which a caller must look.
-
-        Args:
-            is_free: somebody could run a batch, and sleeps.
-        """
         if self.is_pressed:
             return 1
         room = self._room()
@@ -134,3 +193,13 @@ class Plain(Forming):
         if self.grouped + self.fresh - self.dead <= 0:
             return min(crowd, len(self.intake) + 1 if self.dead else 1)
         return min(crowd, max(1, self.size - self.grouped + self.dead))
+
+
+def _last_live_up_to(end: Any, entries: list[Any]) -> Any:
+    last = None
+    for entry in entries:
+        if entry._s.__class__ is not Done:
+            last = entry
+        if entry is end:
+            return last
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
 
@@ -13,7 +13,7 @@ class Route:
     instance) alive, and nothing else does.
     """
 
-    __slots__ = ("args", "batched", "engine", "function", "kwargs")
+    __slots__ = ("args", "batched", "engine", "function", "key", "kin", "kwargs")
     is_running = False
 
     def __init__(
@@ -23,51 +23,26 @@ class Route:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
         batched: Any = None,
+        key: Any = None,
     ) -> None:
         self.engine = engine
         self.function = function
         self.args = args
         self.kwargs = kwargs or {}
         self.batched = batched  # gives the decorated object, for on_error
+        self.key = key  # what the engine finds it by; None: it is one of many that are alike
+        self.kin: Any = None if key is None else self  # entries of the same kin go together
 
     def holders(self, me: Any) -> Any:
         return self.engine.holders(me)
 
 
-class Waiting:
-    """The state of an entry that waits for room; `admitted()` is called when there is some."""
+class _Pending:
+    """A state that knows its engine by a route."""
 
-    __slots__ = ("admitted", "route")
+    __slots__ = ()
     is_running = False
-
-    def __init__(self, route: Route, admitted: Any) -> None:
-        self.route = route
-        self.admitted = admitted
-
-    @property
-    def engine(self) -> Any:
-        return self.route.engine
-
-    def holders(self, me: Any) -> Any:
-        return self.route.engine.holders(me)
-
-
-class Group:
-    """The accepted entries that may share a batch, oldest first."""
-
-    __slots__ = ("dead", "entries", "forced", "mark", "route")
-    is_running = False
-
-    def __init__(self, route: Any = None) -> None:
-        self.route = route
-        self.entries: deque[Any] = deque()
-        self.dead = 0  # cancelled ones among the entries
-        self.forced: Any = None  # the youngest entry that must leave now, and all before it
-        self.mark = 0  # which mark on the heaps of groups is the valid one
-
-    @property
-    def live(self) -> int:
-        return len(self.entries) - self.dead
+    route: Any
 
     @property
     def engine(self) -> Any:
@@ -78,3 +53,81 @@ class Group:
     def holders(self, me: Any) -> Any:
         engine = self.engine
         return None if engine is None else engine.holders(me)
+
+
+class Waiting(_Pending):
+    """The state of an entry that waits for room; `admitted()` is called when there is some."""
+
+    __slots__ = ("admitted", "route")
+
+    def __init__(self, route: Route, admitted: Any) -> None:
+        self.route = route
+        self.admitted = admitted
+
+
+class Line(_Pending):
+    """The accepted entries of a `Plain` forming that are not in the intake any more."""
+
+    __slots__ = ("dead", "entries", "forced", "route")
+
+    def __init__(self) -> None:
+        self.route: Any = None
+        self.entries: deque[Any] = deque()
+        self.dead = 0  # cancelled ones among the entries
+        self.forced: Any = None  # the youngest entry that must leave now, and all before it
+
+
+class Group(_Pending):
+    """The accepted entries of a `Grouped` forming that may share a batch, oldest first."""
+
+    __slots__ = (
+        "boundary", "entries", "forced", "is_ready", "mark", "mark_by_age", "ranks", "route",
+        "top", "weight",
+    )  # fmt: skip
+
+    def __init__(self, route: Any) -> None:
+        self.route = route
+        self.entries: OrderedDict[Any, int] = OrderedDict()  # with their numbers
+        self.weight = 0.0
+        self.boundary = 0  # entries up to this number must leave now
+        self.forced = 0  # how many of them are left
+        self.is_ready = False
+        self.mark = 0  # where it stands in the forming's rankings
+        self.mark_by_age = 0
+        self.ranks: list[Any] = []  # a heap of the entries by priority, where there are any
+        self.top: float = 0  # the highest priority, or more
+
+    @property
+    def oldest(self) -> Any:
+        return next(iter(self.entries))
+
+    @property
+    def age(self) -> tuple[float, int]:
+        """What orders groups by their oldest entries: its time, and its number."""
+        entry, number = next(iter(self.entries.items()))
+        return entry._t, number
+
+
+class Delayed(_Pending):
+    """The state of an entry that is to run again, and not before a certain time."""
+
+    __slots__ = ("mark", "route")
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.mark = 0
+
+    def holders(self, me: Any) -> Any:
+        return None  # time will bring it
+
+
+class Chunk(_Pending):
+    """The state of a future for many items, which are a batch already."""
+
+    __slots__ = ("chunk", "count", "route", "since")
+
+    def __init__(self, route: Route, chunk: list[Any], since: float) -> None:
+        self.route = route
+        self.chunk = chunk  # the outcomes, none yet
+        self.count = len(chunk)
+        self.since = since

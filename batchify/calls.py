@@ -1,0 +1,337 @@
+"""Everything that can be called on a decorated object."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .observe import Observer, Observers
+from .options import Options, seconds_or_none
+from .stats import Stats
+from .terms import priority_of
+
+if TYPE_CHECKING:
+    from .engine.control import Scope
+    from .future import BatchFuture
+
+_COROUTINE_FLAGS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+class Asked(NamedTuple):
+    """What a call asks for; times are seconds."""
+
+    timeout: float | None = None
+    deadline: float | None = None
+    priority: float = 0
+
+
+NOTHING_ASKED = Asked()
+
+
+class Calls:
+    """What can be called on a batched function, method, class method or static method."""
+
+    def _scope(self) -> Scope:
+        """The engines of this function, or of this instance's method."""
+        raise NotImplementedError
+
+    def _plain(self) -> Callable[..., Any]:
+        """The undecorated function, bound where it is a method."""
+        raise NotImplementedError
+
+    def _options(self) -> Options:
+        raise NotImplementedError
+
+    def _submit(
+        self,
+        item: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        asked: Asked = NOTHING_ASKED,
+        **how: Any,
+    ) -> BatchFuture[Any]:
+        """The general way in; the hot one is `Batched.__call__`."""
+        scope = self._scope()
+        engine = scope.here()
+        route, terms = engine.way(
+            self._plain(), item, args, kwargs, self._gives_itself(scope),
+            asked.priority, asked.deadline,
+        )  # fmt: skip
+        return engine.submit(route, item, terms, timeout=asked.timeout, **how)
+
+    def _chunk(self, items: list[Any]) -> BatchFuture[Any] | None:
+        """Submit items as a batch of their own; None when they must go one by one."""
+        scope = self._scope()
+        engine = scope.here()
+        if engine.takes_more or not engine.options.is_plain:
+            return None
+        return engine.submit_chunk(self._plain(), items, self._gives_itself(scope))
+
+    def _push(self) -> None:
+        """Let what is there leave now, and do not wait for it."""
+        self._scope().here().flush()
+
+    def _gives_itself(self, scope: Scope) -> Callable[[], Any]:
+        """For `on_error`: the decorated object."""
+        raise NotImplementedError
+
+    def submit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Submit one item; the same as calling the function.
+
+        Args:
+            item: the item.
+            args, kwargs: extra arguments; only calls with equal ones share a batch.
+
+        Returns:
+            The future of this item's result.
+
+        Raises:
+            Closed: after `close`.
+            Deadlock: a batch or callback of this function would wait for its own full queue.
+            TypeError: an extra argument cannot be hashed.
+        """
+        return self._submit(item, args, kwargs)
+
+    def submit_nowait(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Submit one item without ever waiting for room.
+
+        Raises:
+            QueueFull: `capacity` items are unresolved.
+        """
+        return self._submit(item, args, kwargs, wait=False)
+
+    async def asubmit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Wait for room without blocking the loop, submit, and give the future."""
+        return await self._asubmit(item, args, kwargs)
+
+    async def _asubmit(
+        self,
+        item: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        asked: Asked = NOTHING_ASKED,
+    ) -> BatchFuture[Any]:
+        from .engine.control import until_admitted
+
+        return await until_admitted(
+            lambda admitted: self._submit(item, args, kwargs, asked, admitted=admitted)
+        )
+
+    def options(
+        self, *, timeout: Any = None, deadline: Any = None, priority: float = 0
+    ) -> CallOptions:
+        """A light view of this function, with options for its calls.
+
+        Args:
+            timeout: the most seconds (or a timedelta) to wait for room; then `QueueFull`.
+            deadline: seconds (or a timedelta) from the call. An item that has not started by
+                then ends in `DeadlineExceeded`, at once, and its room is free.
+            priority: a number; higher ones leave earlier, equal ones in the order of submission.
+                Nothing starves: while the oldest item has waited for longer than a second, every
+                other batch is taken by age.
+
+        Raises:
+            TypeError: an option has a wrong type.
+            ValueError: an option has a wrong value.
+        """
+        asked = Asked(
+            seconds_or_none("timeout", timeout),
+            seconds_or_none("deadline", deadline),
+            priority_of(priority),
+        )
+        return CallOptions(self, asked)
+
+    def map(
+        self,
+        items: Any,
+        *,
+        ordered: bool = True,
+        window: int | None = None,
+        return_exceptions: bool = False,
+        progress: Any = False,
+    ) -> Iterator[Any]:
+        """Submit every item lazily, and yield the results.
+
+        Args:
+            items: any iterable. Of a plain sequence, whole batches are submitted at a time.
+            ordered: yield in the order of the items, else as they are done.
+            window: the most items that are submitted and not yielded; by default `capacity`.
+            return_exceptions: yield errors instead of raising the first one.
+            progress: True for a bar by tqdm, where installed, or a function that wraps an
+                iterable as tqdm does.
+
+        Returns:
+            An iterator. Closing it, or an error, cancels what has not started.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument has a wrong value.
+        """
+        from . import bulk
+
+        how = bulk.How.checked(ordered, window, return_exceptions, progress, self._options())
+        return bulk.mapped(self, items, how)
+
+    def amap(
+        self,
+        items: Any,
+        *,
+        ordered: bool = True,
+        window: int | None = None,
+        return_exceptions: bool = False,
+        progress: Any = False,
+    ) -> AsyncGenerator[Any, None]:
+        """`map` for iterables and async iterables: an async iterator of the results."""
+        from . import bulk
+
+        how = bulk.How.checked(ordered, window, return_exceptions, progress, self._options())
+        return bulk.amapped(self, items, how)
+
+    def batch(self, items: list[Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call the undecorated function, with a list that you have already."""
+        return self._plain()(items, *args, **kwargs)
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Let everything accepted so far leave now, and wait until it is done.
+
+        Args:
+            timeout: the most seconds to wait.
+
+        Raises:
+            TimeoutError: it is not done in time; it goes on.
+            Deadlock: waiting here could never end.
+        """
+        from .engine import control
+
+        control.flush(self._scope(), seconds_or_none("timeout", timeout))
+
+    async def aflush(self, timeout: float | None = None) -> None:
+        """`flush` without blocking the loop."""
+        from .engine import control
+
+        await control.aflush(self._scope(), seconds_or_none("timeout", timeout))
+
+    def close(self, timeout: float | None = None, *, cancel: bool = False) -> None:
+        """Refuse new items, run what was accepted, end the workers.
+
+        Args:
+            timeout: the most seconds to wait; what is left then ends in `Closed`.
+            cancel: end what has not started in `Closed` instead of running it.
+
+        Raises:
+            TimeoutError: not everything was done in time.
+            Deadlock: waiting here could never end; nothing is closed then.
+        """
+        from .engine import control
+
+        control.close(self._scope(), seconds_or_none("timeout", timeout), cancel)
+
+    async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> None:
+        """`close` without blocking the loop."""
+        from .engine import control
+
+        await control.aclose(self._scope(), seconds_or_none("timeout", timeout), cancel)
+
+    def start(self) -> None:
+        """Open again after a close. (The first call needs no start.)"""
+        from .engine import control
+
+        control.start(self._scope())
+
+    def stats(self) -> Stats:
+        """A snapshot of what was done so far."""
+        return self._scope().stats()
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Have `observer(event)` called with a `BatchEvent` after each batch of this function.
+
+        Returns a function that ends it; see `batchify.observe`.
+        """
+        return self._observers().add(observer)
+
+    def _observers(self) -> Observers:
+        raise NotImplementedError
+
+    def _configure(self, option: str, value: object) -> None:
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """The most items in one batch. A new value counts for waiting items, too."""
+        return self._options().size
+
+    @size.setter
+    def size(self, value: int) -> None:
+        self._configure("size", value)
+
+    @property
+    def linger(self) -> float | None:
+        """The longest time in seconds that the oldest item waits for company."""
+        return self._options().linger
+
+    @linger.setter
+    def linger(self, value: Any) -> None:
+        self._configure("linger", value)
+
+    @property
+    def workers(self) -> int:
+        """How many batches may run at the same time."""
+        return self._options().workers
+
+    @workers.setter
+    def workers(self, value: int) -> None:
+        self._configure("workers", value)
+
+    @property
+    def capacity(self) -> int | None:
+        """The most unresolved items."""
+        return self._options().capacity
+
+    @capacity.setter
+    def capacity(self, value: int | None) -> None:
+        self._configure("capacity", value)
+
+    @property
+    def __code__(self) -> Any:
+        """The code of the plain function, no coroutine function any more: a call gives a future."""
+        code = self._plain().__code__
+        return code.replace(co_flags=code.co_flags & ~_COROUTINE_FLAGS)
+
+    def __enter__(self) -> Any:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Any:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class CallOptions:
+    """A batched function, with options for the calls made through this view."""
+
+    __slots__ = ("_asked", "_calls")
+
+    def __init__(self, calls: Calls, asked: Asked) -> None:
+        self._calls = calls
+        self._asked = asked
+
+    def __call__(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Submit one item; see `Calls.submit`."""
+        return self._calls._submit(item, args, kwargs, self._asked)
+
+    submit = __call__
+
+    def submit_nowait(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Submit one item without ever waiting for room; see `Calls.submit_nowait`."""
+        return self._calls._submit(item, args, kwargs, self._asked, wait=False)
+
+    async def asubmit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Wait for room without blocking the loop, submit, and give the future."""
+        return await self._calls._asubmit(item, args, kwargs, self._asked)

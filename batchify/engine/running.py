@@ -1,0 +1,375 @@
+"""What both drivers share of a batch that runs: taking it, settling it, and what ends early."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import DeadlineExceeded
+from ..forming import Chunk, Route
+from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure
+from ..loopfuture import LoopFuture
+from ..observe import EVERYWHERE, BatchEvent, Observers
+from ..options import Options
+from ..outcome import Give, Report, Work, exhausted
+from ..retry import Retry
+from ..terms import NO_TERMS, Terms
+from .entry import CLOSED, OPEN, Entry
+from .seam import Seam
+from .telling import PENDING
+
+
+class Batch:
+    """A batch that runs. Its futures have it as their state.
+
+    A chunk is a batch with one future for all its items: the list of their outcomes.
+    """
+
+    __slots__ = (
+        "began", "chunk", "engine", "futures", "left", "queued", "ran", "reason", "route", "size",
+        "thread",
+    )  # fmt: skip
+    is_running = True
+
+    def __init__(self, engine: Running, route: Route, reason: str, began: float) -> None:
+        self.engine = engine
+        self.route = route
+        self.reason = reason
+        self.began = began
+        self.futures: list[BatchFuture[Any]] = []
+        self.chunk: list[Any] | None = None  # the outcomes so far
+        self.size = 0  # how many items
+        self.left = 0  # how many of them are not settled
+        self.queued = 0.0  # seconds that the oldest had waited
+        self.ran = 0.0  # seconds until the last was settled
+        self.thread = 0  # the ident of the thread that runs it
+
+    def items(self) -> list[Any]:
+        if self.chunk is not None:
+            return self.futures[0]._v  # type: ignore[no-any-return]
+        return [future._v for future in self.futures]
+
+    def twins(self) -> list[Any] | None:
+        """What makes items equal, where equal ones reach the function once."""
+        if self.engine.options.dedupe is None:
+            return None
+        return [future._terms.twin for future in self.futures]
+
+    def work(self, can_await: bool) -> Work:
+        """What it is run with."""
+        route, options = self.route, self.engine.options
+        return Work(
+            route.function,
+            route.args,
+            route.kwargs,
+            options.on_error,
+            route.batched,
+            options.isolate,
+            can_await,
+        )
+
+    def holders(self, me: Any) -> list[Any] | None:
+        return self.engine.holders_of(self, me)
+
+
+class Running(Entry):
+    """An engine as far as its batches go."""
+
+    def __init__(self, options: Options, takes_more: bool, seam: Seam) -> None:
+        super().__init__(options, takes_more, seam)
+        self.batches: set[Batch] = set()
+        self.observers: tuple[Observers, ...] = (EVERYWHERE,)
+        self._is_stopping = False  # what would run again ends in Closed
+
+    # ---- the driver's part ----
+
+    def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
+        """Who must act before `batch` can end."""
+        raise NotImplementedError
+
+    # ---- taking ----
+
+    def _take(self) -> Batch | float | None:
+        """The next batch for a free worker, or when to look again (under the lock)."""
+        forming = self.forming
+        now = self.seam.clock()
+        if forming.capacity is not None:
+            self.need = 0
+        if forming.deadline is not None:
+            self._end_overdue(now)
+        self._tell(forming.accept())
+        decision = forming.next(now)
+        group = decision.group
+        if group is None:
+            return decision.when
+        chunk = group._s if isinstance(group, BatchFuture) else None
+        route = group.route if chunk is None else chunk.route
+        batch = Batch(self, route, decision.reason or "", now)
+        futures = batch.futures = forming.take(group, batch)
+        if not futures:  # cancelled meanwhile, by a finalizer that ran in this thread
+            return self._take()
+        batch.size = batch.left = len(futures)
+        if chunk is not None:
+            batch.size = batch.left = chunk.count
+            batch.chunk = chunk.chunk
+        batch.queued = max(0.0, now - futures[0]._t)
+        self.batches.add(batch)
+        counts = self.counts
+        counts.batches += 1
+        counts.reasons[batch.reason] += 1
+        counts.sizes.add(batch.size)
+        counts.queued.add(batch.queued)
+        return batch
+
+    # ---- settling ----
+
+    def settle(self, batch: Batch, give: Give) -> None:
+        """End items of `batch` with their values, then tell everyone."""
+        values = give.values if give.is_clean else self._tried(batch, give)
+        if batch.chunk is not None:
+            self._settle_chunk(batch, give, values)
+            return
+        futures: Sequence[BatchFuture[Any]] = batch.futures
+        if give.places.__class__ is not range:  # equal items, some of them apart
+            futures = [futures[place] for place in give.places]
+        elif len(values) != len(futures):
+            futures = futures[give.places[0] : give.places[-1] + 1]
+        with self._lock:
+            self._begin()
+            if give.is_clean:
+                succeeded = failed = retried = 0
+                for future, value in zip(futures, values, strict=True):
+                    if future._s is batch:
+                        future._v = value
+                        future._s = RESULT
+                        succeeded += 1
+                    elif future._s is CANCELLED:  # detached: it kept its item until here
+                        future._v = None
+            else:
+                succeeded, failed, retried = self._settle_mixed(batch, futures, values)
+            self._count(batch, len(values), succeeded, failed)
+            if retried or self.forming.is_pressed:
+                self._look()
+            self._end()
+        self._announce(futures)
+        if self._nested:
+            self._look_again()
+
+    def _settle_mixed(
+        self, batch: Batch, futures: Sequence[BatchFuture[Any]], values: Sequence[Any]
+    ) -> tuple[int, int, int]:
+        """End items with results and errors, and let run again what is to (under the lock)."""
+        succeeded = failed = 0
+        again: list[tuple[BatchFuture[Any], float]] = []
+        for future, value in zip(futures, values, strict=True):
+            if future._s is not batch:
+                if future._s is CANCELLED:
+                    future._v = None
+            elif isinstance(value, Retry) and not self._is_over():
+                again.append((future, value.after))
+            elif isinstance(value, (Failure, Retry)):
+                failed += 1
+                future._v = value if isinstance(value, Failure) else Failure(self._closed())
+                future._s = ERROR
+            else:
+                succeeded += 1
+                future._v = value
+                future._s = RESULT
+        for future, after in reversed(again):
+            self._run_again(batch, future, after)
+        return succeeded, failed, len(again)
+
+    def _count(self, batch: Batch, settled: int, succeeded: int, failed: int) -> None:
+        counts = self.counts
+        counts.succeeded += succeeded
+        counts.failed += failed
+        self.forming.running -= succeeded + failed
+        batch.left -= settled
+        if not batch.left:
+            batch.ran = max(0.0, self.seam.clock() - batch.began)
+            counts.ran.add(batch.ran)
+
+    def finish(self, batch: Batch) -> None:
+        """`batch` is over; what it left unsettled (it never does) must not hang."""
+        with self._lock:
+            self.batches.discard(batch)
+
+    def report(self, batch: Batch, report: Report) -> None:
+        """Count what came to light in `batch`, and tell the observers."""
+        if report.deduplicated:
+            with self._lock:
+                self.counts.deduplicated += report.deduplicated
+        if not any(self.observers):
+            return
+        event = BatchEvent(
+            self.options.name, batch.reason, batch.size, batch.queued, batch.ran, report.error
+        )
+        errors = sum(observers.tell(event) for observers in self.observers)
+        if errors:
+            with self._lock:
+                self.counts.observer_errors += errors
+
+    # ---- what runs again ----
+
+    def _tried(self, batch: Batch, give: Give) -> list[Any]:
+        """The values of `give`, with an error for who has run as often as it may.
+
+        Not under the lock: the cause of an error lets go of what its frames hold.
+        """
+        values = list(give.values)
+        for at, value in enumerate(values):
+            if isinstance(value, Retry):
+                tries = 1
+                if batch.chunk is None:
+                    tries += batch.futures[give.places[at]]._terms.tries
+                if tries >= value.attempts:
+                    values[at] = exhausted(value, tries)
+        return values
+
+    def _is_over(self) -> bool:
+        """Does nothing start any more?"""
+        return self._is_stopping or self.state is CLOSED
+
+    def _run_again(self, batch: Batch, future: BatchFuture[Any], after: float) -> None:
+        """`future`'s item goes back to the queue (under the lock)."""
+        terms = future._terms
+        if terms is NO_TERMS:
+            terms = future._terms = Terms()
+        terms.tries += 1
+        self.counts.retried += 1
+        forming = self._sort()
+        forming.put_back(future, batch.route, self.seam.clock(), after)
+        if terms.deadline is not None:
+            forming.mind(future)
+            self._mind(terms.deadline)
+
+    # ---- chunks ----
+
+    def submit_chunk(
+        self, function: Callable[..., Any], items: list[Any], batched: Callable[[], Any]
+    ) -> BatchFuture[Any] | None:
+        """Submit up to `size` items as a batch of their own, if there is room for all at once.
+
+        The future's result is the list of their outcomes: results, `Failure`s, and futures of
+        items that run again. None when there is no room.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            return None
+        with self._lock:
+            self._begin()
+            self._look()
+            count, is_closed = len(items), self.state is not OPEN or self._is_ending
+            if is_closed or count > self.options.size or not self.forming.can_take(count):
+                self._end()
+                return None
+            route = Route(self, function, batched=batched)
+            future = self._future(items, None)
+            future._count = count
+            future._s = Chunk(route, [PENDING] * count, future._t)
+            self.forming.add_chunk(future)
+            self._look()
+            self._end()
+        self._after()
+        return future
+
+    def _settle_chunk(self, batch: Batch, give: Give, values: Sequence[Any]) -> None:
+        future, outcomes, places = batch.futures[0], batch.chunk, give.places
+        assert outcomes is not None
+        failed = retried = 0
+        with self._lock:
+            self._begin()
+            is_wanted = future._s is batch
+            if is_wanted:
+                outcomes[places[0] : places[-1] + 1] = values
+                future._count -= len(values)
+                if not give.is_clean:
+                    failed, retried = self._sort_out(batch, outcomes, places)
+            succeeded = len(values) - failed - retried if is_wanted else 0
+            self._count(batch, len(values), succeeded, failed)
+            if not batch.left:
+                future._v = outcomes if is_wanted else None
+                future._s = RESULT if is_wanted else future._s
+            if retried or self.forming.is_pressed:
+                self._look()
+            self._end()
+        if not batch.left:
+            self._announce((future,))
+        if self._nested:
+            self._look_again()
+
+    def _sort_out(
+        self, batch: Batch, outcomes: list[Any], places: Sequence[int]
+    ) -> tuple[int, int]:
+        """Count the failures, and let run alone what is to run again (under the lock)."""
+        failed = retried = 0
+        future = batch.futures[0]
+        for place in reversed(places):
+            value = outcomes[place]
+            if isinstance(value, Retry):
+                if self._is_over():
+                    value = outcomes[place] = Failure(self._closed())
+                else:
+                    alone = outcomes[place] = self._future(future._v[place], batch)
+                    alone._t = future._t
+                    self._run_again(batch, alone, value.after)
+                    retried += 1
+            failed += value.__class__ is Failure
+        return failed, retried
+
+    # ---- what ends early ----
+
+    def cancel(self, future: BatchFuture[Any]) -> bool:
+        """Take out one item; see `BatchFuture.cancel`."""
+        item = future._v  # let go of without the lock: that may run a finalizer
+        is_nested = self._lock._is_owned()  # type: ignore[attr-defined]
+        with self._lock:
+            if not is_nested:
+                self._begin()
+            state, count = future._s, future._count
+            if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):
+                if not is_nested:
+                    self._end()
+                return state is CANCELLED
+            if state.is_running:
+                future._s = CANCELLED  # detached: the batch goes on without it
+                self.counts.cancelled += count
+                self.forming.running -= count
+            elif self.forming.end(future):
+                self.counts.cancelled += count
+            else:
+                self.counts.gave_up += 1
+            if is_nested:
+                self._nested.append(future)
+            else:
+                self._look()
+                self._end()
+        self._announce((future,))
+        self._forget_routes()
+        if self._nested and not is_nested:
+            self._look_again()
+        del item
+        return True
+
+    def expire(self) -> float | None:
+        """End what is overdue; gives the next deadline."""
+        with self._lock:
+            self._begin()
+            self._end_overdue(self.seam.clock())
+            when = self.forming.deadline
+            self._next_deadline = math.inf if when is None else when
+            self._look()
+            self._end()
+        self._after()
+        return when
+
+    def _end_overdue(self, now: float) -> None:
+        for future in self.forming.overdue(now):
+            state = future._s
+            if state.__class__ is Done or state.is_running:
+                continue
+            self._overdue.append((future, future._v))
+            late = DeadlineExceeded(f"{self.options.name}: the item did not start in time")
+            self.forming.end(future, ERROR, Failure(late))
+            self.counts.expired += 1
+            self._tell_admitted(state)

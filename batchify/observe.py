@@ -1,0 +1,100 @@
+"""Events: what is told of each batch when it is over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .options import kind
+
+log = logging.getLogger("batchify")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEvent:
+    """A batch that is over.
+
+    Attributes:
+        name: of the batched function.
+        reason: why the batch left: size, weight, linger, idle, capacity, flush or close.
+        size: how many items it had.
+        queued: for how many seconds the oldest of them had waited when it left.
+        ran: how many seconds it took, with the tries of `isolate` and `on_error`.
+        error: what the function, or a piece of the batch under `isolate`, failed with in the
+            end; None when nothing did. Errors of single items are not counted here.
+    """
+
+    name: str
+    reason: str
+    size: int
+    queued: float
+    ran: float
+    error: BaseException | None
+
+
+Observer = Callable[[BatchEvent], Any]
+
+
+class Observers:
+    """Who is told of batches, until they do not want to be."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: tuple[list[Any], ...] = ()  # [observer, has it raised?]
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def add(self, observer: Observer) -> Callable[[], None]:
+        """Tell `observer` of each batch; gives a function that ends it.
+
+        Raises:
+            TypeError: `observer` cannot be called.
+        """
+        if not callable(observer):
+            raise TypeError(f"observer must be a function of an event, got {kind(observer)}")
+        entry = [observer, False]
+        self._entries = (*self._entries, entry)
+
+        def end() -> None:
+            self._entries = tuple(known for known in self._entries if known is not entry)
+
+        return end
+
+    def tell(self, event: BatchEvent) -> int:
+        """Tell everyone; gives how many raised. The first error of each is logged, by its type."""
+        errors = 0
+        for entry in self._entries:
+            try:
+                entry[0](event)
+            except BaseException as error:  # also SystemExit: the worker lives on
+                errors += 1
+                if not entry[1]:
+                    entry[1] = True
+                    log.error("an observer of %s raised %s", event.name, kind(error))
+        return errors
+
+
+EVERYWHERE = Observers()
+
+
+def observe(observer: Observer) -> Callable[[], None]:
+    """Have `observer(event)` called after each batch of every batched function.
+
+    It gets a `BatchEvent`, in the thread or on the loop that ran the batch, when the callers
+    have their results. Keep it short: it holds that worker. What it raises is counted in
+    `stats().observer_errors`, and logged once.
+
+    Args:
+        observer: a function of one `BatchEvent`.
+
+    Returns:
+        A function that ends the observation.
+
+    Raises:
+        TypeError: `observer` cannot be called.
+    """
+    return EVERYWHERE.add(observer)

@@ -1,0 +1,90 @@
+"""One call of the function, with a batch or a piece of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Generator
+from typing import Any, NamedTuple
+
+from ..future import Failure
+from ..options import kind
+from ..retry import Retry
+from .faults import bad_result, element_failure, failure_of
+from .talk import Ask, Give, Raised, Work
+from .values import values_of
+
+log = logging.getLogger("batchify")
+
+
+class Lost(NamedTuple):
+    """A piece of a batch that failed as a whole.
+
+    `is_divisible`: the function raised because of its items, as far as one can tell, and may
+    be called with fewer.
+    """
+
+    places: range
+    failure: Failure
+    is_divisible: bool
+
+
+Attempt = Generator[Ask | Give, Any, Lost | None]
+
+
+def attempt(work: Work, items: list[Any], places: range) -> Attempt:
+    """Call the function with the items at `places`; gives what failed as a whole."""
+    # The function may change its list at will; `items` stays.
+    ask = Ask(work.function, (items[places.start : places.stop], *work.args), work.kwargs)
+    answer = yield ask
+    if isinstance(answer, Raised):
+        return Lost(places, failure_of(answer), _is_divisible(answer))
+    return (yield from take_apart(answer, work, items, places))
+
+
+def take_apart(answer: Any, work: Work, items: list[Any], places: range) -> Attempt:
+    """Settle the items at `places` with what was given back."""
+    streams = (Generator, AsyncGenerator) if work.can_await else Generator
+    if isinstance(answer, streams):
+        return (yield from _stream(answer, places))
+    given = values_of(answer, items, places)
+    if isinstance(given, Failure):
+        return Lost(places, given, False)
+    yield given
+    return None
+
+
+def _is_divisible(raised: Raised) -> bool:
+    """Not what somebody stops the batch with: a cancelled task, Ctrl-C in a caller's thread."""
+    return isinstance(raised.error, (Exception, SystemExit))
+
+
+def _stream(generator: Any, places: range) -> Attempt:
+    """Settle each item as its result is yielded."""
+    count = len(places)
+    is_async = isinstance(generator, AsyncGenerator)
+    step = Ask(generator.__anext__, (), {}) if is_async else Ask(next, (generator,), {})
+    end: type[Exception] = StopAsyncIteration if is_async else StopIteration
+    seen: set[int] = set()
+    at = 0
+    while True:
+        answer = yield step
+        if isinstance(answer, Raised):
+            if at == count:
+                if not isinstance(answer.error, end):
+                    log.error("a batch raised %s after its last result", kind(answer.error))
+                return None
+            if isinstance(answer.error, end):
+                early = bad_result(f"{count} results", f"a generator that ended after {at}")
+                return Lost(places[at:], early, False)
+            return Lost(places[at:], failure_of(answer), _is_divisible(answer))
+        if at == count:
+            yield Ask(generator.aclose if is_async else generator.close, (), {})
+            log.error("a batch yielded more than the %d results expected", count)
+            return None
+        here = places[at : at + 1]
+        if isinstance(answer, BaseException):
+            yield Give(here, [element_failure(answer, seen)], False)
+        else:
+            yield Give(here, [answer], not isinstance(answer, Retry))
+        answer = None
+        at += 1

@@ -1,0 +1,95 @@
+"""The words between `conduct` and its drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(slots=True)
+class Ask:
+    """The driver is to call this, await the answer where it may, and send back what came."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Raised:
+    """The answer to an `Ask` that raised. `traceback` starts below the driver's own frame."""
+
+    error: BaseException
+    traceback: TracebackType | None
+
+
+@dataclass(slots=True)
+class Give:
+    """The driver is to settle the items at these places of the batch with these values.
+
+    A value is a result, a `Failure`, or a `Retry`; `is_clean`: all are results.
+    """
+
+    places: Sequence[int]
+    values: Sequence[Any]
+    is_clean: bool
+
+
+@dataclass(slots=True)
+class Report:
+    """What is to be told of a batch that is over.
+
+    Attributes:
+        error: what the batch failed with, or a piece of it, whatever `on_error` made of it.
+        deduplicated: how many items shared the place of an equal one.
+    """
+
+    error: BaseException | None = None
+    deduplicated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a batch is run with.
+
+    Attributes:
+        function: the batch function.
+        args, kwargs: the extra arguments.
+        on_error: sees what failed, before the callers do.
+        batched: gives the decorated object, None when it is gone.
+        isolate: halve what fails.
+        can_await: the driver awaits what it is asked to call.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    on_error: Callable[[BatchFailure], Any] | None = None
+    batched: Callable[[], Any] | None = None
+    isolate: bool = False
+    can_await: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFailure:
+    """A batch that failed, as `on_error` sees it before the callers do.
+
+    Attributes:
+        exception: what the function raised, or the `BadResult` or `BatchAborted` it came to.
+        items: the items of the batch, a list of your own.
+        args, kwargs: the extra arguments of the calls.
+        function: the plain function (bound, for methods), to call again with a list.
+        batched: the decorated object; None when it is gone.
+    """
+
+    exception: Exception
+    items: list[Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    function: Callable[..., Any]
+    batched: Any
+
+
+Talk = Generator[Ask | Give, Any, Report]

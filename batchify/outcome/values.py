@@ -1,0 +1,94 @@
+"""What the function gave back, taken apart: a value for each item, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import CoroutineType
+from typing import Any
+
+from ..errors import MissingResult
+from ..future import Failure
+from ..options import kind
+from ..retry import Retry
+from .faults import bad_result, element_failure
+from .talk import Give
+
+_MISSING = object()
+_SPECIAL = (BaseException, Retry)  # elements that are no results
+
+
+def values_of(returned: Any, items: list[Any], places: range) -> Give | Failure:
+    """The values for the items at `places` out of what was given back, or why there are none."""
+    count = len(places)
+    if returned is None:
+        return Give(places, [None] * count, True)
+    if returned.__class__ is list or _is_sequence(returned):
+        try:
+            values = returned if returned.__class__ is list else list(returned)
+            found = len(values)
+        except Exception as error:
+            return bad_result(
+                f"a sequence of {count} results", f"{kind(returned)} of no length", error
+            )
+        if found != count:
+            return bad_result(f"{count} results, one for each item", f"{found}")
+        return _sorted_out(values, places)
+    if isinstance(returned, Mapping):
+        return _from_mapping(returned, items[places.start : places.stop], places)
+    if isinstance(returned, CoroutineType):
+        returned.close()
+        return bad_result(
+            "results", "a coroutine (decorate the `async def` itself, not a `def` around it)"
+        )
+    return bad_result(
+        f"a sequence of {count} results, a mapping, a generator or None", kind(returned)
+    )
+
+
+def _is_sequence(value: Any) -> bool:
+    """Sized and ordered: also arrays; not text, and not tables that iterate over their keys."""
+    if isinstance(value, (str, bytes, bytearray)):
+        return False
+    if isinstance(value, Sequence):
+        return True
+    cls = type(value)
+    return (
+        hasattr(cls, "__len__")
+        and hasattr(cls, "__getitem__")
+        and hasattr(cls, "__iter__")
+        and not hasattr(cls, "keys")
+    )
+
+
+def _sorted_out(values: list[Any], places: range) -> Give:
+    """Elements that are exception instances become failures, `Retry` stays.
+
+    The types tell: a set of them costs 20 ns an item, an isinstance for each 40 ns.
+    """
+    try:
+        types: Iterable[type] = set(map(type, values))
+    except Exception:  # a class that cannot be hashed
+        types = map(type, values)
+    if not any(issubclass(cls, _SPECIAL) for cls in types):
+        return Give(places, values, True)
+    seen: set[int] = set()
+    values = [
+        element_failure(value, seen) if isinstance(value, BaseException) else value
+        for value in values
+    ]
+    return Give(places, values, False)
+
+
+def _from_mapping(returned: Mapping[Any, Any], items: list[Any], places: range) -> Give | Failure:
+    values: list[Any] = []
+    for item in items:
+        try:
+            value = returned.get(item, _MISSING)
+        except Exception as error:
+            return bad_result(
+                "a mapping by item", f"{kind(item)} items that it cannot look up", error
+            )
+        if value is _MISSING:
+            value = MissingResult("the mapping given back has no value for this item")
+        values.append(value)
+    return _sorted_out(values, places)

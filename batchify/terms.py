@@ -1,0 +1,94 @@
+"""What one call asked for, beside its item."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from typing import Any
+
+from .errors import ItemTooHeavy
+from .options import Options, kind
+
+
+class Terms:
+    """Of one item: what its batch must respect. Most items share `NO_TERMS`."""
+
+    __slots__ = ("deadline", "priority", "tries", "twin", "weight")
+
+    def __init__(
+        self,
+        *,
+        priority: float = 0,
+        deadline: float | None = None,
+        weight: float = 0,
+        twin: Hashable = None,
+    ) -> None:
+        self.priority = priority
+        self.deadline = deadline  # on the engine's clock
+        self.weight = weight
+        self.twin = twin  # equal to that of an equal item (`dedupe`)
+        self.tries = 0  # how often it ran, as long as it goes back to the queue
+
+
+NO_TERMS = Terms()
+
+
+def terms_of(
+    options: Options, item: Any, priority: float = 0, deadline: float | None = None
+) -> Terms:
+    """What the item's batch must respect, asked of the user's functions in the caller's thread.
+
+    Raises:
+        ItemTooHeavy: it weighs more than a batch may.
+        TypeError: a function gave no number, or nothing hashable.
+        ValueError: a weight is negative or nan.
+        Exception: whatever the user's functions raise.
+    """
+    weight: float = 0
+    twin = None
+    if options.weight is not None and options.max_weight is not None:
+        weight = _weight(options.weight(item))
+        if weight > options.max_weight:
+            raise ItemTooHeavy(
+                f"{options.name}: the item weighs {weight:g}, max_weight is {options.max_weight:g}"
+            )
+    if options.dedupe is not None:
+        twin = hashable("dedupe", options.dedupe(item))
+    elif not (priority or weight) and deadline is None:
+        return NO_TERMS
+    return Terms(priority=priority, deadline=deadline, weight=weight, twin=twin)
+
+
+def hashable(option: str, value: Any) -> Any:
+    """What `option` gave, if it can be hashed; else a TypeError that names no content."""
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(f"{option} must give something hashable, got {kind(value)}") from None
+    return value
+
+
+def _weight(value: Any) -> float:
+    if isinstance(value, bool) or not hasattr(type(value), "__float__"):
+        raise TypeError(f"weight must give a number, got {kind(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isnan(number) or number < 0:
+        raise ValueError(f"weight must give a number >= 0, got {number}")
+    return number
+
+
+def priority_of(value: Any) -> float:
+    """The priority that a call gives.
+
+    Raises:
+        TypeError: it is no int or float.
+        ValueError: it is nan.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"priority must be a number, got {kind(value)}")
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError("priority must not be nan")
+    return value
