@@ -1,309 +1,15 @@
-"""`batched`, with the types that a checker sees.
-
-The static classes below say in types what `decorator.py` does: wrapt cannot, as the decorated
-function takes an item where the plain one takes a list. Functions come before methods and async
-before sync, so that the first overload that fits is the right one. A class method reaches a
-decorator as a function of `type[S]`.
-"""
-
-# The overloads do overlap (a method whose instance is a list is also a function): the order tells.
-# mypy: disable-error-code="overload-overlap"
+"""`batched`: the decorator, as it runs; `static.py` is what a checker sees of it."""
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Iterator,
-    Mapping,
-)
-from datetime import timedelta
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Generic,
-    ParamSpec,
-    Protocol,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    overload,
-)
+from typing import TYPE_CHECKING
 
-from .future import BatchFuture
 from .options import DEFAULT_EXIT_TIMEOUT, DEFAULT_SIZE, UNSET, Options
-from .outcome import BatchFailure
-from .stats import Stats
 
-T = TypeVar("T")
-S = TypeVar("S")
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-P = ParamSpec("P")
+__all__ = ["Batched", "batched"]
 
 if TYPE_CHECKING:
-
-    class Results(Protocol[R_co]):
-        """One result for each item, in order: a list, a tuple, an array."""
-
-        def __len__(self) -> int: ...
-
-        def __iter__(self) -> Iterator[R_co]: ...
-
-    AnyResults = Results[R] | Iterator[R]
-    Async = Coroutine[Any, Any, T]
-
-    class CallOptions(Generic[T, P, R]):
-        """A batched function, with options for the calls made through this view."""
-
-        def __call__(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-        def submit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-        async def asubmit(
-            self, item: T, /, *args: P.args, **kwargs: P.kwargs
-        ) -> BatchFuture[R]: ...
-
-    class Batched(Generic[T, P, R]):
-        """A batched function: called with one item, it gives a `BatchFuture`."""
-
-        __name__: str
-        __qualname__: str
-        __wrapped__: Callable[..., Any]
-
-        def __call__(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-        def submit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-        def submit_nowait(
-            self, item: T, /, *args: P.args, **kwargs: P.kwargs
-        ) -> BatchFuture[R]: ...
-
-        async def asubmit(
-            self, item: T, /, *args: P.args, **kwargs: P.kwargs
-        ) -> BatchFuture[R]: ...
-
-        def options(self, *, timeout: float | timedelta | None = None) -> CallOptions[T, P, R]: ...
-
-        def batch(self, items: list[T], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
-
-        def flush(self, timeout: float | timedelta | None = None) -> None: ...
-
-        async def aflush(self, timeout: float | timedelta | None = None) -> None: ...
-
-        def close(
-            self, timeout: float | timedelta | None = None, *, cancel: bool = False
-        ) -> None: ...
-
-        async def aclose(
-            self, timeout: float | timedelta | None = None, *, cancel: bool = False
-        ) -> None: ...
-
-        def start(self) -> None: ...
-
-        def stats(self) -> Stats: ...
-
-        @property
-        def size(self) -> int: ...
-
-        @property
-        def linger(self) -> float | None: ...
-
-        @property
-        def workers(self) -> int: ...
-
-        @property
-        def capacity(self) -> int | None: ...
-
-        def __enter__(self) -> Batched[T, P, R]: ...
-
-        def __exit__(self, *_: object) -> None: ...
-
-        async def __aenter__(self) -> Batched[T, P, R]: ...
-
-        async def __aexit__(self, *_: object) -> None: ...
-
-    class BatchedMethod(Generic[T, P, R]):
-        """A batched method: looked up on an instance, it is a `Batched` of its own."""
-
-        __name__: str
-        __wrapped__: Callable[..., Any]
-
-        @overload
-        def __get__(self, instance: None, owner: Any = None) -> BatchedMethod[T, P, R]: ...
-
-        @overload
-        def __get__(self, instance: object, owner: Any = None) -> Batched[T, P, R]: ...
-
-        def __get__(self, instance: Any, owner: Any = None) -> Any: ...
-
-        def __call__(
-            self, instance: Any, item: T, /, *args: P.args, **kwargs: P.kwargs
-        ) -> BatchFuture[R]: ...
-
-    class BatchedClassMethod(Generic[T, P, R]):
-        """A batched class method: it is a `Batched` of each class."""
-
-        def __get__(self, instance: Any, owner: Any = None) -> Batched[T, P, R]: ...
-
-    class Keywords(TypedDict, total=False):
-        """The options of `batched`."""
-
-        size: int
-        linger: float | timedelta | None
-        workers: int
-        capacity: int | None
-        on_error: Callable[[BatchFailure], Any] | None
-        exit_timeout: float | timedelta
-        name: str | None
-
-    class Decorator(Protocol):
-        """`batched`, and `batched(...)` that waits for the function."""
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[list[T], P], Async[None]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> Batched[T, P, None]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[list[T], P], Async[Mapping[Any, R]]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> Batched[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[list[T], P], Async[AnyResults[R]]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> Batched[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[list[T], P], AsyncIterator[R]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> Batched[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self, func: Callable[Concatenate[list[T], P], None], /, **options: Unpack[Keywords]
-        ) -> Batched[T, P, None]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[list[T], P], Mapping[Any, R]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> Batched[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[list[T], P], AnyResults[R]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> Batched[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[type[S], list[T], P], Async[None]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedClassMethod[T, P, None]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[type[S], list[T], P], Async[AnyResults[R]]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedClassMethod[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[type[S], list[T], P], None],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedClassMethod[T, P, None]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[type[S], list[T], P], AnyResults[R]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedClassMethod[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[S, list[T], P], Async[None]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedMethod[T, P, None]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[S, list[T], P], Async[Mapping[Any, R]]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedMethod[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[S, list[T], P], Async[AnyResults[R]]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedMethod[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[S, list[T], P], AsyncIterator[R]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedMethod[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self, func: Callable[Concatenate[S, list[T], P], None], /, **options: Unpack[Keywords]
-        ) -> BatchedMethod[T, P, None]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[S, list[T], P], Mapping[Any, R]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedMethod[T, P, R]: ...
-
-        @overload
-        def __call__(
-            self,
-            func: Callable[Concatenate[S, list[T], P], AnyResults[R]],
-            /,
-            **options: Unpack[Keywords],
-        ) -> BatchedMethod[T, P, R]: ...
-
-        @overload
-        def __call__(self, **options: Unpack[Keywords]) -> Decorator: ...
-
-        def __call__(self, *args: Any, **options: Any) -> Any: ...
+    from .static import Batched, Decorator
 
     batched: Decorator
 
@@ -353,8 +59,24 @@ else:
                 loop); by default 10 000, or `2 * size * workers` where that is more. None is
                 without a bound. When full, a thread blocks, first come first served; on an
                 event loop the future waits for its room.
+            key: `key(item)`, something hashable: only items of equal keys share a batch. Of the
+                keys that are ready, the one with the oldest item leaves first.
+            weight, max_weight: `weight(item)`, a number: the weights of a batch add up to at most
+                `max_weight`. An item that alone weighs more is refused with `ItemTooHeavy`; one
+                that does not fit stays in front, for the next batch.
+            dedupe: True, or a function of an item that gives something hashable: equal items of
+                one batch reach the function once, and every caller has a future of its own.
+            isolate: when a batch raises, halve it and run the halves, until only the callers
+                whose items are at fault get the error. Only for functions that may be called
+                again with the same items. When all four quarters fail alike, that is taken for
+                an outage, and nothing more is called.
             on_error: `on_error(failure)` sees each failed batch (a `BatchFailure`) before its
-                callers do. It gives back None, or what the function might have given back.
+                callers do, or each piece that still fails under `isolate`. It gives back None,
+                or what the function might have given back. It may be an async function for an
+                async function.
+            caller_runs: a thread that is about to block in `result()` runs the next batch itself
+                when a worker is free: the lowest latency, at the price that the function then
+                runs in callers' threads. Without effect for `async def`.
             exit_timeout: the most seconds that the end of the process waits for this function's
                 items.
             name: used in thread names and messages; by default the function's qualified name.

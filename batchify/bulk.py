@@ -95,7 +95,8 @@ def _progress(progress: object) -> Callable[[Any], Iterable[Any]] | None:
                 f"progress must be True, False or a function that wraps an iterable, "
                 f"got {kind(progress)}"
             )
-        return progress
+        given: Any = progress
+        return given  # type: ignore[no-any-return]
     try:
         from tqdm.auto import tqdm
     except ImportError:

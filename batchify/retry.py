@@ -7,6 +7,11 @@ from datetime import timedelta
 from .options import kind, seconds, whole
 
 
+def _check_cause(cause: object) -> None:
+    if cause is not None and not isinstance(cause, BaseException):
+        raise TypeError(f"cause must be an exception or None, got {kind(cause)}")
+
+
 class Retry:
     """In the place of a result: run this item again, in a later batch. Its caller waits on.
 
@@ -32,8 +37,7 @@ class Retry:
         attempts: int = 3,
         cause: BaseException | None = None,
     ) -> None:
-        if cause is not None and not isinstance(cause, BaseException):
-            raise TypeError(f"cause must be an exception or None, got {kind(cause)}")
+        _check_cause(cause)
         self.after = seconds("after", after)
         self.attempts = whole("attempts", attempts)
         self.cause = cause

@@ -39,7 +39,7 @@ LAYERS = [
     ["engine.control", "engine.threads", "engine.loop"],
     ["engine.loops"],
     ["scopes"],
-    ["bulk"],
+    ["bulk", "static"],
     ["calls"],
     ["decorator"],
     ["api"],

@@ -191,7 +191,7 @@ class Engine(Running):
         self.watched.clear()
         self.forming.running = 0
         self.forming.hasten(None)
-        self._overdue.clear()
+        self._ended.clear()
         self.counts = Counts()
         self.generation += 1
         self._nested.clear()

@@ -69,7 +69,7 @@ class Entry(Telling):
         self._roused = False  # somebody was woken, and has not looked yet
         self._is_ending = False  # the process or the loop ends
         self._next_deadline = math.inf  # when somebody calls `expire`
-        self._overdue: deque[tuple[BatchFuture[Any], Any]] = deque()  # to be told, with their items
+        self._ended: deque[tuple[BatchFuture[Any], Any]] = deque()  # to be told, with their items
 
     # ---- the driver's part ----
 
@@ -95,6 +95,9 @@ class Entry(Telling):
 
     def _worker_count(self) -> int:
         raise NotImplementedError
+
+    def _break_up(self) -> None:
+        """See to chunks that are larger than `size` now (under the lock)."""
 
     def holders(self, me: Any) -> list[Any] | None:
         """Who must act before a pending item can start, see `waits`."""
@@ -399,6 +402,7 @@ class Entry(Telling):
         if not self._is_configured:
             self._is_configured = True
             forming.configure(self.options.size, self.options.linger, self.options.capacity)
+            self._break_up()
         while True:
             if forming.capacity is not None:
                 self.need = 0
@@ -468,16 +472,16 @@ class Entry(Telling):
 
     def _after(self) -> None:
         """What is left to do when the lock is free: tell, forget, look again."""
-        if self._overdue:
-            self._tell_overdue()
+        if self._ended:
+            self._tell_ended()
         self._forget_routes()
         if self._nested:
             self._look_again()
 
-    def _tell_overdue(self) -> None:
-        """Tell those whose deadline came; their items go here, without the lock."""
-        while self._overdue:
+    def _tell_ended(self) -> None:
+        """Tell those who ended without a batch; their items go here, without the lock."""
+        while self._ended:
             with contextlib.suppress(IndexError):  # two who pop
-                future, item = self._overdue.popleft()
+                future, item = self._ended.popleft()
                 del item
                 self._announce((future,))

@@ -147,6 +147,9 @@ class LoopEngine(Engine):
         self.has_loop_callers = True
         return self, route, self.port, self.intake, self.intake.append
 
+    def _new_future(self) -> BatchFuture[Any]:
+        return self._loop_future(self.port.loop)
+
     def _post(self, futures: Sequence[BatchFuture[Any]]) -> None:
         if self._home is None:  # all its futures were made on this loop
             self.port.post(futures)  # type: ignore[arg-type]

@@ -103,8 +103,8 @@ class Running(Entry):
         group = decision.group
         if group is None:
             return decision.when
-        chunk = group._s if isinstance(group, BatchFuture) else None
-        route = group.route if chunk is None else chunk.route
+        chunk: Chunk | None = getattr(group, "_s", None)
+        route = chunk.route if chunk is not None else group.route
         batch = Batch(self, route, decision.reason or "", now)
         futures = batch.futures = forming.take(group, batch)
         if not futures:  # cancelled meanwhile, by a finalizer that ran in this thread
@@ -310,12 +310,32 @@ class Running(Entry):
                 if self._is_over():
                     value = outcomes[place] = Failure(self._closed())
                 else:
-                    alone = outcomes[place] = self._future(future._v[place], batch)
-                    alone._t = future._t
+                    alone = outcomes[place] = self._alone(future, future._v[place])
                     self._run_again(batch, alone, value.after)
                     retried += 1
             failed += value.__class__ is Failure
         return failed, retried
+
+    def _break_up(self) -> None:
+        """The items of chunks that are larger than a batch may be go one by one."""
+        for future in list(self.forming.chunks):
+            chunk = future._s
+            if chunk.count > self.options.size:
+                alone = [self._alone(future, item) for item in future._v]
+                self.forming.end(future, RESULT, alone)
+                self.forming.bring_in(alone, chunk.route)
+                self._ended.append((future, None))
+
+    def _alone(self, chunk: BatchFuture[Any], item: Any) -> BatchFuture[Any]:
+        """A future for one item of a chunk, to be given a state."""
+        future: BatchFuture[Any] = self._new_future()
+        future._v = item
+        future._t = chunk._t
+        return future
+
+    def _new_future(self) -> BatchFuture[Any]:
+        """A future for whoever waits for it."""
+        return BatchFuture()
 
     # ---- what ends early ----
 
@@ -368,7 +388,7 @@ class Running(Entry):
             state = future._s
             if state.__class__ is Done or state.is_running:
                 continue
-            self._overdue.append((future, future._v))
+            self._ended.append((future, future._v))
             late = DeadlineExceeded(f"{self.options.name}: the item did not start in time")
             self.forming.end(future, ERROR, Failure(late))
             self.counts.expired += 1

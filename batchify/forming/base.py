@@ -133,6 +133,12 @@ class Forming:
         self.chunks.append(entry)
         self.chunked += entry._s.count
 
+    def bring_in(self, entries: list[Any], route: Any) -> None:
+        """Accept entries that have their room already."""
+        for entry in entries:
+            self._admit(entry, route)
+        self.grouped += len(entries)
+
     def recount(self, running: int) -> None:
         """Count anew, after an exception from a signal handler broke into a change.
 

@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import Any
 
-from ..future import Done
+from ..future import CANCELLED, Done
 from .base import NEVER, NOTHING, Decision, Forming
 from .plain import Plain
 from .ranking import Ranking
@@ -352,10 +352,10 @@ class Grouped(Forming):
         if was_oldest or was_full or was_forced or self._has_priorities:
             self._rate(group)
 
-    def end(self, entry: Any, *final: Any) -> bool:
+    def end(self, entry: Any, final: Any = CANCELLED, value: Any = None) -> bool:
         state = entry._s
         route = state.route if state.__class__ is Waiting else state
-        was_accepted = super().end(entry, *final)
+        was_accepted = super().end(entry, final, value)
         if route.__class__ is Route:
             self._has_left(route)
         return was_accepted

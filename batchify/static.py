@@ -1,0 +1,385 @@
+"""The types that a checker sees; never imported when a program runs.
+
+The classes say in types what `decorator.py` does: wrapt cannot, as the decorated function takes
+an item where the plain one takes a list. Functions come before methods and async before sync, so
+that the first overload that fits is the right one. A class method reaches a decorator as a
+function of `type[S]`.
+"""
+
+# The overloads do overlap (a method whose instance is a list is also a function): the order tells.
+# mypy: disable-error-code="overload-overlap, empty-body"
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from datetime import timedelta
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
+
+from .future import BatchFuture
+from .observe import BatchEvent
+from .outcome import BatchFailure
+from .stats import Stats
+
+T = TypeVar("T")
+S = TypeVar("S")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+P = ParamSpec("P")
+
+
+class Results(Protocol[R_co]):
+    """One result for each item, in order: a list, a tuple, an array."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[R_co]: ...
+
+
+AnyResults = Results[R] | Iterator[R]
+Async = Coroutine[Any, Any, T]
+Progress = bool | Callable[[Any], Iterable[Any]]
+
+
+class CallOptions(Generic[T, P, R]):
+    """A batched function, with options for the calls made through this view."""
+
+    def __call__(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def submit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def submit_nowait(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    async def asubmit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+
+class Batched(Generic[T, P, R]):
+    """A batched function: called with one item, it gives a `BatchFuture`."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def submit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def submit_nowait(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    async def asubmit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def options(
+        self,
+        *,
+        timeout: float | timedelta | None = None,
+        deadline: float | timedelta | None = None,
+        priority: float = 0,
+    ) -> CallOptions[T, P, R]: ...
+
+    @overload
+    def map(
+        self,
+        items: Iterable[T],
+        *,
+        ordered: bool = True,
+        window: int | None = None,
+        return_exceptions: Literal[False] = False,
+        progress: Progress = False,
+    ) -> Iterator[R]: ...
+
+    @overload
+    def map(
+        self,
+        items: Iterable[T],
+        *,
+        ordered: bool = True,
+        window: int | None = None,
+        return_exceptions: bool,
+        progress: Progress = False,
+    ) -> Iterator[R | BaseException]: ...
+
+    def map(self, items: Iterable[T], **how: Any) -> Any: ...
+
+    @overload
+    def amap(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        window: int | None = None,
+        return_exceptions: Literal[False] = False,
+        progress: Progress = False,
+    ) -> AsyncGenerator[R, None]: ...
+
+    @overload
+    def amap(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        ordered: bool = True,
+        window: int | None = None,
+        return_exceptions: bool,
+        progress: Progress = False,
+    ) -> AsyncGenerator[R | BaseException, None]: ...
+
+    def amap(self, items: Any, **how: Any) -> Any: ...
+
+    def batch(self, items: list[T], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
+
+    def flush(self, timeout: float | timedelta | None = None) -> None: ...
+
+    async def aflush(self, timeout: float | timedelta | None = None) -> None: ...
+
+    def close(self, timeout: float | timedelta | None = None, *, cancel: bool = False) -> None: ...
+
+    async def aclose(
+        self, timeout: float | timedelta | None = None, *, cancel: bool = False
+    ) -> None: ...
+
+    def start(self) -> None: ...
+
+    def stats(self) -> Stats: ...
+
+    def observe(self, observer: Callable[[BatchEvent], Any]) -> Callable[[], None]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @size.setter
+    def size(self, value: int) -> None: ...
+
+    @property
+    def linger(self) -> float | None: ...
+
+    @linger.setter
+    def linger(self, value: float | timedelta | None) -> None: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    @workers.setter
+    def workers(self, value: int) -> None: ...
+
+    @property
+    def capacity(self) -> int | None: ...
+
+    @capacity.setter
+    def capacity(self, value: int | None) -> None: ...
+
+    def __enter__(self) -> Batched[T, P, R]: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    async def __aenter__(self) -> Batched[T, P, R]: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+class BatchedMethod(Generic[T, P, R]):
+    """A batched method: looked up on an instance, it is a `Batched` of its own."""
+
+    __name__: str
+    __wrapped__: Callable[..., Any]
+
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> BatchedMethod[T, P, R]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: Any = None) -> Batched[T, P, R]: ...
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any: ...
+
+    def __call__(
+        self, instance: Any, item: T, /, *args: P.args, **kwargs: P.kwargs
+    ) -> BatchFuture[R]: ...
+
+
+class BatchedClassMethod(Generic[T, P, R]):
+    """A batched class method: it is a `Batched` of each class."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Batched[T, P, R]: ...
+
+
+class Keywords(TypedDict, total=False):
+    """The options of `batched`."""
+
+    size: int
+    linger: float | timedelta | None
+    workers: int
+    capacity: int | None
+    key: Callable[[Any], Hashable] | None
+    weight: Callable[[Any], float] | None
+    max_weight: float | None
+    dedupe: bool | Callable[[Any], Hashable]
+    isolate: bool
+    on_error: Callable[[BatchFailure], Any] | None
+    caller_runs: bool
+    exit_timeout: float | timedelta
+    name: str | None
+
+
+class Decorator(Protocol):
+    """`batched`, and `batched(...)` that waits for the function."""
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[list[T], P], Async[None]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> Batched[T, P, None]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[list[T], P], Async[Mapping[Any, R]]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> Batched[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[list[T], P], Async[AnyResults[R]]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> Batched[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[list[T], P], AsyncIterator[R]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> Batched[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self, func: Callable[Concatenate[list[T], P], None], /, **options: Unpack[Keywords]
+    ) -> Batched[T, P, None]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[list[T], P], Mapping[Any, R]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> Batched[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[list[T], P], AnyResults[R]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> Batched[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[type[S], list[T], P], Async[None]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedClassMethod[T, P, None]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[type[S], list[T], P], Async[AnyResults[R]]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedClassMethod[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[type[S], list[T], P], None],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedClassMethod[T, P, None]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[type[S], list[T], P], AnyResults[R]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedClassMethod[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[S, list[T], P], Async[None]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedMethod[T, P, None]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[S, list[T], P], Async[Mapping[Any, R]]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedMethod[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[S, list[T], P], Async[AnyResults[R]]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedMethod[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[S, list[T], P], AsyncIterator[R]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedMethod[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self, func: Callable[Concatenate[S, list[T], P], None], /, **options: Unpack[Keywords]
+    ) -> BatchedMethod[T, P, None]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[S, list[T], P], Mapping[Any, R]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedMethod[T, P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: Callable[Concatenate[S, list[T], P], AnyResults[R]],
+        /,
+        **options: Unpack[Keywords],
+    ) -> BatchedMethod[T, P, R]: ...
+
+    @overload
+    def __call__(self, **options: Unpack[Keywords]) -> Decorator: ...
+
+    def __call__(self, *args: Any, **options: Any) -> Any: ...
