@@ -7,6 +7,7 @@ insert_users(user).result()     # or: await insert_users(user)
 """
 
 from .api import Batched, batched
+from .distribution import Distribution
 from .errors import (
     BadResult,
     BatchAborted,
@@ -39,6 +40,7 @@ __all__ = [
     "DeadLetter",
     "DeadlineExceeded",
     "Deadlock",
+    "Distribution",
     "Forked",
     "ItemTooHeavy",
     "MissingResult",

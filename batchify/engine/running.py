@@ -335,7 +335,8 @@ class Running(Entry):
 
     def _new_future(self) -> BatchFuture[Any]:
         """A future for whoever waits for it."""
-        return BatchFuture()
+        future: BatchFuture[Any] = BatchFuture()
+        return future
 
     # ---- what ends early ----
 

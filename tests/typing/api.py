@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from datetime import timedelta
 from typing import Any, assert_type
 
-from batchify import BatchFailure, BatchFuture, Stats, batched
+from batchify import (
+    BatchEvent,
+    BatchFailure,
+    BatchFuture,
+    Distribution,
+    Retry,
+    Stats,
+    batched,
+    observe,
+)
 
 
 class User: ...
@@ -166,6 +183,62 @@ def methods(repository: Repository, user: User) -> None:
 # ---- options ----
 
 
+def by_table(user: tuple[str, int]) -> str:
+    return user[0]
+
+
+@batched(
+    key=by_table,
+    weight=len,
+    max_weight=1000,
+    dedupe=True,
+    isolate=True,
+    caller_runs=True,
+)
+def everything(rows: list[tuple[str, int]]) -> list[int | Retry]:
+    return [Retry(after=timedelta(seconds=1), attempts=2, cause=ValueError()) for _ in rows]
+
+
+def limits() -> None:
+    bare.size = 3
+    bare.linger = None
+    bare.linger = timedelta(seconds=1)
+    bare.workers = 2
+    bare.capacity = None
+    assert_type(bare.linger, float | None)
+
+
+def calls(user: User, users: list[User]) -> None:
+    urgent = bare.options(timeout=1, deadline=timedelta(seconds=2), priority=-1.5)
+    assert_type(urgent(user), BatchFuture[int])
+    assert_type(urgent.submit_nowait(user), BatchFuture[int])
+    assert_type(list(bare.map(users)), list[int])
+    assert_type(list(bare.map(users, ordered=False, window=3, progress=True)), list[int])
+    assert_type(list(bare.map(users, return_exceptions=True)), list[int | BaseException])
+    assert_type(everything(("users", 1)), BatchFuture[int | Retry])
+
+
+async def acalls(users: AsyncIterator[User], more: list[User]) -> None:
+    assert_type([x async for x in bare.amap(users)], list[int])
+    assert_type([x async for x in bare.amap(more, ordered=False)], list[int])
+    both = [x async for x in bare.amap(more, return_exceptions=True)]
+    assert_type(both, list[int | BaseException])
+
+
+def observer(event: BatchEvent) -> None:
+    assert_type(event.queued, float)
+
+
+def observed() -> None:
+    assert_type(observe(observer), Callable[[], None])
+    end = bare.observe(observer)
+    end()
+    stats = bare.stats()
+    assert_type(stats.sizes, Distribution)
+    assert_type(stats.queued.p99, float)
+    assert_type(stats.explain(), str)
+
+
 def handler(failure: BatchFailure) -> Any:
     assert_type(failure.exception, Exception)
     return None
@@ -184,6 +257,8 @@ def checked(user: User) -> None:
 
 
 def wrong(repository: Repository, user: User) -> None:
+    bare.size = "x"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    bare.map([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType, reportCallIssue]
     bare(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bare(user, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     insert(user)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
