@@ -44,7 +44,7 @@ class Submitter(Protocol):
 
     async def _asubmit(self, item: Any, args: Any, kwargs: Any) -> BatchFuture[Any]: ...
 
-    def _chunk(self, items: list[Any]) -> BatchFuture[Any] | None: ...
+    def _chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]: ...
 
     def _push(self) -> None: ...
 
@@ -126,6 +126,8 @@ class _ASized(_Sized):
 
 
 # ---- what is under way ----
+
+AT_ONCE = 16  # batches that are submitted at a time: 2 instead of 6 us each
 
 
 class _Lot:
@@ -232,17 +234,19 @@ class _Bulk:
                 self.source = None
             return items or None
         size = min(self.submitter._options().size, self.how.window)
-        if self.room < size:
+        chunks = min(self.room // size, AT_ONCE)
+        if not chunks:
             return None
-        items = list(islice(self.source, size))
-        if len(items) < size:
+        items = list(islice(self.source, size * chunks))
+        if len(items) < size * chunks:
             self.source = None
-        elif size > 1:
-            future = self.submitter._chunk(items)
-            if future is not None:
-                self.add(future, size, is_chunk=True)
-                return []
-        return items or None
+        if size == 1:
+            return items or None
+        whole = [items[at : at + size] for at in range(0, len(items) - size + 1, size)]
+        futures = self.submitter._chunks(whole) if whole else []
+        for future in futures:
+            self.add(future, size, is_chunk=True)
+        return items[size * len(futures) :]
 
     def before_wait(self) -> None:
         """Nothing more can be submitted now: what is there must not wait for it for ever."""

@@ -60,13 +60,13 @@ class Calls:
         )  # fmt: skip
         return engine.submit(route, item, terms, timeout=asked.timeout, **how)
 
-    def _chunk(self, items: list[Any]) -> BatchFuture[Any] | None:
-        """Submit items as a batch of their own; None when they must go one by one."""
+    def _chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
+        """Submit the first of `chunks` as batches of their own, as far as that is possible."""
         scope = self._scope()
         engine = scope.here()
         if engine.takes_more or not engine.options.is_plain:
-            return None
-        return engine.submit_chunk(self._plain(), items, self._gives_itself(scope))
+            return []
+        return engine.submit_chunks(self._plain(), chunks, self._gives_itself(scope))
 
     def _push(self) -> None:
         """Let what is there leave now, and do not wait for it."""

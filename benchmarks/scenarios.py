@@ -141,6 +141,18 @@ def call_by_call(run: Run) -> float:
     return seconds
 
 
+@scenario("S7", THREADS, callers=1, each=1_000_000, without=("direct", "ThreadPoolExecutor"))
+def bulk(run: Run) -> float:
+    """One thread brings a list of a million items; others than batchify submit each of them."""
+    [keys] = run.parts
+    items = list(keys)
+    start = time.perf_counter()
+    results = run.rival.map(items)
+    seconds = time.perf_counter() - start
+    expect([results], run.parts)
+    return seconds
+
+
 # ---- memory ----
 
 SETTLE = 0.05  # seconds for the workers to take what they can, and stand at the gate

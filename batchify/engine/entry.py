@@ -280,7 +280,7 @@ class Entry(Telling):
         if terms.deadline is None and not terms.priority:
             return
         forming = self._sort()
-        if terms.deadline is not None and future._s.__class__ is Route:
+        if terms.deadline is not None and not (future.done() or future.running()):
             forming.mind(future)
             self._mind(terms.deadline)
 

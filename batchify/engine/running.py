@@ -57,17 +57,14 @@ class Batch:
         return [future._terms.twin for future in self.futures]
 
     def work(self, can_await: bool) -> Work:
-        """What it is run with."""
-        route, options = self.route, self.engine.options
-        return Work(
-            route.function,
-            route.args,
-            route.kwargs,
-            options.on_error,
-            route.batched,
-            options.isolate,
-            can_await,
-        )
+        """What it is run with, the same for all batches of its route."""
+        route = self.route
+        if route.work is None:
+            on_error, isolate = self.engine.options.on_error, self.engine.options.isolate
+            route.work = Work(
+                route.function, route.args, route.kwargs, on_error, route.batched, isolate, can_await
+            )
+        return route.work  # type: ignore[no-any-return]
 
     def holders(self, me: Any) -> list[Any] | None:
         return self.engine.holders_of(self, me)
@@ -246,32 +243,35 @@ class Running(Entry):
 
     # ---- chunks ----
 
-    def submit_chunk(
-        self, function: Callable[..., Any], items: list[Any], batched: Callable[[], Any]
-    ) -> BatchFuture[Any] | None:
-        """Submit up to `size` items as a batch of their own, if there is room for all at once.
+    def submit_chunks(
+        self, function: Callable[..., Any], chunks: list[list[Any]], batched: Callable[[], Any]
+    ) -> list[BatchFuture[Any]]:
+        """Submit up to `size` items each as batches of their own, as many as there is room for.
 
-        The future's result is the list of their outcomes: results, `Failure`s, and futures of
-        items that run again. None when there is no room.
+        The result of a future is the list of its items' outcomes: results, `Failure`s, and
+        futures of items that run again.
         """
+        futures: list[BatchFuture[Any]] = []
         if self._lock._is_owned():  # type: ignore[attr-defined]
-            return None
+            return futures
+        route = Route(self, function, batched=batched)
         with self._lock:
             self._begin()
             self._look()
-            count, is_closed = len(items), self.state is not OPEN or self._is_ending
-            if is_closed or count > self.options.size or not self.forming.can_take(count):
-                self._end()
-                return None
-            route = Route(self, function, batched=batched)
-            future = self._future(items, None)
-            future._count = count
-            future._s = Chunk(route, [PENDING] * count, future._t)
-            self.forming.add_chunk(future)
+            is_open = self.state is OPEN and not self._is_ending
+            for items in chunks:
+                count = len(items)
+                if not is_open or count > self.options.size or not self.forming.can_take(count):
+                    break
+                future = self._future(items, None)
+                future._count = count
+                future._s = Chunk(route, [PENDING] * count, future._t)
+                self.forming.add_chunk(future)
+                futures.append(future)
             self._look()
             self._end()
         self._after()
-        return future
+        return futures
 
     def _settle_chunk(self, batch: Batch, give: Give, values: Sequence[Any]) -> None:
         future, outcomes, places = batch.futures[0], batch.chunk, give.places

@@ -13,7 +13,7 @@ class Route:
     instance) alive, and nothing else does.
     """
 
-    __slots__ = ("args", "batched", "engine", "function", "key", "kin", "kwargs")
+    __slots__ = ("args", "batched", "engine", "function", "key", "kin", "kwargs", "work")
     is_running = False
 
     def __init__(
@@ -32,6 +32,7 @@ class Route:
         self.batched = batched  # gives the decorated object, for on_error
         self.key = key  # what the engine finds it by; None: it is one of many that are alike
         self.kin: Any = None if key is None else self  # entries of the same kin go together
+        self.work: Any = None  # what its batches are run with, once there was one
 
     def holders(self, me: Any) -> Any:
         return self.engine.holders(me)

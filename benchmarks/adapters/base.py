@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 THREADS, ASYNCIO = "threads", "asyncio"
@@ -33,6 +33,11 @@ class Rival:
 
     def submit(self, item: Any) -> Outcome:
         raise NotImplementedError
+
+    def map(self, items: Iterable[Any]) -> list[Any]:
+        """The results of all items, in order."""
+        futures = [self.submit(item) for item in items]
+        return [future.result() for future in futures]
 
     def acall(self, item: Any) -> Awaitable[Any]:
         raise NotImplementedError

@@ -23,6 +23,9 @@ class Batchify(Rival):
         self.batched = batched(function, size=size, linger=linger, workers=workers, **self.options)
         self.submit = self.acall = self.batched  # no frame of ours in between
 
+    def map(self, items: Any) -> list[Any]:
+        return list(self.batched.map(items))
+
     def close(self) -> None:
         self.batched.close()
 
@@ -36,3 +39,11 @@ class BatchifyDefaultCapacity(Batchify):
     name = "batchify (default capacity)"
     scenarios = ("S1", "S2")
     options: ClassVar[dict[str, Any]] = {}
+
+
+class BatchifyCallerRuns(Batchify):
+    """A caller that waits for its result runs the next batch itself."""
+
+    name = "batchify (caller_runs)"
+    scenarios = ("S3", "S4")
+    options: ClassVar[dict[str, Any]] = {"caller_runs": True}
