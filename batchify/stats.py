@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from .distribution import Distribution, Recorder, merged
 
+AT_ONCE = 256  # batches that are recorded at a time
 REASONS = ("size", "weight", "linger", "idle", "capacity", "flush", "close")
 DISTRIBUTIONS = ("sizes", "queued", "ran")
 
@@ -17,8 +18,8 @@ class Counts:
     """What an engine counts, under its lock. Everything else is derived when somebody asks."""
 
     __slots__ = (
-        "batches", "cancelled", "deduplicated", "expired", "failed", "gave_up", "observer_errors",
-        "queued", "ran", "reasons", "rejected", "retried", "sizes", "succeeded",
+        "_queued", "_ran", "_sizes", "batches", "cancelled", "deduplicated", "ended", "expired",
+        "failed", "gave_up", "observer_errors", "reasons", "rejected", "retried", "succeeded",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -33,9 +34,30 @@ class Counts:
         self.observer_errors = 0
         self.batches = 0
         self.reasons: Counter[str] = Counter()
-        self.sizes = Recorder(10)
-        self.queued = Recorder(6)
-        self.ran = Recorder(6)
+        # Of the batches that ended, since the recorders were brought up to date: their sizes, how
+        # long their oldest item was queued, and how long they ran.
+        self.ended: list[tuple[int, float, float]] = []
+        self._sizes = Recorder(11)
+        self._queued = Recorder(6)
+        self._ran = Recorder(6)
+
+    def record(self) -> None:
+        """Bring the recorders up to date."""
+        if self.ended:
+            sizes, queued, ran = zip(*self.ended, strict=True)
+            self._sizes.add(sizes)
+            self._queued.add(queued)
+            self._ran.add(ran)
+            self.ended.clear()
+
+    def distributions(self) -> dict[str, Distribution]:
+        """Of sizes, times in the queue and times of running."""
+        self.record()
+        return {
+            "sizes": self._sizes.distribution(),
+            "queued": self._queued.distribution(),
+            "ran": self._ran.distribution(),
+        }
 
 
 @dataclass(frozen=True, slots=True)

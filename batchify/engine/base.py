@@ -235,9 +235,7 @@ class Engine(Running):
                 batches=counts.batches,
                 workers=self._worker_count(),
                 reasons=MappingProxyType({r: counts.reasons[r] for r in REASONS}),
-                sizes=counts.sizes.distribution(),
-                queued=counts.queued.distribution(),
-                ran=counts.ran.distribution(),
+                **counts.distributions(),
                 observer_errors=counts.observer_errors,
                 limits=limits_of(options),
             )

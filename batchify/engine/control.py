@@ -26,7 +26,7 @@ class Scope(Protocol):
     seam: Seam
     options: Options
     takes_more: bool
-    observers: tuple[Observers, ...]
+    observers: tuple[Observers, Observers, Observers]
 
     def here(self) -> Engine: ...
 

@@ -28,7 +28,7 @@ from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import Port, set_done
 from ..options import Options
-from ..outcome import Give, caught, conduct
+from ..outcome import Give, caught
 from . import lifecycle
 from .base import Engine, count_down, items_of
 from .running import Batch
@@ -214,7 +214,7 @@ class LoopEngine(Engine):
             self._look_again()
 
     async def _drive(self, batch: Batch) -> None:
-        talk = conduct(batch.work(can_await=True), batch.items(), batch.twins())
+        talk = batch.talk(can_await=True)
         answer: Any = None
         while True:
             try:

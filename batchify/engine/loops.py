@@ -89,7 +89,7 @@ class AsyncEngine:
         self._gone = Stats()  # what the engines of closed loops did
         self._lock = threading.RLock()
         self.state = OPEN
-        self.observers: tuple[Observers, ...] = (EVERYWHERE,)
+        self.observers = (EVERYWHERE, Observers(), Observers())
         lifecycle.register(self)
 
     def here(self) -> LoopEngine:

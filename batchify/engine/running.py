@@ -12,8 +12,9 @@ from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure
 from ..loopfuture import LoopFuture
 from ..observe import EVERYWHERE, BatchEvent, Observers
 from ..options import Options
-from ..outcome import Give, Report, Work, exhausted
+from ..outcome import Give, Report, Talk, Work, conduct, exhausted
 from ..retry import Retry
+from ..stats import AT_ONCE
 from ..terms import NO_TERMS, Terms
 from .entry import CLOSED, OPEN, Entry
 from .seam import Seam
@@ -27,8 +28,7 @@ class Batch:
     """
 
     __slots__ = (
-        "began", "chunk", "engine", "futures", "left", "queued", "ran", "reason", "route", "size",
-        "thread",
+        "began", "chunk", "engine", "futures", "left", "ran", "reason", "route", "thread",
     )  # fmt: skip
     is_running = True
 
@@ -39,32 +39,43 @@ class Batch:
         self.began = began
         self.futures: list[BatchFuture[Any]] = []
         self.chunk: list[Any] | None = None  # the outcomes so far
-        self.size = 0  # how many items
-        self.left = 0  # how many of them are not settled
-        self.queued = 0.0  # seconds that the oldest had waited
+        self.left = 0  # how many items are not settled
         self.ran = 0.0  # seconds until the last was settled
         self.thread = 0  # the ident of the thread that runs it
+
+    @property
+    def size(self) -> int:
+        """How many items."""
+        return len(self.futures if self.chunk is None else self.chunk)
+
+    @property
+    def queued(self) -> float:
+        """For how many seconds the oldest had waited."""
+        return max(0.0, self.began - self.futures[0]._t)
 
     def items(self) -> list[Any]:
         if self.chunk is not None:
             return self.futures[0]._v  # type: ignore[no-any-return]
         return [future._v for future in self.futures]
 
-    def twins(self) -> list[Any] | None:
-        """What makes items equal, where equal ones reach the function once."""
-        if self.engine.options.dedupe is None:
-            return None
-        return [future._terms.twin for future in self.futures]
-
-    def work(self, can_await: bool) -> Work:
-        """What it is run with, the same for all batches of its route."""
-        route = self.route
-        if route.work is None:
-            on_error, isolate = self.engine.options.on_error, self.engine.options.isolate
-            route.work = Work(
-                route.function, route.args, route.kwargs, on_error, route.batched, isolate, can_await
+    def talk(self, can_await: bool) -> Talk:
+        """Run it: see `conduct`."""
+        route, options = self.route, self.engine.options
+        work: Work | None = route.work  # the same for all batches of a route
+        if work is None:
+            on_error, isolate = options.on_error, options.isolate
+            work = route.work = Work(
+                route.function,
+                route.args,
+                route.kwargs,
+                on_error,
+                route.batched,
+                isolate,
+                can_await,
             )
-        return route.work  # type: ignore[no-any-return]
+        if options.dedupe is None:
+            return conduct(work, self.items())
+        return conduct(work, self.items(), [future._terms.twin for future in self.futures])
 
     def holders(self, me: Any) -> list[Any] | None:
         return self.engine.holders_of(self, me)
@@ -76,7 +87,7 @@ class Running(Entry):
     def __init__(self, options: Options, takes_more: bool, seam: Seam) -> None:
         super().__init__(options, takes_more, seam)
         self.batches: set[Batch] = set()
-        self.observers: tuple[Observers, ...] = (EVERYWHERE,)
+        self.observers = (EVERYWHERE, Observers(), Observers())
         self._is_stopping = False  # what would run again ends in Closed
 
     # ---- the driver's part ----
@@ -93,7 +104,7 @@ class Running(Entry):
         now = self.seam.clock()
         if forming.capacity is not None:
             self.need = 0
-        if forming.deadline is not None:
+        if forming.minded:
             self._end_overdue(now)
         self._tell(forming.accept())
         decision = forming.next(now)
@@ -106,45 +117,54 @@ class Running(Entry):
         futures = batch.futures = forming.take(group, batch)
         if not futures:  # cancelled meanwhile, by a finalizer that ran in this thread
             return self._take()
-        batch.size = batch.left = len(futures)
+        batch.left = len(futures)
         if chunk is not None:
-            batch.size = batch.left = chunk.count
+            batch.left = chunk.count
             batch.chunk = chunk.chunk
-        batch.queued = max(0.0, now - futures[0]._t)
         self.batches.add(batch)
         counts = self.counts
         counts.batches += 1
         counts.reasons[batch.reason] += 1
-        counts.sizes.add(batch.size)
-        counts.queued.add(batch.queued)
         return batch
 
     # ---- settling ----
 
     def settle(self, batch: Batch, give: Give) -> None:
         """End items of `batch` with their values, then tell everyone."""
+        futures: Sequence[BatchFuture[Any]] = batch.futures
+        values = give.values
+        is_whole = len(values) == len(futures) and give.places.__class__ is range
+        if not (is_whole and give.is_clean and batch.chunk is None):
+            self._settle_part(batch, give)
+            return
+        # The hot path: results for everybody.
+        succeeded = 0
+        with self._lock:
+            self._begin()
+            for future, value in zip(futures, values, strict=True):
+                if future._s is batch:
+                    future._v = value
+                    future._s = RESULT
+                    succeeded += 1
+                elif future._s is CANCELLED:  # detached: it kept its item until here
+                    future._v = None
+            self._count(batch, len(values), succeeded, 0)
+            if self.forming.is_pressed:
+                self._look()
+            self._end()
+        self._announce(futures)
+        if self._nested:
+            self._look_again()
+
+    def _settle_part(self, batch: Batch, give: Give) -> None:
         values = give.values if give.is_clean else self._tried(batch, give)
         if batch.chunk is not None:
             self._settle_chunk(batch, give, values)
             return
-        futures: Sequence[BatchFuture[Any]] = batch.futures
-        if give.places.__class__ is not range:  # equal items, some of them apart
-            futures = [futures[place] for place in give.places]
-        elif len(values) != len(futures):
-            futures = futures[give.places[0] : give.places[-1] + 1]
+        futures = [batch.futures[place] for place in give.places]
         with self._lock:
             self._begin()
-            if give.is_clean:
-                succeeded = failed = retried = 0
-                for future, value in zip(futures, values, strict=True):
-                    if future._s is batch:
-                        future._v = value
-                        future._s = RESULT
-                        succeeded += 1
-                    elif future._s is CANCELLED:  # detached: it kept its item until here
-                        future._v = None
-            else:
-                succeeded, failed, retried = self._settle_mixed(batch, futures, values)
+            succeeded, failed, retried = self._settle_mixed(batch, futures, values)
             self._count(batch, len(values), succeeded, failed)
             if retried or self.forming.is_pressed:
                 self._look()
@@ -184,8 +204,11 @@ class Running(Entry):
         self.forming.running -= succeeded + failed
         batch.left -= settled
         if not batch.left:
-            batch.ran = max(0.0, self.seam.clock() - batch.began)
-            counts.ran.add(batch.ran)
+            batch.ran = self.seam.clock() - batch.began
+            ended = counts.ended
+            ended.append((batch.size, batch.queued, batch.ran))
+            if len(ended) >= AT_ONCE:
+                counts.record()
 
     def finish(self, batch: Batch) -> None:
         """`batch` is over; what it left unsettled (it never does) must not hang."""
@@ -197,7 +220,8 @@ class Running(Entry):
         if report.deduplicated:
             with self._lock:
                 self.counts.deduplicated += report.deduplicated
-        if not any(self.observers):
+        everywhere, function, own = self.observers
+        if not (everywhere.entries or function.entries or own.entries):
             return
         event = BatchEvent(
             self.options.name, batch.reason, batch.size, batch.queued, batch.ran, report.error

@@ -22,7 +22,7 @@ from .. import waits
 from ..errors import BatchAborted
 from ..future import BatchFuture
 from ..options import Options, kind
-from ..outcome import Give, caught, conduct
+from ..outcome import Give, caught
 from . import lifecycle
 from .base import Engine, items_of
 from .entry import CLOSED
@@ -268,7 +268,7 @@ class ThreadEngine(Engine):
 
     def _drive(self, batch: Batch) -> None:
         context = Context()  # nobody's: never that of the caller who happened to come first
-        talk = conduct(batch.work(can_await=False), batch.items(), batch.twins())
+        talk = batch.talk(can_await=False)
         answer: Any = None
         while True:
             try:

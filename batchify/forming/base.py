@@ -54,6 +54,7 @@ class Forming:
         self.seen = 0  # how long the intake was when `accept` was through with it
         self.told: deque[Any] = deque()  # who got room, until they are told
         self.hurry: str | None = None  # a reason for everything to leave at once
+        self.minded: dict[Any, int] = {}  # entries with a deadline
 
     @property
     def pending(self) -> int:

@@ -48,7 +48,6 @@ class Grouped(Forming):
         self._ready_by_age: Ranking[Group] = Ranking()  # used with priorities only
         self._delayed: Ranking[Any] = Ranking()  # entries that run again, by when they may
         self._deadlines: Ranking[Any] = Ranking()  # entries that have one
-        self._marks: dict[Any, int] = {}  # where those are in `_deadlines`
         self._last = 0  # the number of the youngest entry
         self._front = 0  # and of the one that was put back last
         self._has_priorities = False
@@ -212,14 +211,14 @@ class Grouped(Forming):
 
     def mind(self, entry: Any) -> None:
         """`entry` has a deadline, and has not started."""
-        self._marks[entry] = self._deadlines.put(entry._terms.deadline, entry)
+        self.minded[entry] = self._deadlines.put(entry._terms.deadline, entry)
 
     def overdue(self, now: float) -> list[Any]:
         """The entries whose deadline has come, which did not start."""
         found = []
         while (when := self._deadlines.rank()) is not None and when <= now:
             entry = self._deadlines.pop()
-            del self._marks[entry]
+            del self.minded[entry]
             found.append(entry)
         return found
 
@@ -229,7 +228,7 @@ class Grouped(Forming):
         return when
 
     def _forget_terms(self, entry: Any) -> None:
-        mark = self._marks.pop(entry, None)
+        mark = self.minded.pop(entry, None)
         if mark is not None:
             self._deadlines.discard(mark)
 
@@ -299,7 +298,7 @@ class Grouped(Forming):
             taken.append(entry)
             weight += entry._terms.weight
             group.forced -= number <= group.boundary
-            if self._marks:
+            if self.minded:
                 self._forget_terms(entry)
         group.weight = group.weight - weight if group.entries else 0.0
         self.grouped -= len(taken)
@@ -376,7 +375,7 @@ class Grouped(Forming):
             self._forget(group)
         self._delayed.clear()
         self._deadlines.clear()
-        self._marks.clear()
+        self.minded.clear()
 
     def _recount_moved(self) -> None:
         known = list(self.by_kin.values())

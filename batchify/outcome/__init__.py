@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .conduct import conduct
 from .faults import caught, exhausted
-from .talk import Ask, BatchFailure, Give, Raised, Report, Work
+from .talk import Ask, BatchFailure, Give, Raised, Report, Talk, Work
 
 __all__ = [
     "Ask",
@@ -16,6 +16,7 @@ __all__ = [
     "Give",
     "Raised",
     "Report",
+    "Talk",
     "Work",
     "caught",
     "conduct",

@@ -38,19 +38,32 @@ def attempt(work: Work, items: list[Any], places: range) -> Attempt:
     answer = yield ask
     if isinstance(answer, Raised):
         return Lost(places, failure_of(answer), _is_divisible(answer))
-    return (yield from take_apart(answer, work, items, places))
+    given = taken_apart(answer, work, items, places)
+    if given.__class__ is Give:
+        yield given
+        return None
+    return (yield from settle(given))
 
 
-def take_apart(answer: Any, work: Work, items: list[Any], places: range) -> Attempt:
-    """Settle the items at `places` with what was given back."""
-    streams = (Generator, AsyncGenerator) if work.can_await else Generator
-    if isinstance(answer, streams):
-        return (yield from _stream(answer, places))
+def taken_apart(answer: Any, work: Work, items: list[Any], places: range) -> Give | Lost | Attempt:
+    """What was given back for the items at `places`, to be settled; a stream settles itself."""
+    if isinstance(answer, _STREAMS if work.can_await else Generator):
+        return _stream(answer, places)
     given = values_of(answer, items, places)
-    if isinstance(given, Failure):
-        return Lost(places, given, False)
-    yield given
-    return None
+    return Lost(places, given, False) if isinstance(given, Failure) else given
+
+
+def settle(given: Give | Lost | Attempt) -> Attempt:
+    """Settle what was taken apart; gives what failed as a whole."""
+    if isinstance(given, Give):
+        yield given
+        return None
+    if isinstance(given, Lost):
+        return given
+    return (yield from given)
+
+
+_STREAMS = (Generator, AsyncGenerator)
 
 
 def _is_divisible(raised: Raised) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from ..future import Failure
-from .attempt import Lost, attempt, take_apart
+from .attempt import Lost, attempt, settle, taken_apart
 from .faults import copies, failure_of, note_handler
 from .isolate import isolate
-from .talk import Ask, BatchFailure, Give, Raised, Report, Talk, Work
+from .talk import FINE, Ask, BatchFailure, Give, Raised, Report, Talk, Work
 
 
 def conduct(work: Work, items: list[Any], twins: Sequence[Any] | None = None) -> Talk:
@@ -26,7 +26,7 @@ def conduct(work: Work, items: list[Any], twins: Sequence[Any] | None = None) ->
         return (yield from _once_each(work, items, twins))
     lost = yield from attempt(work, items, range(len(items)))
     if lost is None:
-        return Report()
+        return FINE
     pieces = [lost]
     if work.isolate:
         pieces = yield from isolate(work, items, lost)
@@ -51,7 +51,7 @@ def _handled(work: Work, items: list[Any], lost: Lost) -> Generator[Ask | Give, 
         if isinstance(answer, Raised):
             note_handler(lost.failure.error, answer.error)
         elif answer is not None:
-            left = yield from take_apart(answer, work, items, lost.places)
+            left = yield from settle(taken_apart(answer, work, items, lost.places))
     if left is not None:
         yield Give(left.places, copies(left.failure, len(left.places)), False)
 
@@ -78,9 +78,7 @@ def _once_each(work: Work, items: list[Any], twins: Sequence[Any]) -> Talk:
         try:
             request = talk.send(answer)
         except StopIteration as end:
-            report: Report = end.value
-            report.deduplicated = len(items) - len(found)
-            return report
+            return Report(end.value.error, len(items) - len(found))
         answer = yield _for_all(request, found) if isinstance(request, Give) else request
 
 

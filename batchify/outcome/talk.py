@@ -37,7 +37,7 @@ class Give:
     is_clean: bool
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Report:
     """What is to be told of a batch that is over.
 
@@ -48,6 +48,9 @@ class Report:
 
     error: BaseException | None = None
     deduplicated: int = 0
+
+
+FINE = Report()
 
 
 @dataclass(frozen=True, slots=True)
