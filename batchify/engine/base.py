@@ -5,6 +5,7 @@ open ──► closing ──► closed ──► (start) open
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from threading import RLock
 from types import MappingProxyType
@@ -192,6 +193,7 @@ class Engine(Running):
         self.forming.running = 0
         self.forming.hasten(None)
         self._ended.clear()
+        self._next_deadline = math.inf
         self.counts = Counts()
         self.generation += 1
         self._nested.clear()

@@ -11,7 +11,6 @@ that it stays until the worker is awake.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from contextvars import Context
 from threading import TIMEOUT_MAX, get_ident
@@ -117,12 +116,15 @@ class ThreadEngine(Engine):
         if self._watch is not None:
             self._watch.ring()
             return
-        bell = self.seam.bell()
-        with contextlib.suppress(RuntimeError):  # no thread to be had: the workers look, too
-            self._watch = bell
-            self._bells.add(bell)
+        bell = self._watch = self.seam.bell()
+        self._bells.add(bell)
+        try:
             name = f"batchify:{self.options.name}:deadlines"
             self.seam.spawn(_keep_watch, (self._weak, bell), name)
+        except RuntimeError:  # no thread to be had: the workers look, too
+            self._watch = None
+            self._bells.discard(bell)
+            self._next_deadline = math.inf
 
     def watch(self, bell: Bell) -> float | Stop | None:
         """End what is overdue; gives when to look again."""

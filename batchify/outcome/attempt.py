@@ -39,7 +39,7 @@ def attempt(work: Work, items: list[Any], places: range) -> Attempt:
     if isinstance(answer, Raised):
         return Lost(places, failure_of(answer), _is_divisible(answer))
     given = taken_apart(answer, work, items, places)
-    if given.__class__ is Give:
+    if isinstance(given, Give):  # not by a generator more, in the usual case
         yield given
         return None
     return (yield from settle(given))
