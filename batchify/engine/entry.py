@@ -401,6 +401,8 @@ class Entry(Telling):
         forming = self.forming
         if not self._is_configured:
             self._is_configured = True
+            self.need = 0
+            forming.settle_down()  # what has room now keeps it
             forming.configure(self.options.size, self.options.linger, self.options.capacity)
             self._break_up()
         while True:

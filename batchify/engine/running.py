@@ -169,7 +169,7 @@ class Running(Entry):
             if retried or self.forming.is_pressed:
                 self._look()
             self._end()
-        self._announce(futures)
+        self._announce([future for future in futures if future.done()])  # not who runs again
         if self._nested:
             self._look_again()
 

@@ -95,6 +95,10 @@ class Forming:
         """
         raise NotImplementedError
 
+    def settle_down(self) -> None:
+        """Move on all that has room, so that the intake holds the others only."""
+        self.accept()
+
     def _move(self, most: int) -> None:
         """Move up to `most` live entries from the intake on, in order."""
         intake = self.intake

@@ -134,7 +134,6 @@ class Plain(Forming):
             self.line.forced = self.line.entries[-1]
 
     def settle_down(self) -> None:
-        """Move on all that has room, so that the intake holds the others only."""
         self.accept()
         self._move(self.fresh)
         self.fresh = 0
