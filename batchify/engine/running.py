@@ -342,12 +342,10 @@ class Running(Entry):
 
     def _break_up(self) -> None:
         """The items of chunks that are larger than a batch may be go one by one."""
-        for future in list(self.forming.chunks):
-            chunk = future._s
-            if chunk.count > self.options.size:
+        for future in reversed(list(self.forming.chunks)):
+            if future._s.count > self.options.size:
                 alone = [self._alone(future, item) for item in future._v]
-                self.forming.end(future, RESULT, alone)
-                self.forming.bring_in(alone, chunk.route)
+                self.forming.break_up(future, RESULT, alone)
                 self._ended.append((future, None))
 
     def _alone(self, chunk: BatchFuture[Any], item: Any) -> BatchFuture[Any]:

@@ -196,8 +196,11 @@ class ThreadEngine(Engine):
             self._roused = False
             self._leave_bed(bell)
             while True:
-                is_free = len(self.batches) < self.options.workers  # else callers run them
-                step = self._take() if is_free else None
+                step = None
+                if len(self.batches) < self.options.workers:
+                    step = self._take()
+                else:  # callers run as many as may be
+                    self._look()
                 if isinstance(step, Batch):
                     step.thread = get_ident()
                     self._look()

@@ -138,11 +138,19 @@ class Forming:
         self.chunks.append(entry)
         self.chunked += entry._s.count
 
-    def bring_in(self, entries: list[Any], route: Any) -> None:
-        """Accept entries that have their room already."""
-        for entry in entries:
-            self._admit(entry, route)
+    def break_up(self, chunk: Any, final: Any, entries: list[Any]) -> None:
+        """Let the items of `chunk` go one by one, as `entries`, without lingering.
+
+        `chunk` gets the state `final`, and them as its value.
+        """
+        route = chunk._s.route
+        self.end(chunk, final, entries)
         self.grouped += len(entries)
+        self._bring_in(entries, route)
+
+    def _bring_in(self, entries: list[Any], route: Any) -> None:
+        """Put entries to their like, before those that came later."""
+        raise NotImplementedError
 
     def recount(self, running: int) -> None:
         """Count anew, after an exception from a signal handler broke into a change.

@@ -131,6 +131,10 @@ class Grouped(Forming):
             delayed.mark = self._delayed.put(now + after, entry)
             entry._s = delayed
         else:
+            self._bring_in([entry], route)
+
+    def _bring_in(self, entries: list[Any], route: Any) -> None:
+        for entry in reversed(entries):
             self._front -= 1
             self._add(entry, route, self._front)
 
@@ -140,8 +144,7 @@ class Grouped(Forming):
         while (when := self._delayed.rank()) is not None and (now is None or when <= now):
             awake.append(self._delayed.pop())
         for entry in reversed(awake):
-            self._front -= 1
-            self._add(entry, entry._s.route, self._front)
+            self._bring_in([entry], entry._s.route)
 
     # ---- where a group stands ----
 
@@ -385,8 +388,7 @@ class Grouped(Forming):
         delayed = [e for e in self._delayed.things() if e._s.__class__ is Delayed]
         self._delayed.clear()
         for entry in delayed:  # they lost the time until when: they run now
-            self._front -= 1
-            self._add(entry, entry._s.route, self._front)
+            self._bring_in([entry], entry._s.route)
         for group in known:
             live = {e: n for e, n in group.entries.items() if not _is_elsewhere(e)}
             group.entries.clear()

@@ -55,6 +55,15 @@ class Plain(Forming):
         line.entries.append(entry)
         entry._s = line
 
+    def _bring_in(self, entries: list[Any], route: Any) -> None:
+        line = self.line
+        line.route = route
+        for entry in entries:
+            entry._s = line
+        line.entries = deque(sorted([*entries, *line.entries], key=lambda entry: entry._t))
+        ends = (entries[-1], line.forced)
+        line.forced = next(entry for entry in reversed(line.entries) if entry in ends)
+
     def _next(self, now: float) -> Decision:
         line = self.line
         self._drop_dead_front()
