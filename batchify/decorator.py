@@ -76,8 +76,7 @@ class BoundBatched(Calls, _BoundWrapper):
         if self._owner() is None:
             self._self_parent._configure(option, value)
             return
-        scope = self._scope()
-        scope.configure(scope.options.changed(option, value))
+        self._scope().configure(option, value)
 
     def _observers(self) -> Observers:
         scopes: Scopes = self._self_parent._self_scopes

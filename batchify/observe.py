@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,13 +38,21 @@ class BatchEvent:
 Observer = Callable[[BatchEvent], Any]
 
 
+class _Entry:
+    __slots__ = ("has_raised", "observer")
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.has_raised = False
+
+
 class Observers:
     """Who is told of batches, until they do not want to be."""
 
     __slots__ = ("entries",)
 
     def __init__(self) -> None:
-        self.entries: tuple[list[Any], ...] = ()  # [observer, has it raised?]
+        self.entries: list[_Entry] = []  # changed by single steps, from any thread
 
     def add(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of each batch; gives a function that ends it.
@@ -53,24 +62,25 @@ class Observers:
         """
         if not callable(observer):
             raise TypeError(f"observer must be a function of an event, got {kind(observer)}")
-        entry = [observer, False]
-        self.entries = (*self.entries, entry)
+        entry = _Entry(observer)
+        self.entries.append(entry)
 
         def end() -> None:
-            self.entries = tuple(known for known in self.entries if known is not entry)
+            with contextlib.suppress(ValueError):  # ended before
+                self.entries.remove(entry)
 
         return end
 
     def tell(self, event: BatchEvent) -> int:
         """Tell everyone; gives how many raised. The first error of each is logged, by its type."""
         errors = 0
-        for entry in self.entries:
+        for entry in tuple(self.entries):
             try:
-                entry[0](event)
+                entry.observer(event)
             except BaseException as error:  # also SystemExit: the worker lives on
                 errors += 1
-                if not entry[1]:
-                    entry[1] = True
+                if not entry.has_raised:
+                    entry.has_raised = True
                     log.error("an observer of %s raised %s", event.name, kind(error))
         return errors
 

@@ -116,6 +116,41 @@ class Options:
         )
 
 
+class Live:
+    """The options of one scope, of which some change while it runs, from any thread.
+
+    A change is one store into a dict, which nobody loses; then whoever changed something builds
+    the options anew, until they have all changes there are. So two threads, or a signal handler
+    in the middle of a change, need no lock.
+    """
+
+    __slots__ = ("_base", "_changes", "now")
+
+    def __init__(self, options: Options) -> None:
+        self._base = options
+        self._changes: dict[str, Any] = {}
+        self.now = options
+
+    def change(self, option: str, value: object) -> None:
+        """Change size, linger, workers or capacity.
+
+        Raises:
+            TypeError: the value has a wrong type.
+            ValueError: it is no value for this option, or does not go with the others.
+        """
+        self._changes[option] = getattr(self.now.changed(option, value), option)
+        while True:
+            changes = dict(self._changes)
+            now = replace(self._base, **changes)
+            if "capacity" in changes:
+                now = replace(now, is_capacity_given=True)
+            elif not now.is_capacity_given:
+                now = replace(now, capacity=capacity_of(UNSET, now.size, now.workers))
+            self.now = now
+            if changes == self._changes:
+                return
+
+
 def kind(value: object) -> str:
     """How an error message names what was given: by its type, never by its content."""
     return "None" if value is None else type(value).__name__

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from .observe import EVERYWHERE, Observers
-from .options import Options
+from .options import Live, Options
 
 if TYPE_CHECKING:
     from .engine.control import Scope
@@ -27,7 +27,7 @@ class Scopes:
         from .engine.seam import THREADS
         from .engine.threads import ThreadEngine
 
-        self.options = options  # of those scopes that have none of their own
+        self.live = Live(options)  # of the scopes to come
         self.observers = Observers()
         self._kind: Any = AsyncEngine if is_async else ThreadEngine
         self._seam = THREADS if seam is None else seam
@@ -86,24 +86,27 @@ class Scopes:
             return scope
 
     def _make(self, function: Callable[..., Any]) -> Scope:
-        scope: Scope = self._kind(self.options, takes_more(function), self._seam)
+        scope: Scope = self._kind(Live(self.live.now), takes_more(function), self._seam)
         scope.observers = (EVERYWHERE, self.observers, Observers())
         return scope
 
     def options_of(self, owner: Any) -> Options:
         """The options as they are now, for `owner`; makes no scope."""
         scope = self._own if owner is None else self._find(owner)
-        return self.options if scope is None else scope.options
+        return self.live.now if scope is None else scope.options
 
     def configure(self, option: str, value: object) -> None:
         """Change an option for every scope, those to come included."""
         with self._lock:
-            self.options = self.options.changed(option, value)
             known = [self._own, *(scope for _, scope in self._by_owner.values())]
-        for scope in known:  # without the lock: theirs are taken first elsewhere
-            found = scope() if isinstance(scope, ref) else scope
-            if found is not None:
-                found.configure(found.options.changed(option, value))
+        # Without the lock: theirs are taken first elsewhere.
+        found = [scope() if isinstance(scope, ref) else scope for scope in known]
+        scopes = [scope for scope in found if scope is not None]
+        for scope in scopes:
+            scope.options.changed(option, value)  # all, or none
+        self.live.change(option, value)
+        for scope in scopes:
+            scope.configure(option, value)
 
 
 def is_async(function: Any) -> bool:

@@ -63,6 +63,7 @@ def waiting(target: Any, timeout: float | None = None) -> Generator[None, None, 
     before = _waits_for.get(me)
     _waits_for[me] = target
     try:
+        check(target)  # again: another may have begun to wait for this one meanwhile
         yield
     finally:
         _restore(me, before)
@@ -74,6 +75,7 @@ def awaiting(target: Any, me: Any) -> Generator[None, None, None]:
     before = _waits_for.get(me)
     _waits_for[me] = target
     try:
+        check_await(target, me)  # again, as above
         yield
     finally:
         _restore(me, before)

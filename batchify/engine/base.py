@@ -45,7 +45,9 @@ class Engine(Running):
             self._begin()
             self._look()
             self._end()
-            return self.unresolved()
+            left = self.unresolved()
+        self._after()
+        return left
 
     def _recount(self) -> None:
         self.forming.recount(items_of(self._running()))
@@ -59,7 +61,9 @@ class Engine(Running):
             self.forming.force()
             self._look()
             self._end()
-            return self.unresolved()
+            left = self.unresolved()
+        self._after()
+        return left
 
     def close(self, cancel: bool) -> list[BatchFuture[Any]]:
         """Refuse new items; gives the futures to wait for before `closed`."""
@@ -85,6 +89,7 @@ class Engine(Running):
             left = self.unresolved()
         del items
         self._announce(ended)
+        self._after()
         return left
 
     def _turn_away(self, away: list[BatchFuture[Any]]) -> list[BatchFuture[Any]]:
@@ -132,7 +137,7 @@ class Engine(Running):
             self._end()
         del items
         self._announce(ended)
-        self._forget_routes()
+        self._after()
         self._end_workers()
         return left
 
@@ -163,11 +168,12 @@ class Engine(Running):
             self.forming.hasten("close")
             self._look()
             self._end()
-            return self.unresolved()
+            left = self.unresolved()
+        self._after()
+        return left
 
-    def configure(self, options: Options) -> None:
-        """Go on with other limits, also for what waits."""
-        self.options = options
+    def configured(self) -> None:
+        """Other limits count from now on, also for what waits."""
         self._is_configured = False  # whoever looks next sees to it
         if self._lock._is_owned():  # type: ignore[attr-defined]
             self._nested.append(None)

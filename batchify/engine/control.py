@@ -24,7 +24,6 @@ class Scope(Protocol):
 
     state: str
     seam: Seam
-    options: Options
     takes_more: bool
     observers: tuple[Observers, Observers, Observers]
 
@@ -34,7 +33,10 @@ class Scope(Protocol):
 
     def set_state(self, state: str) -> None: ...
 
-    def configure(self, options: Options) -> None: ...
+    @property
+    def options(self) -> Options: ...
+
+    def configure(self, option: str, value: object) -> None: ...
 
     def stats(self) -> Stats: ...
 

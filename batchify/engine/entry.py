@@ -27,7 +27,7 @@ from ..errors import Closed, Deadlock, QueueFull
 from ..forming import Grouped, Plain, Route, Waiting
 from ..future import CANCELLED, BatchFuture, Refused
 from ..loopfuture import LoopFuture, port_of
-from ..options import Options
+from ..options import Live
 from ..stats import Counts
 from ..terms import NO_TERMS, Terms, hashable, terms_of
 from .seam import Seam
@@ -41,9 +41,10 @@ class Entry(Telling):
 
     caller_runs = False  # may a thread that waits for a result run a batch?
 
-    def __init__(self, options: Options, takes_more: bool, seam: Seam) -> None:
+    def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
         super().__init__()
-        self.options = options
+        self.live = live
+        self.options = options = live.now
         self.takes_more = takes_more  # the function has more parameters than the list
         self.seam = seam
         self.intake: deque[Any] = deque()
@@ -193,8 +194,14 @@ class Entry(Telling):
         future = self._future(item, route)
         if terms is not NO_TERMS:
             future._terms = terms
+        is_special = terms.deadline is not None or bool(terms.priority)
+        if is_special and not self._lock._is_owned():  # type: ignore[attr-defined]
+            with self._lock:  # before it is where a worker may take it
+                self._begin()
+                self._sort()
+                self._end()
         self.intake.append(future)
-        if len(self.intake) >= self.need or terms.deadline is not None or terms.priority:
+        if len(self.intake) >= self.need or is_special:
             try:
                 return self.crowded(future, route, wait, timeout, admitted)
             except BaseException:
@@ -401,6 +408,7 @@ class Entry(Telling):
         forming = self.forming
         if not self._is_configured:
             self._is_configured = True
+            self.options = self.live.now
             self.need = 0
             forming.settle_down()  # what has room now keeps it
             forming.configure(self.options.size, self.options.linger, self.options.capacity)

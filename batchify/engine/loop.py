@@ -27,7 +27,7 @@ from ..errors import BatchAborted
 from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import Port, set_done
-from ..options import Options
+from ..options import Live
 from ..outcome import Give, caught
 from . import lifecycle
 from .base import Engine, count_down, items_of
@@ -42,14 +42,14 @@ class LoopEngine(Engine):
 
     def __init__(
         self,
-        options: Options,
+        live: Live,
         takes_more: bool,
         seam: Seam,
         port: Port,
         home: object,
         on_loop_closed: Callable[[Port], None],
     ) -> None:
-        super().__init__(options, takes_more, seam)
+        super().__init__(live, takes_more, seam)
         self.port = port
         self._home = home  # keeps the background thread, while this engine may need it
         self._on_loop_closed = on_loop_closed
@@ -110,7 +110,7 @@ class LoopEngine(Engine):
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
         delay = min(max(0.0, when - self.seam.clock()), _YEAR)
-        self._deadline_timer = self.port.loop.call_later(delay, self._on_deadline)
+        self._deadline_timer = self.port.loop.call_later(delay, _expire, ref(self))
 
     def _on_deadline(self) -> None:
         self._deadline_timer = None
@@ -220,7 +220,8 @@ class LoopEngine(Engine):
             try:
                 request = talk.send(answer)
             except StopIteration as end:
-                self.report(batch, end.value)
+                # After the wake-ups, which were posted before.
+                self.port.loop.call_soon(self.tell_observers, batch, end.value)
                 return
             answer = None
             if isinstance(request, Give):
@@ -259,6 +260,13 @@ class LoopEngine(Engine):
                 task.get_coro().close()
         self.closed()
         self._on_loop_closed(self.port)
+
+
+def _expire(weak: ref[LoopEngine]) -> None:
+    """A deadline has come; the timer may be for an item that is done, and keeps no engine."""
+    engine = weak()
+    if engine is not None:
+        engine._on_deadline()
 
 
 class _AtClose:

@@ -15,7 +15,7 @@ from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import LoopFuture, Port, port_of
 from ..observe import EVERYWHERE, Observers
-from ..options import Options
+from ..options import Live, Options
 from ..stats import Stats, added
 from . import lifecycle
 from .base import limits_of
@@ -79,8 +79,8 @@ class AsyncEngine:
 
     caller_runs = False  # a loop runs its batches itself
 
-    def __init__(self, options: Options, takes_more: bool, seam: Seam) -> None:
-        self.options = options
+    def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
+        self.live = live
         self.takes_more = takes_more
         self.seam = seam
         self._engines: dict[Port, LoopEngine] = {}
@@ -122,7 +122,7 @@ class AsyncEngine:
                         engines.forget(closed)
 
                 engine = LoopEngine(
-                    self.options, self.takes_more, self.seam, port, home, on_loop_closed
+                    self.live, self.takes_more, self.seam, port, home, on_loop_closed
                 )
                 engine.observers = self.observers
                 if self.state is not OPEN:
@@ -198,12 +198,14 @@ class AsyncEngine:
             self._ways.pop(self._home.port, None)
             self._home = None
 
-    def configure(self, options: Options) -> None:
-        """Go on with other limits on every loop."""
-        with self._lock:
-            self.options = options
+    @property
+    def options(self) -> Options:
+        return self.live.now
+
+    def configure(self, option: str, value: object) -> None:
+        self.live.change(option, value)
         for engine in self.engines():
-            engine.configure(options)
+            engine.configured()
 
     def stats(self) -> Stats:
         parts = (self._gone, *(engine.stats() for engine in self.engines()))

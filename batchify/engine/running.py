@@ -11,8 +11,8 @@ from ..forming import Chunk, Route
 from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure
 from ..loopfuture import LoopFuture
 from ..observe import EVERYWHERE, BatchEvent, Observers
-from ..options import Options
-from ..outcome import Give, Report, Talk, Work, conduct, exhausted
+from ..options import Live
+from ..outcome import Give, Talk, Work, conduct, exhausted
 from ..retry import Retry
 from ..stats import AT_ONCE
 from ..terms import NO_TERMS, Terms
@@ -84,8 +84,8 @@ class Batch:
 class Running(Entry):
     """An engine as far as its batches go."""
 
-    def __init__(self, options: Options, takes_more: bool, seam: Seam) -> None:
-        super().__init__(options, takes_more, seam)
+    def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
+        super().__init__(live, takes_more, seam)
         self.batches: set[Batch] = set()
         self.observers = (EVERYWHERE, Observers(), Observers())
         self._is_stopping = False  # what would run again ends in Closed
@@ -104,9 +104,9 @@ class Running(Entry):
         now = self.seam.clock()
         if forming.capacity is not None:
             self.need = 0
+        self._tell(forming.accept())
         if forming.minded:
             self._end_overdue(now)
-        self._tell(forming.accept())
         decision = forming.next(now)
         group = decision.group
         if group is None:
@@ -165,6 +165,7 @@ class Running(Entry):
         with self._lock:
             self._begin()
             succeeded, failed, retried = self._settle_mixed(batch, futures, values)
+            self.counts.deduplicated += give.shared
             self._count(batch, len(values), succeeded, failed)
             if retried or self.forming.is_pressed:
                 self._look()
@@ -215,16 +216,13 @@ class Running(Entry):
         with self._lock:
             self.batches.discard(batch)
 
-    def report(self, batch: Batch, report: Report) -> None:
-        """Count what came to light in `batch`, and tell the observers."""
-        if report.deduplicated:
-            with self._lock:
-                self.counts.deduplicated += report.deduplicated
+    def tell_observers(self, batch: Batch, error: BaseException | None) -> None:
+        """Tell of `batch`, which is over, and of what it failed with."""
         everywhere, function, own = self.observers
         if not (everywhere.entries or function.entries or own.entries):
             return
         event = BatchEvent(
-            self.options.name, batch.reason, batch.size, batch.queued, batch.ran, report.error
+            self.options.name, batch.reason, batch.size, batch.queued, batch.ran, error
         )
         errors = sum(observers.tell(event) for observers in self.observers)
         if errors:

@@ -20,7 +20,7 @@ from weakref import ref
 from .. import waits
 from ..errors import BatchAborted
 from ..future import BatchFuture
-from ..options import Options, kind
+from ..options import Live, kind
 from ..outcome import Give, caught
 from . import lifecycle
 from .base import Engine, items_of
@@ -39,9 +39,9 @@ STOP = Stop()
 class ThreadEngine(Engine):
     """An engine whose batches run in worker threads."""
 
-    def __init__(self, options: Options, takes_more: bool, seam: Seam) -> None:
-        super().__init__(options, takes_more, seam)
-        self.caller_runs = options.caller_runs
+    def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
+        super().__init__(live, takes_more, seam)
+        self.caller_runs = self.options.caller_runs
         self._threads: dict[Bell, Any] = {}
         self._idle: list[Bell] = []  # those who sleep
         self._alarms: dict[Bell, float] = {}  # when a sleeper wakes up by itself
@@ -136,10 +136,14 @@ class ThreadEngine(Engine):
     def _worker_count(self) -> int:
         return len(self._threads)
 
-    def configure(self, options: Options) -> None:
-        super().configure(options)
-        for bell in self._idle[: max(0, len(self._threads) - options.workers)]:
+    def configured(self) -> None:
+        super().configured()
+        for bell in self._idle[: max(0, len(self._threads) - self.options.workers)]:
             bell.ring()  # there are too many: who wakes up leaves
+
+    def configure(self, option: str, value: object) -> None:
+        self.live.change(option, value)
+        self.configured()
 
     def _end_workers(self) -> None:
         # They are told to go for good, whoever starts again: new ones come then.
@@ -279,7 +283,7 @@ class ThreadEngine(Engine):
             try:
                 request = talk.send(answer)
             except StopIteration as end:
-                self.report(batch, end.value)
+                self.tell_observers(batch, end.value)
                 break
             answer = None
             if isinstance(request, Give):

@@ -104,6 +104,8 @@ class Grouped(Forming):
         if number < 0:
             group.entries.move_to_end(entry, last=False)
             group.forced += 1  # it has waited before: it does not linger again
+        if terms.deadline is not None:
+            self.mind(entry)
         if terms.priority and not self._has_priorities:
             self._has_priorities = True
             for other in self.by_kin.values():
@@ -214,6 +216,8 @@ class Grouped(Forming):
 
     def mind(self, entry: Any) -> None:
         """`entry` has a deadline, and has not started."""
+        if entry in self.minded:
+            return
         self.minded[entry] = self._deadlines.put(entry._terms.deadline, entry)
 
     def overdue(self, now: float) -> list[Any]:

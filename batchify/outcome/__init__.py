@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from .conduct import conduct
 from .faults import caught, exhausted
-from .talk import Ask, BatchFailure, Give, Raised, Report, Talk, Work
+from .talk import Ask, BatchFailure, Give, Raised, Talk, Work
 
 __all__ = [
     "Ask",
     "BatchFailure",
     "Give",
     "Raised",
-    "Report",
     "Talk",
     "Work",
     "caught",

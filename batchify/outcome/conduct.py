@@ -9,7 +9,7 @@ from ..future import Failure
 from .attempt import Lost, attempt, settle, taken_apart
 from .faults import copies, failure_of, note_handler
 from .isolate import isolate
-from .talk import FINE, Ask, BatchFailure, Give, Raised, Report, Talk, Work
+from .talk import Ask, BatchFailure, Give, Raised, Talk, Work
 
 
 def conduct(work: Work, items: list[Any], twins: Sequence[Any] | None = None) -> Talk:
@@ -26,13 +26,13 @@ def conduct(work: Work, items: list[Any], twins: Sequence[Any] | None = None) ->
         return (yield from _once_each(work, items, twins))
     lost = yield from attempt(work, items, range(len(items)))
     if lost is None:
-        return FINE
+        return None
     pieces = [lost]
     if work.isolate:
         pieces = yield from isolate(work, items, lost)
     for piece in pieces:
         yield from _handled(work, items, piece)
-    return Report(pieces[0].failure.error if pieces else None)
+    return pieces[0].failure.error if pieces else None
 
 
 def _handled(work: Work, items: list[Any], lost: Lost) -> Generator[Ask | Give, Any, None]:
@@ -69,7 +69,7 @@ def _once_each(work: Work, items: list[Any], twins: Sequence[Any]) -> Talk:
     if isinstance(found, Raised):
         failure = failure_of(found)
         yield Give(range(len(items)), copies(failure, len(items)), False)
-        return Report(failure.error)
+        return failure.error
     if len(found) == len(items):
         return (yield from conduct(work, items))
     talk = conduct(work, [items[places[0]] for places in found])
@@ -78,7 +78,8 @@ def _once_each(work: Work, items: list[Any], twins: Sequence[Any]) -> Talk:
         try:
             request = talk.send(answer)
         except StopIteration as end:
-            return Report(end.value.error, len(items) - len(found))
+            error: BaseException | None = end.value
+            return error
         answer = yield _for_all(request, found) if isinstance(request, Give) else request
 
 
@@ -101,4 +102,4 @@ def _for_all(give: Give, found: list[list[int]]) -> Give:
             values += copies(value, len(equal))
         else:
             values += [value] * len(equal)
-    return Give(places, values, give.is_clean)
+    return Give(places, values, give.is_clean, len(places) - len(give.places))

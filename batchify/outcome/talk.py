@@ -29,28 +29,14 @@ class Raised:
 class Give:
     """The driver is to settle the items at these places of the batch with these values.
 
-    A value is a result, a `Failure`, or a `Retry`; `is_clean`: all are results.
+    A value is a result, a `Failure`, or a `Retry`; `is_clean`: all are results; `shared`: how
+    many of the items shared the place of an equal one.
     """
 
     places: Sequence[int]
     values: Sequence[Any]
     is_clean: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What is to be told of a batch that is over.
-
-    Attributes:
-        error: what the batch failed with, or a piece of it, whatever `on_error` made of it.
-        deduplicated: how many items shared the place of an equal one.
-    """
-
-    error: BaseException | None = None
-    deduplicated: int = 0
-
-
-FINE = Report()
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,4 +81,5 @@ class BatchFailure:
     batched: Any
 
 
-Talk = Generator[Ask | Give, Any, Report]
+# In the end: what the batch failed with, or a piece of it, whatever `on_error` made of it.
+Talk = Generator[Ask | Give, Any, BaseException | None]
