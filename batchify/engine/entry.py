@@ -205,7 +205,7 @@ class Entry(Telling):
             try:
                 return self.crowded(future, route, wait, timeout, admitted)
             except BaseException:
-                self._forget_routes(route)
+                self._after()
                 raise
         return future
 
@@ -344,7 +344,7 @@ class Entry(Telling):
             self._end()
         self._tell_admitted(state)
         self._announce((future,))
-        self._forget_routes(state.route)
+        self._after()
 
     def _wait_at_the_end(self, future: BatchFuture[Any]) -> None:
         """While the process ends, a thread stays until its item is done: it is being waited for."""
@@ -467,13 +467,11 @@ class Entry(Telling):
         if refused:
             self._announce(refused)
 
-    def _forget_routes(self, refused: Route | None = None) -> None:
+    def _forget_routes(self) -> None:
         """Let go of the extra arguments that no pending item has (not under the lock: hashes)."""
         if not self.has_kinds or isinstance(self.forming, Plain):
             return
         gone = self.forming.gone
-        if refused is not None and refused not in self.forming.by_kin:
-            gone.append(refused)
         with contextlib.suppress(Exception):  # an IndexError of two who pop; a hash that raises
             while gone:
                 route = gone.pop()

@@ -185,7 +185,7 @@ class Forming:
         Gives True when it had been accepted.
         """
         state = entry._s
-        self._forget_terms(entry)
+        self._forget_about(entry)
         entry._v = value
         entry._s = final
         if state.__class__ is Route:
@@ -206,7 +206,7 @@ class Forming:
         """`entry`, which was moved on and had this state, has ended."""
         raise NotImplementedError
 
-    def _forget_terms(self, entry: Any) -> None:
+    def _forget_about(self, entry: Any) -> None:
         """`entry` is about to end, or to leave."""
 
     def is_waiting(self, entry: Any) -> bool:
@@ -220,7 +220,7 @@ class Forming:
             return False
         if entry._s.__class__ is Waiting:
             self.waiting -= 1
-        self._forget_terms(entry)
+        self._forget_about(entry)
         entry._s = CANCELLED
         entry._v = None
         self._dropped(entry, self.intake[place - 1] if place else None)
@@ -243,6 +243,7 @@ class Forming:
         while self.intake:
             entry = self.intake.popleft()
             if entry._s.__class__ is not Done:
+                self._forget_about(entry)
                 accepted.append(entry)
         self.dead = self.waiting = self.grouped = self.chunked = 0
         return accepted, away
@@ -262,7 +263,7 @@ class Forming:
         while self.intake:
             entry = self.intake.popleft()
             if entry._s.__class__ is not Done:
-                self._forget_terms(entry)
+                self._forget_about(entry)
                 away.append(entry)
         self.dead = self.waiting = 0
         self.is_pressed = False

@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import Any
 
-from ..future import CANCELLED, Done
+from ..future import Done
 from .base import NEVER, NOTHING, Decision, Forming
 from .plain import Plain
 from .ranking import Ranking
@@ -234,10 +234,14 @@ class Grouped(Forming):
         when: float | None = self._deadlines.rank()
         return when
 
-    def _forget_terms(self, entry: Any) -> None:
+    def _forget_about(self, entry: Any) -> None:
         mark = self.minded.pop(entry, None)
         if mark is not None:
             self._deadlines.discard(mark)
+        state = entry._s
+        route = state.route if state.__class__ is Waiting else state
+        if route.__class__ is Route and route.kin is not None and route.kin not in self.by_kin:
+            self.gone.append(route)  # it came to no group, and may have been the only one
 
     # ---- out ----
 
@@ -306,7 +310,7 @@ class Grouped(Forming):
             weight += entry._terms.weight
             group.forced -= number <= group.boundary
             if self.minded:
-                self._forget_terms(entry)
+                self._forget_about(entry)
         group.weight = group.weight - weight if group.entries else 0.0
         self.grouped -= len(taken)
         self.running += len(taken)
@@ -357,19 +361,6 @@ class Grouped(Forming):
         group.forced -= was_forced
         if was_oldest or was_full or was_forced or self._has_priorities:
             self._rate(group)
-
-    def end(self, entry: Any, final: Any = CANCELLED, value: Any = None) -> bool:
-        state = entry._s
-        route = state.route if state.__class__ is Waiting else state
-        was_accepted = super().end(entry, final, value)
-        if route.__class__ is Route:
-            self._has_left(route)
-        return was_accepted
-
-    def _has_left(self, route: Route) -> None:
-        """An entry of `route` came to no group; it may have been the only one."""
-        if route.kin is not None and route.kin not in self.by_kin:
-            self.gone.append(route)
 
     def _moved(self) -> list[Any]:
         found = [entry for group in self.by_kin.values() for entry in group.entries]
