@@ -784,3 +784,26 @@ def test_the_counts_of_a_closed_loop_add_up() -> None:
     assert [type(future.exception(0)) for future in futures] == [Closed] * 4
     stats = f.stats()
     assert (stats.submitted, stats.accepted, stats.rejected, stats.failed) == (4, 1, 3, 1)
+
+
+def test_what_waited_for_room_at_a_close_is_forgotten() -> None:
+    gated = Gated()
+
+    def function(items: list[int], table: str) -> list[Any]:
+        return gated(items)
+
+    f = batched(function, size=1, capacity=1)
+
+    async def main() -> None:
+        runs = f(1, "a")
+        waits = f(2, "b")
+        gated.wait_started(1)
+        closing = in_thread(f.close)
+        with pytest.raises(Closed):
+            await waits
+        gated.open()
+        assert await runs == ("done", 1)
+        closing.result()
+
+    asyncio.run(main())
+    assert f._scope().routes == {}

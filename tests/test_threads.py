@@ -221,25 +221,6 @@ def test_what_no_item_waits_for_is_forgotten() -> None:
     assert engine.forming.by_kin == {}
 
 
-def test_what_waited_for_room_at_a_close_is_forgotten() -> None:
-    gated = Gated()
-
-    def function(items: list[int], table: str) -> list[Any]:
-        return gated(items)
-
-    f = batched(function, size=1, capacity=1)
-    f(1, "a")
-    gated.wait_started(1)
-    blocked = in_thread(f, 2, "b")
-    until(lambda: f.stats().submitted == 2)
-    closing = in_thread(f.close)
-    with pytest.raises(Closed):
-        blocked.result()
-    gated.open()
-    closing.result()
-    assert f._scope().routes == {}
-
-
 # ---- capacity ----
 
 
