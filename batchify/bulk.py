@@ -28,8 +28,8 @@ from typing import Any, Protocol
 from . import waits
 from .engine.seam import THREADS
 from .errors import Deadlock
-from .future import BatchFuture, Failure
-from .loopfuture import LoopFuture, port_of
+from .future import Alone, BatchFuture, Failure
+from .loopfuture import port_of
 from .options import UNSET, Options, capacity_of, flag, kind, whole
 
 log = logging.getLogger("batchify")
@@ -151,7 +151,7 @@ class _Lot:
         return self.future is None or self.future.done()
 
     def outcomes(self) -> list[Any]:
-        """The outcomes of its items, once it is done: results, `Failure`s, further futures."""
+        """The outcomes of its items, once it is done: results, `Failure`s, `Alone`s."""
         future = self.future
         if future is None:
             assert self.refused is not None
@@ -173,6 +173,7 @@ class _Bulk:
         self.lots: dict[_Lot, None] = {}  # in order of submission
         self.is_watched = is_watched  # each lot tells when it is done
         self.arrived: deque[_Lot] = deque()  # those that did
+        self.outcomes: list[Any] = []  # those that are being yielded
         self.notify: Callable[[], object] = _nobody
 
     @property
@@ -219,7 +220,8 @@ class _Bulk:
             return None
         del self.lots[lot]
         self.under_way -= lot.count
-        return lot.outcomes()
+        self.outcomes = lot.outcomes()
+        return self.outcomes
 
     def pull(self) -> list[Any] | None:
         """The items that are to be submitted now, one by one; None when there are none.
@@ -258,9 +260,14 @@ class _Bulk:
     def give_up(self) -> None:
         """Take out what has not started."""
         self.source = None
+        _cancel_rest(self.outcomes)
         for lot in list(self.lots):
-            if lot.future is not None:
-                lot.future.cancel()
+            if lot.future is None:
+                continue
+            if not lot.future.cancel() and lot.is_chunk and not lot.future.cancelled():
+                # It has started, or is done: but not what is to run again.
+                if not lot.future._watch(_cancel_rest_of):
+                    _cancel_rest_of(lot.future)
         self.lots.clear()
 
     def told(self, outcome: Any) -> Any:
@@ -276,7 +283,18 @@ def _nobody() -> None:
     return
 
 
-_OTHERS = {Failure, BatchFuture, LoopFuture}
+def _cancel_rest_of(chunk: BatchFuture[Any]) -> None:
+    if not chunk.cancelled():
+        _cancel_rest(chunk._v)
+
+
+def _cancel_rest(outcomes: list[Any]) -> None:
+    for outcome in outcomes:
+        if outcome.__class__ is Alone:
+            outcome.future.cancel()
+
+
+_OTHERS = {Failure, Alone}
 
 
 def _are_results(outcomes: list[Any]) -> bool:
@@ -323,13 +341,13 @@ def _mapped(bulk: _Bulk) -> Generator[Any, None, None]:
                 yield from outcomes
             else:
                 for outcome in outcomes:
-                    if not isinstance(outcome, BatchFuture):
+                    if outcome.__class__ is not Alone:
                         yield bulk.told(outcome)
-                    elif bulk.how.is_ordered:  # it runs again
-                        outcome.exception()
-                        yield bulk.told(outcome._v)
+                    elif bulk.how.is_ordered:
+                        outcome.future.exception()
+                        yield bulk.told(outcome.future._v)
                     else:
-                        bulk.add(outcome)
+                        bulk.add(outcome.future)
     finally:
         bulk.give_up()
 
@@ -408,14 +426,14 @@ async def _amapped(bulk: _Bulk, items: Any) -> AsyncGenerator[Any, None]:
                 continue
             has_room.set()
             for outcome in outcomes:
-                if not isinstance(outcome, BatchFuture):
+                if outcome.__class__ is not Alone:
                     yield bulk.told(outcome)
-                elif bulk.how.is_ordered:  # it runs again
+                elif bulk.how.is_ordered:
                     with contextlib.suppress(Exception):
-                        await outcome
-                    yield bulk.told(outcome._v)
+                        await outcome.future
+                    yield bulk.told(outcome.future._v)
                 else:
-                    bulk.add(outcome)
+                    bulk.add(outcome.future)
     finally:
         if feeder is not None:
             feeder.cancel()

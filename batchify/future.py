@@ -77,6 +77,15 @@ class Refused(Failure):
     __slots__ = ()
 
 
+class Alone:
+    """In the place of an outcome of many: the future of an item that goes on by itself."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: BatchFuture[Any]) -> None:
+        self.future = future
+
+
 class View:
     """The face of a future towards `concurrent.futures.wait` and `as_completed`.
 

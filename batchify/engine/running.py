@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import DeadlineExceeded
 from ..forming import Chunk, Route
-from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure
+from ..future import CANCELLED, ERROR, RESULT, Alone, BatchFuture, Done, Failure
 from ..loopfuture import LoopFuture
 from ..observe import EVERYWHERE, BatchEvent, Observers
 from ..options import Live
@@ -164,7 +164,7 @@ class Running(Entry):
         futures = [batch.futures[place] for place in give.places]
         with self._lock:
             self._begin()
-            succeeded, failed, retried = self._settle_mixed(batch, futures, values)
+            succeeded, failed, retried = self._settle_mixed(batch, give.places, values)
             self.counts.deduplicated += give.shared
             self._count(batch, len(values), succeeded, failed)
             if retried or self.forming.is_pressed:
@@ -175,17 +175,18 @@ class Running(Entry):
             self._look_again()
 
     def _settle_mixed(
-        self, batch: Batch, futures: Sequence[BatchFuture[Any]], values: Sequence[Any]
+        self, batch: Batch, places: Sequence[int], values: Sequence[Any]
     ) -> tuple[int, int, int]:
         """End items with results and errors, and let run again what is to (under the lock)."""
-        succeeded = failed = 0
-        again: list[tuple[BatchFuture[Any], float]] = []
-        for future, value in zip(futures, values, strict=True):
+        succeeded = failed = retried = 0
+        for place, value in zip(places, values, strict=True):
+            future = batch.futures[place]
             if future._s is not batch:
                 if future._s is CANCELLED:
                     future._v = None
             elif isinstance(value, Retry) and not self._is_over():
-                again.append((future, value.after))
+                self._run_again(batch, future, place, value.after)
+                retried += 1
             elif isinstance(value, (Failure, Retry)):
                 failed += 1
                 future._v = value if isinstance(value, Failure) else Failure(self._closed())
@@ -194,9 +195,7 @@ class Running(Entry):
                 succeeded += 1
                 future._v = value
                 future._s = RESULT
-        for future, after in reversed(again):
-            self._run_again(batch, future, after)
-        return succeeded, failed, len(again)
+        return succeeded, failed, retried
 
     def _count(self, batch: Batch, settled: int, succeeded: int, failed: int) -> None:
         counts = self.counts
@@ -237,6 +236,7 @@ class Running(Entry):
         Not under the lock: the cause of an error lets go of what its frames hold.
         """
         values = list(give.values)
+        runs_again = False
         for at, value in enumerate(values):
             if isinstance(value, Retry):
                 tries = 1
@@ -244,18 +244,23 @@ class Running(Entry):
                     tries += batch.futures[give.places[at]]._terms.tries
                 if tries >= value.attempts:
                     values[at] = exhausted(value, tries)
+                else:
+                    runs_again = True
+        if runs_again and batch.route.key is not None:  # others of its kind may have come since
+            batch.route = self.routes.setdefault(batch.route.key, batch.route)
         return values
 
     def _is_over(self) -> bool:
         """Does nothing start any more?"""
         return self._is_stopping or self.state is CLOSED
 
-    def _run_again(self, batch: Batch, future: BatchFuture[Any], after: float) -> None:
+    def _run_again(self, batch: Batch, future: BatchFuture[Any], place: int, after: float) -> None:
         """`future`'s item goes back to the queue (under the lock)."""
         terms = future._terms
         if terms is NO_TERMS:
             terms = future._terms = Terms()
         terms.tries += 1
+        terms.order = terms.order or (future._t, batch.began, place)
         self.counts.retried += 1
         forming = self._sort()
         forming.put_back(future, batch.route, self.seam.clock(), after)
@@ -271,7 +276,7 @@ class Running(Entry):
         """Submit up to `size` items each as batches of their own, as many as there is room for.
 
         The result of a future is the list of its items' outcomes: results, `Failure`s, and
-        futures of items that run again.
+        `Alone` for items that run again.
         """
         futures: list[BatchFuture[Any]] = []
         if self._lock._is_owned():  # type: ignore[attr-defined]
@@ -326,14 +331,15 @@ class Running(Entry):
         """Count the failures, and let run alone what is to run again (under the lock)."""
         failed = retried = 0
         future = batch.futures[0]
-        for place in reversed(places):
+        for place in places:
             value = outcomes[place]
             if isinstance(value, Retry):
                 if self._is_over():
                     value = outcomes[place] = Failure(self._closed())
                 else:
-                    alone = outcomes[place] = self._alone(future, future._v[place])
-                    self._run_again(batch, alone, value.after)
+                    alone = self._alone(future, future._v[place])
+                    outcomes[place] = Alone(alone)
+                    self._run_again(batch, alone, place, value.after)
                     retried += 1
             failed += value.__class__ is Failure
         return failed, retried
@@ -343,7 +349,7 @@ class Running(Entry):
         for future in reversed(list(self.forming.chunks)):
             if future._s.count > self.options.size:
                 alone = [self._alone(future, item) for item in future._v]
-                self.forming.break_up(future, RESULT, alone)
+                self.forming.break_up(future, RESULT, [Alone(one) for one in alone], alone)
                 self._ended.append((future, None))
 
     def _alone(self, chunk: BatchFuture[Any], item: Any) -> BatchFuture[Any]:

@@ -138,13 +138,10 @@ class Forming:
         self.chunks.append(entry)
         self.chunked += entry._s.count
 
-    def break_up(self, chunk: Any, final: Any, entries: list[Any]) -> None:
-        """Let the items of `chunk` go one by one, as `entries`, without lingering.
-
-        `chunk` gets the state `final`, and them as its value.
-        """
+    def break_up(self, chunk: Any, final: Any, value: Any, entries: list[Any]) -> None:
+        """End `chunk`, and let its items go one by one, as `entries`, without lingering."""
         route = chunk._s.route
-        self.end(chunk, final, entries)
+        self.end(chunk, final, value)
         self.grouped += len(entries)
         self._bring_in(entries, route)
 

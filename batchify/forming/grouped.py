@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heapify, heappop, heappush
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from ..future import Done
@@ -103,6 +103,7 @@ class Grouped(Forming):
         group.weight += terms.weight
         if number < 0:
             group.entries.move_to_end(entry, last=False)
+            group.is_mixed = len(group.entries) > 1
             group.forced += 1  # it has waited before: it does not linger again
         if terms.deadline is not None:
             self.mind(entry)
@@ -122,10 +123,7 @@ class Grouped(Forming):
             self._rate(group)
 
     def put_back(self, entry: Any, route: Any, now: float, after: float) -> None:
-        """`entry`, which ran, goes to a later batch: to the front, `after` seconds from `now`.
-
-        Of several, the youngest is to be put back first.
-        """
+        """`entry`, which ran, goes to a later batch: to the front, `after` seconds from `now`."""
         self.running -= 1
         self.grouped += 1
         if after > 0 and self.hurry is None:
@@ -142,10 +140,8 @@ class Grouped(Forming):
 
     def _wake(self, now: float | None) -> None:
         """Put the delayed entries whose time has come, or all, to the front."""
-        awake = []
         while (when := self._delayed.rank()) is not None and (now is None or when <= now):
-            awake.append(self._delayed.pop())
-        for entry in reversed(awake):
+            entry = self._delayed.pop()
             self._bring_in([entry], entry._s.route)
 
     # ---- where a group stands ----
@@ -239,9 +235,9 @@ class Grouped(Forming):
         if mark is not None:
             self._deadlines.discard(mark)
         state = entry._s
-        route = state.route if state.__class__ is Waiting else state
+        route = state.route if state.__class__ in (Waiting, Delayed) else state
         if route.__class__ is Route and route.kin is not None and route.kin not in self.by_kin:
-            self.gone.append(route)  # it came to no group, and may have been the only one
+            self.gone.append(route)  # it is in no group, and may have been the only one
 
     # ---- out ----
 
@@ -297,7 +293,21 @@ class Grouped(Forming):
         since: float = group.oldest._t
         return since
 
+    def _sort_front(self, group: Group) -> None:
+        """Bring those that were put back into the order in which they came."""
+        group.is_mixed = False
+        front = [entry for entry, _ in takewhile(lambda pair: pair[1] < 0, group.entries.items())]
+        front.sort(key=lambda entry: entry._terms.order or (entry._t, 0.0, 0))
+        for entry in reversed(front):
+            self._front -= 1
+            group.entries[entry] = self._front
+            group.entries.move_to_end(entry, last=False)
+        if self._has_priorities:
+            self._rank_all(group)
+
     def _take(self, group: Any, batch: Any) -> list[Any]:
+        if group.is_mixed:
+            self._sort_front(group)
         by_rank = self._has_priorities and not self._takes_oldest
         numbered = self._highest(group) if by_rank else self._oldest(group)
         self._is_by_age = self._has_priorities and not self._is_by_age
@@ -371,6 +381,8 @@ class Grouped(Forming):
             group.entries.clear()
             self._unrate(group)
             self._forget(group)
+        for entry in self._delayed.things():
+            self._forget_about(entry)
         self._delayed.clear()
         self._deadlines.clear()
         self.minded.clear()

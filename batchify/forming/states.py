@@ -82,8 +82,8 @@ class Group(_Pending):
     """The accepted entries of a `Grouped` forming that may share a batch, oldest first."""
 
     __slots__ = (
-        "boundary", "entries", "forced", "is_ready", "mark", "mark_by_age", "ranks", "route",
-        "top", "weight",
+        "boundary", "entries", "forced", "is_mixed", "is_ready", "mark", "mark_by_age", "ranks",
+        "route", "top", "weight",
     )  # fmt: skip
 
     def __init__(self, route: Any) -> None:
@@ -92,6 +92,7 @@ class Group(_Pending):
         self.weight = 0.0
         self.boundary = 0  # entries up to this number must leave now
         self.forced = 0  # how many of them are left
+        self.is_mixed = False  # those that were put back are not in order
         self.is_ready = False
         self.mark = 0  # where it stands in the forming's rankings
         self.mark_by_age = 0

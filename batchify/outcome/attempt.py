@@ -19,13 +19,14 @@ log = logging.getLogger("batchify")
 class Lost(NamedTuple):
     """A piece of a batch that failed as a whole.
 
-    `is_divisible`: the function raised because of its items, as far as one can tell, and may
-    be called with fewer.
+    `has_raised`: the function raised, because of its items as far as one can tell; else it ran to
+    its end, or somebody stopped it (`is_stopped`).
     """
 
     places: range
     failure: Failure
-    is_divisible: bool
+    has_raised: bool = False
+    is_stopped: bool = False
 
 
 Attempt = Generator[Ask | Give, Any, Lost | None]
@@ -37,7 +38,7 @@ def attempt(work: Work, items: list[Any], places: range) -> Attempt:
     ask = Ask(work.function, (items[places.start : places.stop], *work.args), work.kwargs)
     answer = yield ask
     if isinstance(answer, Raised):
-        return Lost(places, failure_of(answer), _is_divisible(answer))
+        return _raised(places, answer)
     given = taken_apart(answer, work, items, places)
     if isinstance(given, Give):  # not by a generator more, in the usual case
         yield given
@@ -50,7 +51,7 @@ def taken_apart(answer: Any, work: Work, items: list[Any], places: range) -> Giv
     if isinstance(answer, _STREAMS if work.can_await else Generator):
         return _stream(answer, places)
     given = values_of(answer, items, places)
-    return Lost(places, given, False) if isinstance(given, Failure) else given
+    return Lost(places, given) if isinstance(given, Failure) else given
 
 
 def settle(given: Give | Lost | Attempt) -> Attempt:
@@ -66,9 +67,10 @@ def settle(given: Give | Lost | Attempt) -> Attempt:
 _STREAMS = (Generator, AsyncGenerator)
 
 
-def _is_divisible(raised: Raised) -> bool:
-    """Not what somebody stops the batch with: a cancelled task, Ctrl-C in a caller's thread."""
-    return isinstance(raised.error, (Exception, SystemExit))
+def _raised(places: range, raised: Raised) -> Lost:
+    # Else somebody stops the batch: a cancelled task, Ctrl-C in a caller's thread.
+    has_raised = isinstance(raised.error, (Exception, SystemExit))
+    return Lost(places, failure_of(raised), has_raised, not has_raised)
 
 
 def _stream(generator: Any, places: range) -> Attempt:
@@ -88,8 +90,8 @@ def _stream(generator: Any, places: range) -> Attempt:
                 return None
             if isinstance(answer.error, end):
                 early = bad_result(f"{count} results", f"a generator that ended after {at}")
-                return Lost(places[at:], early, False)
-            return Lost(places[at:], failure_of(answer), _is_divisible(answer))
+                return Lost(places[at:], early)
+            return _raised(places[at:], answer)
         if at == count:
             yield Ask(generator.aclose if is_async else generator.close, (), {})
             log.error("a batch yielded more than the %d results expected", count)

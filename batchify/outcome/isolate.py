@@ -23,15 +23,21 @@ def isolate(work: Work, items: list[Any], lost: Lost) -> Generator[Ask | Give, A
     while level:
         below: list[Lost] = []
         for place, piece in enumerate(level):
-            if not piece.is_divisible:  # a result of the wrong shape, or somebody stops us
+            if piece.is_stopped:
                 return _in_order(final + level[place:] + below)
-            if len(piece.places) == 1:
+            if len(piece.places) == 1 or not piece.has_raised:
                 final.append(piece)
                 continue
-            for half in _halves(piece.places):
-                failed = yield from attempt(work, items, half)
-                if failed is not None:
-                    below.append(failed)
+            first, second = _halves(piece.places)
+            failed = yield from attempt(work, items, first)
+            if failed is not None:
+                below.append(failed)
+            elif len(second) > 1:  # then this one is at fault: no need to ask
+                below.append(piece._replace(places=second))
+                continue
+            failed = yield from attempt(work, items, second)
+            if failed is not None:
+                below.append(failed)
         depth += 1
         if depth == 2 and len(below) == 4 and len({type(p.failure.error) for p in below}) == 1:
             return below
@@ -40,7 +46,7 @@ def isolate(work: Work, items: list[Any], lost: Lost) -> Generator[Ask | Give, A
 
 
 def _halves(places: range) -> tuple[range, range]:
-    middle = (len(places) + 1) // 2
+    middle = len(places) // 2
     return places[:middle], places[middle:]
 
 
