@@ -20,6 +20,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Sized,
 )
 from dataclasses import dataclass
 from itertools import islice
@@ -174,6 +175,7 @@ class _Bulk:
         self.is_watched = is_watched  # each lot tells when it is done
         self.arrived: deque[_Lot] = deque()  # those that did
         self.outcomes: list[Any] = []  # those that are being yielded
+        self.is_over = False
         self.notify: Callable[[], object] = _nobody
 
     @property
@@ -194,6 +196,9 @@ class _Bulk:
         is_chunk: bool = False,
         refused: Exception | None = None,
     ) -> None:
+        if self.is_over and future is not None:  # it came too late
+            future.cancel()
+            return
         lot = _Lot(future, count, is_chunk, refused)
         self.lots[lot] = None
         self.under_way += count
@@ -230,12 +235,12 @@ class _Bulk:
         """
         if self.source is None or self.room < 1:
             return None
-        if not self.is_collection:
+        size = self.submitter._options().size
+        if not self.is_collection or size > self.how.window:
             items = list(islice(self.source, 1))
             if not items:
                 self.source = None
             return items or None
-        size = min(self.submitter._options().size, self.how.window)
         chunks = min(self.room // size, AT_ONCE)
         if not chunks:
             return None
@@ -260,14 +265,14 @@ class _Bulk:
     def give_up(self) -> None:
         """Take out what has not started."""
         self.source = None
+        self.is_over = True
         _cancel_rest(self.outcomes)
         for lot in list(self.lots):
-            if lot.future is None:
-                continue
-            if not lot.future.cancel() and lot.is_chunk and not lot.future.cancelled():
-                # It has started, or is done: but not what is to run again.
-                if not lot.future._watch(_cancel_rest_of):
-                    _cancel_rest_of(lot.future)
+            future = lot.future
+            # What has started goes on, but not what of it is to run again.
+            is_left = future is not None and not future.cancel() and lot.is_chunk
+            if future is not None and is_left and not future._watch(_cancel_rest_of):
+                _cancel_rest_of(future)
         self.lots.clear()
 
     def told(self, outcome: Any) -> Any:
@@ -277,6 +282,13 @@ class _Bulk:
         if not self.how.return_exceptions:
             outcome.throw()
         return outcome.error
+
+
+def _iterator(items: Any) -> Iterator[Any]:
+    try:
+        return iter(items)
+    except TypeError:
+        raise TypeError(f"items must be an iterable, got {kind(items)}") from None
 
 
 def _nobody() -> None:
@@ -308,13 +320,13 @@ def _are_results(outcomes: list[Any]) -> bool:
 def mapped(submitter: Submitter, items: Any, how: How) -> Iterator[Any]:
     """See `Calls.map`."""
     bulk = _Bulk(submitter, items, how, is_watched=not how.is_ordered)
-    bulk.source = iter(items)
+    bulk.source = _iterator(items)
     results = _mapped(bulk)
     return results if how.progress is None else _with_bar(results, items, how.progress)
 
 
 def _with_bar(results: Generator[Any, None, None], items: Any, progress: Any) -> Iterator[Any]:
-    sized = isinstance(items, Collection)
+    sized = isinstance(items, Sized)
     try:
         yield from progress(_Sized(results, len(items)) if sized else results)
     finally:
@@ -381,7 +393,7 @@ def amapped(submitter: Submitter, items: Any, how: How) -> AsyncGenerator[Any, N
     is_async = isinstance(items, AsyncIterable)
     bulk = _Bulk(submitter, items, how, is_watched=is_async or not how.is_ordered)
     if not is_async:
-        bulk.source = iter(items)
+        bulk.source = _iterator(items)
     results = _amapped(bulk, items if is_async else None)
     return results if how.progress is None else _awith_bar(results, items, how.progress)
 
@@ -389,7 +401,7 @@ def amapped(submitter: Submitter, items: Any, how: How) -> AsyncGenerator[Any, N
 async def _awith_bar(
     results: AsyncGenerator[Any, None], items: Any, progress: Any
 ) -> AsyncGenerator[Any, None]:
-    sized = isinstance(items, Collection)
+    sized = isinstance(items, Sized)
     try:
         async for result in progress(_ASized(results, len(items)) if sized else results):
             yield result
@@ -415,7 +427,7 @@ async def _amapped(bulk: _Bulk, items: Any) -> AsyncGenerator[Any, None]:
                         await _asubmit(bulk, item)
                 elif feeder is not None and not feeder.done():
                     bulk.before_wait()
-                    await changed.wait()
+                    await _change(bulk, changed)
                 elif bulk.lots:
                     bulk.before_wait()
                     await _until_done(bulk, changed)
@@ -437,8 +449,9 @@ async def _amapped(bulk: _Bulk, items: Any) -> AsyncGenerator[Any, None]:
     finally:
         if feeder is not None:
             feeder.cancel()
+        bulk.give_up()  # before the wait: it may be cancelled once more
+        if feeder is not None:
             await asyncio.wait([feeder])
-        bulk.give_up()
 
 
 async def _asubmit(bulk: _Bulk, item: Any) -> None:
@@ -469,7 +482,22 @@ async def _until_done(bulk: _Bulk, changed: asyncio.Event) -> None:
     """Wait until the next lot, or any, is done."""
     first = bulk.first
     if bulk.is_watched or first is None:
+        await _change(bulk, changed)
+        return
+    try:
+        await first
+    except Exception:
+        if not first.done():  # a Deadlock; its own outcome is looked at later
+            raise
+
+
+async def _change(bulk: _Bulk, changed: asyncio.Event) -> None:
+    """Wait for a lot to be done, or to be added; inside a batch, where that can be."""
+    first = bulk.first
+    batch = waits.serving_batch() if waits.serving_tasks else None
+    if batch is None or first is None:
         await changed.wait()
-    else:
-        with contextlib.suppress(Exception):  # its outcome is looked at later
-            await first
+        return
+    waits.check_await(first, batch)
+    with waits.awaiting(first, batch):
+        await changed.wait()

@@ -64,13 +64,16 @@ class Calls:
         """Submit the first of `chunks` as batches of their own, as far as that is possible."""
         scope = self._scope()
         engine = scope.here()
-        if engine.takes_more or not engine.options.is_plain:
+        function = self._plain()
+        # A generator's results are to come one by one, as they are yielded.
+        is_stream = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        if engine.takes_more or is_stream or not engine.options.is_plain:
             return []
-        return engine.submit_chunks(self._plain(), chunks, self._gives_itself(scope))
+        return engine.submit_chunks(function, chunks, self._gives_itself(scope))
 
     def _push(self) -> None:
         """Let what is there leave now, and do not wait for it."""
-        self._scope().here().flush()
+        self._scope().here().push()
 
     def _gives_itself(self, scope: Scope) -> Callable[[], Any]:
         """For `on_error`: the decorated object."""

@@ -162,9 +162,10 @@ class BatchFuture(Future[R], Generic[R]):
     _s: Any  # the state, see the top of this module
     _v: Any  # the item, then the result or a Failure
     _t: float  # when it was submitted, by the engine's clock
-    # These two lie in the `__dict__` of the few futures that have them: no word for the others.
+    # These lie in the `__dict__` of the few futures that have them: no word for the others.
     _terms: Terms = NO_TERMS  # what the call asked for
-    _count: int = 1  # how many items it stands for
+    _count: int = 1  # how many items it stands for, that are not done
+    _is_chunk: bool = False  # its result is a list of outcomes
 
     # A Python __init__ would cost a quarter of a submit (1.24x, one thread).
     __init__ = object.__init__

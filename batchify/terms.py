@@ -13,7 +13,7 @@ from .options import Options, kind
 class Terms:
     """Of one item: what its batch must respect. Most items share `NO_TERMS`."""
 
-    __slots__ = ("deadline", "order", "priority", "tries", "twin", "weight")
+    __slots__ = ("deadline", "is_flushed", "order", "priority", "tries", "twin", "weight")
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Terms:
         self.weight = weight
         self.twin = twin  # equal to that of an equal item (`dedupe`)
         self.tries = 0  # how often it ran, as long as it goes back to the queue
+        self.is_flushed = False  # it is to leave without delay, however often it goes back
         self.order: tuple[float, float, int] | None = None  # among those that went back
 
 

@@ -267,6 +267,7 @@ class Desk:
         """All of `batch` is done; its worker is awake now, and calls `take`."""
         self.settle(batch, len(batch.entries))
         self.batches.remove(batch)
+        self.forming.release(batch.route)
 
     # for examples: workers that are always prompt
 
@@ -925,6 +926,7 @@ def test_the_engine_hears_of_every_route_that_is_gone(end: str) -> None:
     """It keeps one route for equal extra arguments, and must let go of it some time."""
     desk = Desk(Grouped, size=1, capacity=1)
     assert isinstance(desk.forming, Grouped)
+    A, B = route("a"), route("b")
     entry = desk.submit(A)
     if end == "leaves":
         desk.run()

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import Forked
 from ..forming import Waiting
-from ..future import CANCELLED, BatchFuture, Refused
+from ..future import CANCELLED, Alone, BatchFuture, Refused
 from ..loopfuture import LoopFuture
 from ..options import Options
 from ..stats import REASONS, Counts, Limits, Stats
@@ -59,11 +59,25 @@ class Engine(Running):
             self._begin()
             self._look()
             self.forming.force()
+            for batch in self.batches:
+                batch.is_flushed = True
+            for chunk in self.forming.chunks:
+                chunk._s.is_flushed = True
             self._look()
             self._end()
             left = self.unresolved()
         self._after()
         return left
+
+    def push(self) -> None:
+        """Let what lingers leave now; no other delay is cut."""
+        with self._lock:
+            self._begin()
+            self._look()
+            self.forming.force(is_flush=False)
+            self._look()
+            self._end()
+        self._after()
 
     def close(self, cancel: bool) -> list[BatchFuture[Any]]:
         """Refuse new items; gives the futures to wait for before `closed`."""
@@ -195,6 +209,7 @@ class Engine(Running):
         for future in self._end_with(running + accepted + away, self._forked):
             future.__dict__.pop("view", None)  # its condition may be held by a thread of the parent
         self.batches.clear()
+        self.routes.clear()
         self.watched.clear()
         self.forming.running = 0
         self.forming.hasten(None)
@@ -263,7 +278,12 @@ def count_down(futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) 
     """Call `done()` once when all `futures` are done."""
     left: list[None] = [None] * (len(futures) + 1)
 
-    def tick(_: object) -> None:
+    def tick(future: BatchFuture[Any] | None) -> None:
+        if future is not None and future._is_chunk and not future.cancelled():
+            for alone in [one.future for one in future._v if one.__class__ is Alone]:
+                left.append(None)
+                if not alone._watch(tick):
+                    tick(alone)
         left.pop()  # atomic, as the workers that tick are several
         if not left:
             done()

@@ -197,7 +197,7 @@ class LoopEngine(Engine):
         with self._lock:
             self._begin()
             if batch is not None:
-                self.batches.discard(batch)
+                self.finish(batch)
                 left = [future for future in batch.futures if future._s is batch]
                 count = items_of(left)
                 self.forming.running -= count

@@ -28,7 +28,8 @@ class Batch:
     """
 
     __slots__ = (
-        "began", "chunk", "engine", "futures", "left", "ran", "reason", "route", "thread",
+        "began", "chunk", "engine", "futures", "is_flushed", "left", "ran", "reason", "route",
+        "thread",
     )  # fmt: skip
     is_running = True
 
@@ -39,6 +40,7 @@ class Batch:
         self.began = began
         self.futures: list[BatchFuture[Any]] = []
         self.chunk: list[Any] | None = None  # the outcomes so far
+        self.is_flushed = False  # some of its items are being flushed
         self.left = 0  # how many items are not settled
         self.ran = 0.0  # seconds until the last was settled
         self.thread = 0  # the ident of the thread that runs it
@@ -121,6 +123,7 @@ class Running(Entry):
         if chunk is not None:
             batch.left = chunk.count
             batch.chunk = chunk.chunk
+            batch.is_flushed = chunk.is_flushed
         self.batches.add(batch)
         counts = self.counts
         counts.batches += 1
@@ -152,6 +155,8 @@ class Running(Entry):
             if self.forming.is_pressed:
                 self._look()
             self._end()
+        if self.has_kinds:
+            self._forget_routes()
         self._announce(futures)
         if self._nested:
             self._look_again()
@@ -170,6 +175,8 @@ class Running(Entry):
             if retried or self.forming.is_pressed:
                 self._look()
             self._end()
+        if self.has_kinds:
+            self._forget_routes()
         self._announce([future for future in futures if future.done()])  # not who runs again
         if self._nested:
             self._look_again()
@@ -179,13 +186,14 @@ class Running(Entry):
     ) -> tuple[int, int, int]:
         """End items with results and errors, and let run again what is to (under the lock)."""
         succeeded = failed = retried = 0
+        now = self.seam.clock()
         for place, value in zip(places, values, strict=True):
             future = batch.futures[place]
             if future._s is not batch:
                 if future._s is CANCELLED:
                     future._v = None
             elif isinstance(value, Retry) and not self._is_over():
-                self._run_again(batch, future, place, value.after)
+                self._run_again(batch, future, place, now, value.after)
                 retried += 1
             elif isinstance(value, (Failure, Retry)):
                 failed += 1
@@ -209,11 +217,15 @@ class Running(Entry):
             ended.append((batch.size, batch.queued, batch.ran))
             if len(ended) >= AT_ONCE:
                 counts.record()
+            self.forming.release(batch.route)
 
     def finish(self, batch: Batch) -> None:
         """`batch` is over; what it left unsettled (it never does) must not hang."""
         with self._lock:
             self.batches.discard(batch)
+            if batch.left:
+                batch.left = 0
+                self.forming.release(batch.route)
 
     def tell_observers(self, batch: Batch, error: BaseException | None) -> None:
         """Tell of `batch`, which is over, and of what it failed with."""
@@ -236,7 +248,6 @@ class Running(Entry):
         Not under the lock: the cause of an error lets go of what its frames hold.
         """
         values = list(give.values)
-        runs_again = False
         for at, value in enumerate(values):
             if isinstance(value, Retry):
                 tries = 1
@@ -244,26 +255,25 @@ class Running(Entry):
                     tries += batch.futures[give.places[at]]._terms.tries
                 if tries >= value.attempts:
                     values[at] = exhausted(value, tries)
-                else:
-                    runs_again = True
-        if runs_again and batch.route.key is not None:  # others of its kind may have come since
-            batch.route = self.routes.setdefault(batch.route.key, batch.route)
         return values
 
     def _is_over(self) -> bool:
         """Does nothing start any more?"""
         return self._is_stopping or self.state is CLOSED
 
-    def _run_again(self, batch: Batch, future: BatchFuture[Any], place: int, after: float) -> None:
+    def _run_again(
+        self, batch: Batch, future: BatchFuture[Any], place: int, now: float, after: float
+    ) -> None:
         """`future`'s item goes back to the queue (under the lock)."""
         terms = future._terms
         if terms is NO_TERMS:
             terms = future._terms = Terms()
         terms.tries += 1
         terms.order = terms.order or (future._t, batch.began, place)
+        terms.is_flushed = terms.is_flushed or batch.is_flushed
         self.counts.retried += 1
         forming = self._sort()
-        forming.put_back(future, batch.route, self.seam.clock(), after)
+        forming.put_back(future, batch.route, now, 0.0 if terms.is_flushed else after)
         if terms.deadline is not None:
             forming.mind(future)
             self._mind(terms.deadline)
@@ -292,10 +302,15 @@ class Running(Entry):
                     break
                 future = self._future(items, None)
                 future._count = count
+                future._is_chunk = True
                 future._s = Chunk(route, [PENDING] * count, future._t)
                 self.forming.add_chunk(future)
                 futures.append(future)
-            self._look()
+            try:
+                self._look()
+            except RuntimeError:  # no thread could be started: the calls one by one will tell
+                while futures and not self._worker_count():
+                    self.forming.end(futures.pop())
             self._end()
         self._after()
         return futures
@@ -331,6 +346,7 @@ class Running(Entry):
         """Count the failures, and let run alone what is to run again (under the lock)."""
         failed = retried = 0
         future = batch.futures[0]
+        now = self.seam.clock()
         for place in places:
             value = outcomes[place]
             if isinstance(value, Retry):
@@ -339,7 +355,7 @@ class Running(Entry):
                 else:
                     alone = self._alone(future, future._v[place])
                     outcomes[place] = Alone(alone)
-                    self._run_again(batch, alone, place, value.after)
+                    self._run_again(batch, alone, place, now, value.after)
                     retried += 1
             failed += value.__class__ is Failure
         return failed, retried

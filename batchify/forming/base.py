@@ -203,6 +203,9 @@ class Forming:
         """`entry`, which was moved on and had this state, has ended."""
         raise NotImplementedError
 
+    def release(self, route: Any) -> None:
+        """A batch of `route` is over."""
+
     def _forget_about(self, entry: Any) -> None:
         """`entry` is about to end, or to leave."""
 
@@ -314,8 +317,12 @@ class Forming:
     def _take(self, group: Any, batch: Any) -> list[Any]:
         raise NotImplementedError
 
-    def force(self) -> None:
-        """What is accepted now leaves without lingering."""
+    def force(self, is_flush: bool = True) -> None:
+        """What is accepted now leaves without lingering.
+
+        Args:
+            is_flush: also what waits to run again, and what of it is to run again later.
+        """
         raise NotImplementedError
 
     def threshold(self, is_free: bool) -> int:

@@ -74,6 +74,7 @@ class Grouped(Forming):
                 boundary = new._last
         for group in new.by_kin.values():
             group.boundary = group.forced = boundary
+            group.is_flush = line.is_flush
             new._rate(group)
         return new
 
@@ -130,6 +131,7 @@ class Grouped(Forming):
             delayed = Delayed(route)
             delayed.mark = self._delayed.put(now + after, entry)
             entry._s = delayed
+            route.holds += 1
         else:
             self._bring_in([entry], route)
 
@@ -142,7 +144,9 @@ class Grouped(Forming):
         """Put the delayed entries whose time has come, or all, to the front."""
         while (when := self._delayed.rank()) is not None and (now is None or when <= now):
             entry = self._delayed.pop()
-            self._bring_in([entry], entry._s.route)
+            route = entry._s.route
+            self._bring_in([entry], route)
+            self.release(route)
 
     # ---- where a group stands ----
 
@@ -181,8 +185,7 @@ class Grouped(Forming):
 
     def _forget(self, group: Group) -> None:
         del self.by_kin[group.route.kin]
-        if group.route.kin is not None:
-            self.gone.append(group.route)
+        self._has_left(group.route)
         if not self.by_kin:
             self._has_priorities = False
 
@@ -235,9 +238,18 @@ class Grouped(Forming):
         if mark is not None:
             self._deadlines.discard(mark)
         state = entry._s
-        route = state.route if state.__class__ in (Waiting, Delayed) else state
-        if route.__class__ is Route and route.kin is not None and route.kin not in self.by_kin:
-            self.gone.append(route)  # it is in no group, and may have been the only one
+        route = state.route if state.__class__ is Waiting else state
+        if route.__class__ is Route:
+            self._has_left(route)  # it came to no group, and may have been the only one
+
+    def _has_left(self, route: Route) -> None:
+        if route.kin is not None and not route.holds and route.kin not in self.by_kin:
+            self.gone.append(route)
+
+    def release(self, route: Route) -> None:
+        if route.kin is not None:
+            route.holds -= 1
+            self._has_left(route)
 
     # ---- out ----
 
@@ -313,6 +325,8 @@ class Grouped(Forming):
         self._is_by_age = self._has_priorities and not self._is_by_age
         weight = 0.0
         taken = []
+        if group.boundary and group.is_flush:
+            batch.is_flushed = any(0 < number <= group.boundary for number, _ in numbered)
         for number, entry in numbered:
             del group.entries[entry]
             entry._s = batch
@@ -322,6 +336,7 @@ class Grouped(Forming):
             if self.minded:
                 self._forget_about(entry)
         group.weight = group.weight - weight if group.entries else 0.0
+        group.route.holds += 1
         self.grouped -= len(taken)
         self.running += len(taken)
         self._rate(group)
@@ -362,6 +377,7 @@ class Grouped(Forming):
     def _remove(self, state: Any, entry: Any) -> None:
         if state.__class__ is Delayed:
             self._delayed.discard(state.mark)
+            self.release(state.route)
             return
         group: Group = state
         was_full, was_oldest = self._is_full(group), entry is group.oldest
@@ -382,7 +398,7 @@ class Grouped(Forming):
             self._unrate(group)
             self._forget(group)
         for entry in self._delayed.things():
-            self._forget_about(entry)
+            self.release(entry._s.route)
         self._delayed.clear()
         self._deadlines.clear()
         self.minded.clear()
@@ -395,7 +411,9 @@ class Grouped(Forming):
         delayed = [e for e in self._delayed.things() if e._s.__class__ is Delayed]
         self._delayed.clear()
         for entry in delayed:  # they lost the time until when: they run now
-            self._bring_in([entry], entry._s.route)
+            route = entry._s.route
+            self._bring_in([entry], route)
+            self.release(route)
         for group in known:
             live = {e: n for e, n in group.entries.items() if not _is_elsewhere(e)}
             group.entries.clear()
@@ -412,9 +430,11 @@ class Grouped(Forming):
 
     # ---- all at once ----
 
-    def force(self) -> None:
-        self._wake(None)
+    def force(self, is_flush: bool = True) -> None:
+        if is_flush:
+            self._wake(None)
         for group in list(self.by_kin.values()):
+            group.is_flush = is_flush or (group.forced > 0 and group.is_flush)
             group.boundary = max(self._last, 1)
             group.forced = len(group.entries)
             self._rate(group)

@@ -94,6 +94,8 @@ class Plain(Forming):
 
     def _take(self, group: Any, batch: Any) -> list[Any]:
         line = self.line
+        if line.forced is not None:
+            batch.is_flushed = line.is_flush
         taken = self._take_from_line(batch) if line.entries else []
         if not line.entries:
             line.route = None
@@ -136,11 +138,13 @@ class Plain(Forming):
         self.running += len(taken)
         return taken
 
-    def force(self) -> None:
+    def force(self, is_flush: bool = True) -> None:
+        line = self.line
+        line.is_flush = is_flush or (line.forced is not None and line.is_flush)
         if self.fresh:
-            self.line.forced = self.intake[self.fresh - 1]
-        elif self.line.entries:
-            self.line.forced = self.line.entries[-1]
+            line.forced = self.intake[self.fresh - 1]
+        elif line.entries:
+            line.forced = line.entries[-1]
 
     def settle_down(self) -> None:
         self.accept()

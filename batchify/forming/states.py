@@ -13,7 +13,7 @@ class Route:
     instance) alive, and nothing else does.
     """
 
-    __slots__ = ("args", "batched", "engine", "function", "key", "kin", "kwargs", "work")
+    __slots__ = ("args", "batched", "engine", "function", "holds", "key", "kin", "kwargs", "work")
     is_running = False
 
     def __init__(
@@ -32,6 +32,7 @@ class Route:
         self.batched = batched  # gives the decorated object, for on_error
         self.key = key  # what the engine finds it by; None: it is one of many that are alike
         self.kin: Any = None if key is None else self  # entries of the same kin go together
+        self.holds = 0  # batches of it that run, and entries that are to run again
         self.work: Any = None  # what its batches are run with, once there was one
 
     def holders(self, me: Any) -> Any:
@@ -69,21 +70,22 @@ class Waiting(_Pending):
 class Line(_Pending):
     """The accepted entries of a `Plain` forming that are not in the intake any more."""
 
-    __slots__ = ("dead", "entries", "forced", "route")
+    __slots__ = ("dead", "entries", "forced", "is_flush", "route")
 
     def __init__(self) -> None:
         self.route: Any = None
         self.entries: deque[Any] = deque()
         self.dead = 0  # cancelled ones among the entries
         self.forced: Any = None  # the youngest entry that must leave now, and all before it
+        self.is_flush = False  # because of a flush
 
 
 class Group(_Pending):
     """The accepted entries of a `Grouped` forming that may share a batch, oldest first."""
 
     __slots__ = (
-        "boundary", "entries", "forced", "is_mixed", "is_ready", "mark", "mark_by_age", "ranks",
-        "route", "top", "weight",
+        "boundary", "entries", "forced", "is_flush", "is_mixed", "is_ready", "mark",
+        "mark_by_age", "ranks", "route", "top", "weight",
     )  # fmt: skip
 
     def __init__(self, route: Any) -> None:
@@ -92,6 +94,7 @@ class Group(_Pending):
         self.weight = 0.0
         self.boundary = 0  # entries up to this number must leave now
         self.forced = 0  # how many of them are left
+        self.is_flush = False  # they must because of a flush
         self.is_mixed = False  # those that were put back are not in order
         self.is_ready = False
         self.mark = 0  # where it stands in the forming's rankings
@@ -126,10 +129,11 @@ class Delayed(_Pending):
 class Chunk(_Pending):
     """The state of a future for many items, which are a batch already."""
 
-    __slots__ = ("chunk", "count", "route", "since")
+    __slots__ = ("chunk", "count", "is_flushed", "route", "since")
 
     def __init__(self, route: Route, chunk: list[Any], since: float) -> None:
         self.route = route
         self.chunk = chunk  # the outcomes, none yet
         self.count = len(chunk)
+        self.is_flushed = False
         self.since = since
