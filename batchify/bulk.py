@@ -1,4 +1,4 @@
-"""`map` and `amap`: a whole iterable through a batched function, lazily.
+"""What is under way in a `map` or `amap`: submitted, and not yielded.
 
 Of a collection, full batches are submitted at a time, each with one future for all its items
 (0.1 instead of 1 us an item); what is left over, and the items of other iterables, go one by one
@@ -7,30 +7,19 @@ and share batches with everybody's calls.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
 import logging
 from collections import deque
 from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
     Callable,
     Collection,
-    Generator,
     Iterable,
     Iterator,
-    Sized,
 )
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from . import waits
-from .engine.seam import THREADS
-from .errors import Deadlock
 from .future import Alone, BatchFuture, Failure
-from .loopfuture import port_of
 from .options import UNSET, Options, capacity_of, flag, kind, whole
 
 log = logging.getLogger("batchify")
@@ -107,7 +96,7 @@ def _progress(progress: object) -> Callable[[Any], Iterable[Any]] | None:
     return wrap
 
 
-class _Sized:
+class SizedResults:
     """Results that are still to come, with their number, for a bar to show."""
 
     def __init__(self, results: Any, count: int) -> None:
@@ -121,7 +110,9 @@ class _Sized:
         return self._count
 
 
-class _ASized(_Sized):
+class AsyncSizedResults(SizedResults):
+    """The same for `async for`."""
+
     def __aiter__(self) -> Any:
         return self._results
 
@@ -162,7 +153,7 @@ class _Lot:
         return future._v if self.is_chunk else [future._v]
 
 
-class _Bulk:
+class Bulk:
     """What is submitted and not yielded, and where more comes from."""
 
     def __init__(self, submitter: Submitter, items: Any, how: How, is_watched: bool) -> None:
@@ -196,6 +187,7 @@ class _Bulk:
         is_chunk: bool = False,
         refused: Exception | None = None,
     ) -> None:
+        """Note a future that was submitted, or the refusal of an item."""
         if self.is_over and future is not None:  # it came too late
             future.cancel()
             return
@@ -284,13 +276,6 @@ class _Bulk:
         return outcome.error
 
 
-def _iterator(items: Any) -> Iterator[Any]:
-    try:
-        return iter(items)
-    except TypeError:
-        raise TypeError(f"items must be an iterable, got {kind(items)}") from None
-
-
 def _nobody() -> None:
     return
 
@@ -309,195 +294,6 @@ def _cancel_rest(outcomes: list[Any]) -> None:
 _OTHERS = {Failure, Alone}
 
 
-def _are_results(outcomes: list[Any]) -> bool:
+def are_results(outcomes: list[Any]) -> bool:
     """Nothing but results? All of it is C: 20 ns an item."""
     return _OTHERS.isdisjoint(map(type, outcomes))
-
-
-# ---- map ----
-
-
-def mapped(submitter: Submitter, items: Any, how: How) -> Iterator[Any]:
-    """See `Calls.map`."""
-    bulk = _Bulk(submitter, items, how, is_watched=not how.is_ordered)
-    bulk.source = _iterator(items)
-    results = _mapped(bulk)
-    return results if how.progress is None else _with_bar(results, items, how.progress)
-
-
-def _with_bar(results: Generator[Any, None, None], items: Any, progress: Any) -> Iterator[Any]:
-    sized = isinstance(items, Sized)
-    try:
-        yield from progress(_Sized(results, len(items)) if sized else results)
-    finally:
-        results.close()
-
-
-def _mapped(bulk: _Bulk) -> Generator[Any, None, None]:
-    bell = THREADS.bell()
-    bulk.notify = bell.ring
-    try:
-        while True:
-            outcomes = bulk.ready()
-            if outcomes is None:
-                items = bulk.pull()
-                if items is not None:
-                    for item in items:
-                        _submit(bulk, item)
-                elif bulk.lots:
-                    bulk.before_wait()
-                    _wait(bulk, bell)
-                else:
-                    return
-            elif _are_results(outcomes):
-                yield from outcomes
-            else:
-                for outcome in outcomes:
-                    if outcome.__class__ is not Alone:
-                        yield bulk.told(outcome)
-                    elif bulk.how.is_ordered:
-                        outcome.future.exception()
-                        yield bulk.told(outcome.future._v)
-                    else:
-                        bulk.add(outcome.future)
-    finally:
-        bulk.give_up()
-
-
-def _submit(bulk: _Bulk, item: Any) -> None:
-    try:
-        bulk.add(bulk.submitter._submit(item, (), {}))
-    except Deadlock:
-        raise
-    except Exception as error:  # refused: the outcome of this item alone
-        bulk.add(None, refused=error)
-
-
-def _wait(bulk: _Bulk, bell: Any) -> None:
-    """Wait until the next lot, or any, is done."""
-    first = bulk.first
-    assert first is not None
-    if bulk.how.is_ordered:
-        first._wait(None)
-        return
-    waits.check(first)
-    with waits.waiting(first):
-        bell.wait(None)
-
-
-# ---- amap ----
-
-
-def amapped(submitter: Submitter, items: Any, how: How) -> AsyncGenerator[Any, None]:
-    """See `Calls.amap`."""
-    is_async = isinstance(items, AsyncIterable)
-    bulk = _Bulk(submitter, items, how, is_watched=is_async or not how.is_ordered)
-    if not is_async:
-        bulk.source = _iterator(items)
-    results = _amapped(bulk, items if is_async else None)
-    return results if how.progress is None else _awith_bar(results, items, how.progress)
-
-
-async def _awith_bar(
-    results: AsyncGenerator[Any, None], items: Any, progress: Any
-) -> AsyncGenerator[Any, None]:
-    sized = isinstance(items, Sized)
-    try:
-        async for result in progress(_ASized(results, len(items)) if sized else results):
-            yield result
-    finally:
-        await results.aclose()
-
-
-async def _amapped(bulk: _Bulk, items: Any) -> AsyncGenerator[Any, None]:
-    port = port_of(asyncio.get_running_loop())
-    changed, has_room = asyncio.Event(), asyncio.Event()
-    bulk.notify = functools.partial(port.call, changed.set)
-    feeder: asyncio.Task[None] | None = None
-    if items is not None:
-        feeder = asyncio.create_task(_feed(bulk, items, changed, has_room))
-    try:
-        while True:
-            changed.clear()
-            outcomes = bulk.ready()
-            if outcomes is None:
-                pulled = bulk.pull()
-                if pulled is not None:
-                    for item in pulled:
-                        await _asubmit(bulk, item)
-                elif feeder is not None and not feeder.done():
-                    bulk.before_wait()
-                    await _change(bulk, changed)
-                elif bulk.lots:
-                    bulk.before_wait()
-                    await _until_done(bulk, changed)
-                else:
-                    if feeder is not None:
-                        feeder.result()  # an error of the iterable
-                    return
-                continue
-            has_room.set()
-            for outcome in outcomes:
-                if outcome.__class__ is not Alone:
-                    yield bulk.told(outcome)
-                elif bulk.how.is_ordered:
-                    with contextlib.suppress(Exception):
-                        await outcome.future
-                    yield bulk.told(outcome.future._v)
-                else:
-                    bulk.add(outcome.future)
-    finally:
-        if feeder is not None:
-            feeder.cancel()
-        bulk.give_up()  # before the wait: it may be cancelled once more
-        if feeder is not None:
-            await asyncio.wait([feeder])
-
-
-async def _asubmit(bulk: _Bulk, item: Any) -> None:
-    try:
-        bulk.add(await bulk.submitter._asubmit(item, (), {}))
-    except Deadlock:
-        raise
-    except Exception as error:  # refused: the outcome of this item alone
-        bulk.add(None, refused=error)
-
-
-async def _feed(
-    bulk: _Bulk, items: AsyncIterable[Any], changed: asyncio.Event, has_room: asyncio.Event
-) -> None:
-    """Submit from an async iterable, which may be slow, beside what is yielded."""
-    try:
-        async for item in items:
-            while bulk.room < 1:
-                has_room.clear()
-                await has_room.wait()
-            await _asubmit(bulk, item)
-            changed.set()
-    finally:
-        changed.set()
-
-
-async def _until_done(bulk: _Bulk, changed: asyncio.Event) -> None:
-    """Wait until the next lot, or any, is done."""
-    first = bulk.first
-    if bulk.is_watched or first is None:
-        await _change(bulk, changed)
-        return
-    try:
-        await first
-    except Exception:
-        if not first.done():  # a Deadlock; its own outcome is looked at later
-            raise
-
-
-async def _change(bulk: _Bulk, changed: asyncio.Event) -> None:
-    """Wait for a lot to be done, or to be added; inside a batch, where that can be."""
-    first = bulk.first
-    batch = waits.serving_batch() if waits.serving_tasks else None
-    if batch is None or first is None:
-        await changed.wait()
-        return
-    waits.check_await(first, batch)
-    with waits.awaiting(first, batch):
-        await changed.wait()

@@ -171,10 +171,11 @@ class Calls:
             TypeError: an argument has a wrong type.
             ValueError: an argument has a wrong value.
         """
-        from . import bulk
+        from .bulk import How
+        from .mapping import mapped
 
-        how = bulk.How.checked(ordered, window, return_exceptions, progress, self._options())
-        return bulk.mapped(self, items, how)
+        how = How.checked(ordered, window, return_exceptions, progress, self._options())
+        return mapped(self, items, how)
 
     def amap(
         self,
@@ -186,10 +187,11 @@ class Calls:
         progress: Any = False,
     ) -> AsyncGenerator[Any, None]:
         """`map` for iterables and async iterables: an async iterator of the results."""
-        from . import bulk
+        from .bulk import How
+        from .mapping import amapped
 
-        how = bulk.How.checked(ordered, window, return_exceptions, progress, self._options())
-        return bulk.amapped(self, items, how)
+        how = How.checked(ordered, window, return_exceptions, progress, self._options())
+        return amapped(self, items, how)
 
     def batch(self, items: list[Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call the undecorated function, with a list that you have already."""

@@ -40,6 +40,7 @@ LAYERS = [
     ["engine.loops"],
     ["scopes"],
     ["bulk", "static"],
+    ["mapping"],
     ["calls"],
     ["decorator"],
     ["api"],

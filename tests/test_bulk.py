@@ -1186,6 +1186,30 @@ def test_items_that_run_again_wait_as_long_as_they_asked_for(source: Any) -> Non
     assert batches == [[0, 1, 2], [0, 1, 2]]
 
 
+@any_source
+def test_a_mapping_hurries_nobody_who_is_to_run_again_later(source: Any) -> None:
+    seam, gated = ManualSeam(), Gated()
+
+    def function(items: list[int]) -> list[Any]:
+        gated(items)
+        return [Retry(after=5) for _ in items] if len(gated.batches) <= 2 else items
+
+    f = batched_with(seam, function, size=4, linger=None)
+    others = [f(n) for n in range(10, 14)]
+    gated.wait_started(1)
+    mapping = in_thread(lambda: list(f.map(source(range(4)))))
+    until(lambda: f.stats().accepted == 8)
+    mapping.thread.join(0.02)  # it waits, behind the batch that runs
+    gated.let(2)
+    until(lambda: f.stats().retried == 8)
+    seam.advance(4)
+    assert len(gated.batches) == 2
+    gated.open()
+    seam.advance(1)
+    assert mapping.result() == [0, 1, 2, 3]
+    assert [future.result(5) for future in others] == [10, 11, 12, 13]
+
+
 def test_items_that_run_again_in_a_coroutine() -> None:
     async def main(source: Any, ordered: bool, is_async: bool) -> None:
         tried: collections.Counter[int] = collections.Counter()

@@ -57,6 +57,7 @@ class LoopEngine(Engine):
         self._timer: asyncio.TimerHandle | None = None
         self._alarm = 0.0
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._weak: ref[LoopEngine] = ref(self)
 
     # ---- who is there ----
 
@@ -110,7 +111,7 @@ class LoopEngine(Engine):
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
         delay = min(max(0.0, when - self.seam.clock()), _YEAR)
-        self._deadline_timer = self.port.loop.call_later(delay, _expire, ref(self))
+        self._deadline_timer = self.port.loop.call_later(delay, _expire, self._weak)
 
     def _on_deadline(self) -> None:
         self._deadline_timer = None
