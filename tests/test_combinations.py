@@ -55,18 +55,6 @@ SLACK = 1.0  # seconds that a batch may take from its start to the function, on 
 ATTEMPTS = 3  # of each Retry
 NEVER = 3600.0  # seconds: a deadline that does not come
 
-# A close that turns away a call that waits for room on a loop keeps its route, and so its key and
-# extra arguments (`Engine._turn_away`). Remove this when that is mended.
-KNOWN_ROUTES_LEFT = True
-
-# `flush` and `close` wait for the futures of chunks (of `map`), not for their items that run again
-# or were broken up (`count_down`). Remove this when that is mended.
-KNOWN_CHUNKS_RUN_ON = True
-
-# `flush` waits also for items that came after it had forced what was there: with `linger=None` for
-# ever (`Engine.flush`). Remove this, and `Run.flush`, when that is mended.
-KNOWN_FLUSH_RACE = True
-
 # What happens to an item. The first one in a batch that is in FAULTY makes the batch fail.
 DIVISIBLE = ("poison", "abort")  # raises an Exception, or SystemExit
 INDIVISIBLE = ("interrupt", "short", "odd")  # KeyboardInterrupt, one result too few, no results
@@ -319,7 +307,7 @@ class Ledger:
         self.active: Counter[Any] = Counter()  # calls that run, on each loop
         self.front: dict[Any, int] = {}  # the youngest that ran of one kind of one actor
         self.most = {name: top(plan.options[name]) for name in ("size", "workers", "capacity")}
-        self.may_close = self.may_cancel = False  # while somebody is at work
+        self.may_close = self.may_cancel = False  # was there a close? One that cancels?
         self.functions: Any = None  # gives the decorated object
 
     def check(self, fact: Any, text: str) -> None:
@@ -724,6 +712,7 @@ class Play:
         self.actor = actor
         self.mine: list[Sent] = []
         self.tasks: list[asyncio.Task[Any]] = []
+        self.leaves = actor.kind == "loop" and actor.leaves
 
     @property
     def function(self) -> Any:
@@ -776,7 +765,7 @@ class Play:
 
     def keep(self, sent: Sent, future: Any) -> None:
         sent.future = future
-        if not (self.actor.leaves and self.actor.kind == "loop"):
+        if not self.leaves:
             sent.is_watched = True
             future.add_done_callback(functools.partial(self.told, sent))
 
@@ -871,7 +860,7 @@ class Play:
         for step in self.actor.steps:
             await self.astep(step)
             await asyncio.sleep(0)
-        if self.actor.leaves:
+        if self.leaves:
             # A task that the end of the loop cancels cancels its future.
             for sent in self.mine:
                 sent.is_cancelled = sent.is_cancelled or sent.way in ("task", "asubmit")
@@ -1000,14 +989,6 @@ class Run:
             self.hang(name)
         call.result(0)
 
-    def flush(self) -> None:
-        """Flush; anew as long as it may wait for what came later."""
-        while True:
-            try:
-                return self.function.flush(0.2 if KNOWN_FLUSH_RACE else None)
-            except TimeoutError:
-                continue
-
     def hang(self, name: str) -> None:
         faulthandler.dump_traceback(all_threads=True, file=sys.__stderr__)
         self.tell()
@@ -1023,15 +1004,14 @@ class Run:
             time.sleep(0.001)
             self.wait(f"{name} = {value}", functools.partial(self.change, name, value))
         ends: dict[str, Any] = {
-            "rest": self.flush,
+            "rest": self.function.flush,
             "close": function.close,
             "cancel": functools.partial(function.close, cancel=True),
             "aclose": lambda: asyncio.run(function.aclose()),
             "acancel": lambda: asyncio.run(function.aclose(cancel=True)),
         }
         if not one.is_patient:
-            ledger.may_close = ledger.may_close or one.end != "rest"
-            ledger.may_cancel = ledger.may_cancel or "cancel" in one.end
+            self.allow(one.end)
             self.wait(one.end, ends[one.end])
         end = time.monotonic() + LIMIT
         while not all(call.is_done() for call in calls):
@@ -1040,16 +1020,14 @@ class Run:
             self.wait("stats", ledger.sample)
             time.sleep(0.002)
             if None in self.plan.of("linger"):  # nothing else lets a rest leave
-                self.wait("a flush", self.flush)
+                self.wait("a flush", self.function.flush)
         for call in calls:
             call.result()
-        ledger.may_cancel = ledger.may_cancel or "cancel" in one.end  # loops have left
+        self.allow(one.end)  # loops have left, and their items may still wait
         self.wait(one.end, ends[one.end])
         if any(actor.leaves for actor in one.actors) and one.end == "rest":
             # A flush does not wait for who waits for room, on a loop that has left.
-            until(lambda: self.flush() or all(map(Sent.is_over, ledger.sent.values())))
-        if KNOWN_CHUNKS_RUN_ON:
-            until(lambda: (now := function.stats()).pending == now.running == 0)
+            until(lambda: self.function.flush() or all(map(Sent.is_over, ledger.sent.values())))
         for sent in ledger.sent.values():
             ledger.check(
                 sent.is_over(), f"item {sent.item.number} ({sent.way}) has no end: {sent.future}"
@@ -1058,6 +1036,11 @@ class Run:
         stats = function.stats()
         ledger.check(stats.pending == stats.running == 0, f"after the end: {stats}")
         self.tell()
+
+    def allow(self, end: str) -> None:
+        """From now on items may end in what this end of a round gives them."""
+        self.ledger.may_close = self.ledger.may_close or end != "rest"
+        self.ledger.may_cancel = self.ledger.may_cancel or "cancel" in end
 
     def change(self, name: str, value: Any) -> None:
         """Set an option, as far as the others allow it."""
@@ -1083,7 +1066,7 @@ class Run:
             forming = engine.forming
             until(lambda engine=engine: not (engine.batches or engine.watched))
             held = {
-                "routes": None if KNOWN_ROUTES_LEFT else engine.routes,
+                "routes": engine.routes,
                 "groups": getattr(forming, "by_kin", None),
                 "deadlines": forming.minded,
                 "delayed": getattr(forming, "_delayed", None),

@@ -58,6 +58,8 @@ class Engine(Running):
         with self._lock:
             self._begin()
             self._look()
+            left = self.unresolved()
+            self._look()  # else what came in just before might not be forced
             self.forming.force()
             for batch in self.batches:
                 batch.is_flushed = True
@@ -65,7 +67,6 @@ class Engine(Running):
                 chunk._s.is_flushed = True
             self._look()
             self._end()
-            left = self.unresolved()
         self._after()
         return left
 

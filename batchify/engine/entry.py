@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from asyncio import _get_running_loop as running_loop
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from .seam import Seam
 from .telling import Telling
 
 OPEN, CLOSING, CLOSED = "open", "closing", "closed"
+MANY = 1000  # looks at a route that is being forgotten: it takes a microsecond
 
 
 class Entry(Telling):
@@ -150,9 +152,19 @@ class Entry(Telling):
                 f"equal ones share a batch: {error}"
             ) from None
         # One C call makes it exactly once; who hashes and compares is the caller, without a lock.
-        return found or self.routes.setdefault(
-            key, Route(self, function, args, kwargs, batched, key)
-        )
+        # Who forgets a route first says so, then looks for users: one of the two sees the other.
+        for _ in range(MANY):
+            if found is None:
+                new = Route(self, function, args, kwargs, batched, key)
+                found = self.routes.setdefault(key, new)
+            found.users.append(None)
+            if not found.is_closing:
+                return found
+            found.users.pop()
+            time.sleep(0)
+            found = self.routes.get(key)
+        # Who forgets it is this thread, below a finalizer or a signal handler.
+        return Route(self, function, args, kwargs, batched, key)
 
     def submitter(
         self, function: Callable[..., Any], batched: Callable[[], Any]
@@ -475,8 +487,17 @@ class Entry(Telling):
         with contextlib.suppress(Exception):  # an IndexError of two who pop; a hash that raises
             while gone:
                 route = gone.pop()
-                if self.routes.get(route.key) is route:
-                    self.routes.pop(route.key, None)  # another one may have been here in between
+                if self.forming.is_used(route) or self.routes.get(route.key) is not route:
+                    continue
+                route.is_closing = True
+                try:
+                    if self.forming.is_used(route):
+                        route.is_closing = False
+                    else:
+                        del self.routes[route.key]
+                except BaseException:
+                    route.is_closing = False  # it stays
+                    raise
 
     def _after(self) -> None:
         """What is left to do when the lock is free: tell, forget, look again."""

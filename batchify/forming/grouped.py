@@ -90,6 +90,8 @@ class Grouped(Forming):
         return self.told
 
     def _admit(self, entry: Any, route: Any) -> None:
+        if route.users:
+            route.users.pop()  # it is in a group from now on
         self._last += 1
         self._add(entry, route, self._last)
 
@@ -131,7 +133,7 @@ class Grouped(Forming):
             delayed = Delayed(route)
             delayed.mark = self._delayed.put(now + after, entry)
             entry._s = delayed
-            route.holds += 1
+            route.users.append(None)
         else:
             self._bring_in([entry], route)
 
@@ -139,6 +141,18 @@ class Grouped(Forming):
         for entry in reversed(entries):
             self._front -= 1
             self._add(entry, route, self._front)
+
+    def break_up(self, chunk: Any, final: Any, value: Any, entries: list[Any]) -> None:
+        group = self.by_kin.get(chunk._s.route.kin)
+        if group is not None:  # who is older than the chunk comes to the front before it
+            since = chunk._s.since
+            older = takewhile(lambda pair: pair[0]._t < since, list(group.entries.items()))
+            for entry, number in older:
+                self._front -= 1
+                group.forced += number > group.boundary
+                group.entries[entry] = self._front
+                group.entries.move_to_end(entry, last=False)
+        super().break_up(chunk, final, value, entries)
 
     def _wake(self, now: float | None) -> None:
         """Put the delayed entries whose time has come, or all, to the front."""
@@ -185,7 +199,8 @@ class Grouped(Forming):
 
     def _forget(self, group: Group) -> None:
         del self.by_kin[group.route.kin]
-        self._has_left(group.route)
+        if not self.is_used(group.route):
+            self.gone.append(group.route)
         if not self.by_kin:
             self._has_priorities = False
 
@@ -240,16 +255,17 @@ class Grouped(Forming):
         state = entry._s
         route = state.route if state.__class__ is Waiting else state
         if route.__class__ is Route:
-            self._has_left(route)  # it came to no group, and may have been the only one
-
-    def _has_left(self, route: Route) -> None:
-        if route.kin is not None and not route.holds and route.kin not in self.by_kin:
-            self.gone.append(route)
+            self.release(route)  # it came to no group
 
     def release(self, route: Route) -> None:
-        if route.kin is not None:
-            route.holds -= 1
-            self._has_left(route)
+        if route.users:
+            route.users.pop()
+        if not self.is_used(route):
+            self.gone.append(route)
+
+    def is_used(self, route: Route) -> bool:
+        """Must equal calls find `route`?"""
+        return route.kin is None or bool(route.users) or route in self.by_kin
 
     # ---- out ----
 
@@ -336,7 +352,7 @@ class Grouped(Forming):
             if self.minded:
                 self._forget_about(entry)
         group.weight = group.weight - weight if group.entries else 0.0
-        group.route.holds += 1
+        group.route.users.append(None)
         self.grouped -= len(taken)
         self.running += len(taken)
         self._rate(group)

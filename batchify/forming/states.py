@@ -13,7 +13,10 @@ class Route:
     instance) alive, and nothing else does.
     """
 
-    __slots__ = ("args", "batched", "engine", "function", "holds", "key", "kin", "kwargs", "work")
+    __slots__ = (
+        "args", "batched", "engine", "function", "is_closing", "key", "kin", "kwargs", "users",
+        "work",
+    )  # fmt: skip
     is_running = False
 
     def __init__(
@@ -32,7 +35,10 @@ class Route:
         self.batched = batched  # gives the decorated object, for on_error
         self.key = key  # what the engine finds it by; None: it is one of many that are alike
         self.kin: Any = None if key is None else self  # entries of the same kin go together
-        self.holds = 0  # batches of it that run, and entries that are to run again
+        # One for each call on its way in, batch that runs, and entry that waits to run again: a
+        # list, as its appends and pops are atomic. With entries in a group, they keep the route.
+        self.users: list[None] = []
+        self.is_closing = False  # somebody forgets it, unless there are users
         self.work: Any = None  # what its batches are run with, once there was one
 
     def holders(self, me: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, NamedTuple
 
@@ -73,11 +74,24 @@ def _raised(places: range, raised: Raised) -> Lost:
     return Lost(places, failure_of(raised), has_raised, not has_raised)
 
 
+def _anext(generator: AsyncGenerator[Any, Any]) -> Any:
+    """Ask for the next result, without the event loop's taking note of the generator.
+
+    It would close it at its end, while the batch still runs.
+    """
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
+    try:
+        return generator.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+
+
 def _stream(generator: Any, places: range) -> Attempt:
     """Settle each item as its result is yielded."""
     count = len(places)
     is_async = isinstance(generator, AsyncGenerator)
-    step = Ask(generator.__anext__, (), {}) if is_async else Ask(next, (generator,), {})
+    step = Ask(_anext if is_async else next, (generator,), {})
     end: type[Exception] = StopAsyncIteration if is_async else StopIteration
     seen: set[int] = set()
     at = 0
