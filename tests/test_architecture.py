@@ -33,6 +33,7 @@ LAYERS = [
     ["outcome.conduct"],
     ["outcome"],
     ["engine", "engine.seam", "engine.lifecycle", "engine.telling"],
+    ["engine.routing"],
     ["engine.entry"],
     ["engine.running"],
     ["engine.base"],

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from asyncio import _get_running_loop as running_loop
 from collections import deque
 from collections.abc import Callable
@@ -30,15 +29,14 @@ from ..future import CANCELLED, BatchFuture, Refused
 from ..loopfuture import LoopFuture, port_of
 from ..options import Live
 from ..stats import Counts
-from ..terms import NO_TERMS, Terms, hashable, terms_of
+from ..terms import NO_TERMS, Terms
+from .routing import Routing
 from .seam import Seam
-from .telling import Telling
 
 OPEN, CLOSING, CLOSED = "open", "closing", "closed"
-MANY = 1000  # looks at a route that is being forgotten: it takes a microsecond
 
 
-class Entry(Telling):
+class Entry(Routing):
     """The way in, and who looks when."""
 
     caller_runs = False  # may a thread that waits for a result run a batch?
@@ -59,7 +57,6 @@ class Entry(Telling):
         else:
             self.forming = Plain(self.intake, *limits)
         self._is_configured = True  # the forming knows the limits of the options
-        self.routes: dict[Any, Route] = {}  # where there are kinds, by what tells them apart
         self.counts = Counts()
         self.state = OPEN
         self.generation = 0  # grows with each fork
@@ -107,64 +104,6 @@ class Entry(Telling):
         raise NotImplementedError
 
     # ---- in ----
-
-    def way(
-        self, function: Callable[..., Any], item: Any, args: tuple[Any, ...],
-        kwargs: dict[str, Any], batched: Callable[[], Any], priority: float = 0,
-        deadline: float | None = None,
-    ) -> tuple[Route, Terms]:  # fmt: skip
-        """Where a call goes, and what it asks for; counts the call if that cannot be found out.
-
-        Raises:
-            ItemTooHeavy: the item weighs more than a batch may.
-            TypeError: something that must be hashed cannot be.
-            Exception: what `key`, `weight` or `dedupe` raise.
-        """
-        options = self.options
-        try:
-            if (args or kwargs) and not self.takes_more:
-                raise TypeError(f"{options.name} takes one item and no extra arguments")
-            if options.is_plain and not priority and deadline is None:
-                terms = NO_TERMS
-            else:
-                end = None if deadline is None else self.seam.clock() + deadline
-                terms = terms_of(options, item, priority, end)
-            if not self.has_kinds:
-                return Route(self, function, batched=batched), terms
-            extra = (args, frozenset(kwargs.items())) if kwargs else (args,)
-            if options.key is not None:
-                extra = (hashable("key", options.key(item)), *extra)
-            return self._route(extra, function, args, kwargs, batched), terms
-        except BaseException:
-            self.reject()
-            raise
-
-    def _route(
-        self, key: Any, function: Callable[..., Any], args: tuple[Any, ...],
-        kwargs: dict[str, Any], batched: Callable[[], Any],
-    ) -> Route:  # fmt: skip
-        """The one route of all calls of this kind."""
-        try:
-            found = self.routes.get(key)
-        except TypeError as error:
-            raise TypeError(
-                f"extra arguments of {self.options.name} must be hashable, as only calls with "
-                f"equal ones share a batch: {error}"
-            ) from None
-        # One C call makes it exactly once; who hashes and compares is the caller, without a lock.
-        # Who forgets a route first says so, then looks for users: one of the two sees the other.
-        for _ in range(MANY):
-            if found is None:
-                new = Route(self, function, args, kwargs, batched, key)
-                found = self.routes.setdefault(key, new)
-            found.users.append(None)
-            if not found.is_closing:
-                return found
-            found.users.pop()
-            time.sleep(0)
-            found = self.routes.get(key)
-        # Who forgets it is this thread, below a finalizer or a signal handler.
-        return Route(self, function, args, kwargs, batched, key)
 
     def submitter(
         self, function: Callable[..., Any], batched: Callable[[], Any]
@@ -478,26 +417,6 @@ class Entry(Telling):
             self._end()
         if refused:
             self._announce(refused)
-
-    def _forget_routes(self) -> None:
-        """Let go of the extra arguments that no pending item has (not under the lock: hashes)."""
-        if not self.has_kinds or isinstance(self.forming, Plain):
-            return
-        gone = self.forming.gone
-        with contextlib.suppress(Exception):  # an IndexError of two who pop; a hash that raises
-            while gone:
-                route = gone.pop()
-                if self.forming.is_used(route) or self.routes.get(route.key) is not route:
-                    continue
-                route.is_closing = True
-                try:
-                    if self.forming.is_used(route):
-                        route.is_closing = False
-                    else:
-                        del self.routes[route.key]
-                except BaseException:
-                    route.is_closing = False  # it stays
-                    raise
 
     def _after(self) -> None:
         """What is left to do when the lock is free: tell, forget, look again."""
