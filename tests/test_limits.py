@@ -1432,11 +1432,12 @@ def test_limits_are_set_from_a_signal_handler() -> None:
         f.linger = (0, 0.0005)[calls % 2]
         f.workers = 1 + calls % 3
         f.capacity = (None, 10, 200)[calls % 3]
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)  # one after the other, also when it is slow
 
     f = batched(echo, size=5, workers=2, capacity=200)
     before = signal.signal(signal.SIGALRM, handler)
     futures: list[Any] = []
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
     try:
         end = time.monotonic() + 1
         while time.monotonic() < end:
@@ -1448,9 +1449,10 @@ def test_limits_are_set_from_a_signal_handler() -> None:
                 f.flush(LIMIT)
             f.stats()
     finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # first: a handler may be about to set it
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert calls > 50
+    assert calls > 20
     f.flush(LIMIT)
     assert [future.result(0) for future in futures] == list(range(len(futures)))
     assert f.size == 1 + calls % 7
