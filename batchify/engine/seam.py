@@ -6,6 +6,7 @@ manual clock and under a deterministic scheduler.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from _thread import allocate_lock
@@ -87,7 +88,15 @@ class ThreadSeam:
     def spawn(target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
         # A daemon: the exit hook waits for the work, and may give up a batch that hangs.
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        thread.start()
+        # `start` waits for the thread to run, with the engine's lock held: a finalizer that calls
+        # the function must not come in the new thread before that (CPython 3.12 and later).
+        is_collecting = gc.isenabled()
+        gc.disable()
+        try:
+            thread.start()
+        finally:
+            if is_collecting:
+                gc.enable()
         return thread
 
 
