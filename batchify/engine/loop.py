@@ -23,14 +23,13 @@ from typing import Any
 from weakref import ref
 
 from .. import waits
-from ..errors import BatchAborted
 from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import Port, set_done
 from ..options import Live
 from ..outcome import Give, caught
 from . import lifecycle
-from .base import Engine, count_down, items_of
+from .base import Engine, count_down
 from .running import Batch
 from .seam import Seam
 
@@ -198,14 +197,9 @@ class LoopEngine(Engine):
         with self._lock:
             self._begin()
             if batch is not None:
+                if batch.left:
+                    ended = self._abort(batch, "the task of the batch was ended")
                 self.finish(batch)
-                left = [future for future in batch.futures if future._s is batch]
-                count = items_of(left)
-                self.forming.running -= count
-                self.counts.failed += count
-                ended = self._end_with(
-                    left, lambda: BatchAborted("the task of the batch was ended")
-                )
             if not self.port.loop.is_closed():
                 self._look()
             self._end()
@@ -221,8 +215,8 @@ class LoopEngine(Engine):
             try:
                 request = talk.send(answer)
             except StopIteration as end:
-                # After the wake-ups, which were posted before.
-                self.port.loop.call_soon(self.tell_observers, batch, end.value)
+                if self.is_observed():  # after the wake-ups, which were posted before
+                    self.port.loop.call_soon(self.tell_observers, batch, end.value)
                 return
             answer = None
             if isinstance(request, Give):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import DeadlineExceeded
+from ..errors import BatchAborted, DeadlineExceeded
 from ..forming import Chunk, Route
 from ..future import CANCELLED, ERROR, RESULT, Alone, BatchFuture, Done, Failure
 from ..loopfuture import LoopFuture
@@ -219,18 +219,30 @@ class Running(Entry):
                 counts.record()
             self.forming.release(batch.route)
 
+    def _abort(self, batch: Batch, reason: str) -> list[BatchFuture[Any]]:
+        """End what `batch` left unsettled (under the lock); gives it, to be announced."""
+        left = [future for future in batch.futures if future._s is batch]
+        count = sum(future._count for future in left)
+        self.forming.running -= count
+        self.counts.failed += count
+        return self._end_with(left, lambda: BatchAborted(reason))
+
     def finish(self, batch: Batch) -> None:
-        """`batch` is over; what it left unsettled (it never does) must not hang."""
+        """`batch` is over."""
         with self._lock:
             self.batches.discard(batch)
-            if batch.left:
+            if batch.left:  # it was aborted
                 batch.left = 0
                 self.forming.release(batch.route)
 
+    def is_observed(self) -> bool:
+        """Is anybody to be told of batches?"""
+        everywhere, function, own = self.observers
+        return bool(everywhere.entries or function.entries or own.entries)
+
     def tell_observers(self, batch: Batch, error: BaseException | None) -> None:
         """Tell of `batch`, which is over, and of what it failed with."""
-        everywhere, function, own = self.observers
-        if not (everywhere.entries or function.entries or own.entries):
+        if not self.is_observed():
             return
         event = BatchEvent(
             self.options.name, batch.reason, batch.size, batch.queued, batch.ran, error
@@ -328,10 +340,10 @@ class Running(Entry):
                 if not give.is_clean:
                     failed, retried = self._sort_out(batch, outcomes, places)
             succeeded = len(values) - failed - retried if is_wanted else 0
-            self._count(batch, len(values), succeeded, failed)
-            if not batch.left:
+            if batch.left == len(values):
                 future._v = outcomes if is_wanted else None
                 future._s = RESULT if is_wanted else future._s
+            self._count(batch, len(values), succeeded, failed)
             if retried or self.forming.is_pressed:
                 self._look()
             self._end()

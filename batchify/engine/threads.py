@@ -18,12 +18,11 @@ from typing import Any
 from weakref import ref
 
 from .. import waits
-from ..errors import BatchAborted
 from ..future import BatchFuture
 from ..options import Live, kind
 from ..outcome import Give, caught
 from . import lifecycle
-from .base import Engine, items_of
+from .base import Engine
 from .entry import CLOSED
 from .running import Batch
 from .seam import Bell, Seam
@@ -261,12 +260,8 @@ class ThreadEngine(Engine):
         except BaseException as error:  # a fault of the engine itself, or no memory
             reason = f"the batch could not be settled: {kind(error)}"
             with self._lock:
-                left = [future for future in batch.futures if future._s is batch]
-                count = items_of(left)
-                self.forming.running -= count
-                self.counts.failed += count
-                self._end_with(left, lambda: BatchAborted(reason))
-            self._announce(left)
+                ended = self._abort(batch, reason)
+            self._announce(ended)
         finally:
             stack.pop()
             if not stack:
