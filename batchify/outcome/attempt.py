@@ -35,20 +35,19 @@ Attempt = Generator[Ask | Give, Any, Lost | None]
 
 def attempt(work: Work, items: list[Any], places: range) -> Attempt:
     """Call the function with the items at `places`; gives what failed as a whole."""
-    # The function may change its list at will; `items` stays.
-    ask = Ask(work.function, (items[places.start : places.stop], *work.args), work.kwargs)
-    answer = yield ask
-    if isinstance(answer, Raised):
-        return _raised(places, answer)
-    given = taken_apart(answer, work, items, places)
-    if isinstance(given, Give):  # not by a generator more, in the usual case
-        yield given
-        return None
-    return (yield from settle(given))
+    answer = yield asked(work, items, places)
+    return (yield from settle(taken_apart(answer, work, items, places)))
+
+
+def asked(work: Work, items: list[Any], places: range) -> Ask:
+    """What the driver is to call. The function may change its list at will; `items` stays."""
+    return Ask(work.function, (items[places.start : places.stop], *work.args), work.kwargs)
 
 
 def taken_apart(answer: Any, work: Work, items: list[Any], places: range) -> Give | Lost | Attempt:
     """What was given back for the items at `places`, to be settled; a stream settles itself."""
+    if isinstance(answer, Raised):
+        return _raised(places, answer)
     if isinstance(answer, _STREAMS if work.can_await else Generator):
         return _stream(answer, places)
     given = values_of(answer, items, places)

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from ..future import Failure
-from .attempt import Lost, attempt, settle, taken_apart
+from .attempt import Lost, asked, settle, taken_apart
 from .faults import copies, failure_of, note_handler
 from .isolate import isolate
 from .talk import Ask, BatchFailure, Give, Raised, Talk, Work
@@ -24,7 +24,15 @@ def conduct(work: Work, items: list[Any], twins: Sequence[Any] | None = None) ->
     """
     if twins is not None:
         return (yield from _once_each(work, items, twins))
-    lost = yield from attempt(work, items, range(len(items)))
+    # As `attempt` does it, but not by a generator more in the usual case (1 of 29 us a batch).
+    places = range(len(items))
+    answer = yield asked(work, items, places)
+    given = taken_apart(answer, work, items, places)
+    if isinstance(given, Give):
+        yield given
+        return None
+    del answer
+    lost = yield from settle(given)
     if lost is None:
         return None
     pieces = [lost]
