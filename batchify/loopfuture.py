@@ -29,7 +29,16 @@ _ATTRIBUTE = "_batchify_port"
 class Port:
     """Where futures of one event loop are woken, from any thread."""
 
-    __slots__ = ("__weakref__", "_box", "_is_called", "engines", "guard", "loop", "thread")
+    __slots__ = (
+        "__weakref__",
+        "_box",
+        "_is_called",
+        "engines",
+        "guard",
+        "is_ending",
+        "loop",
+        "thread",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -39,6 +48,7 @@ class Port:
         # Those who run batches on this loop, and what keeps its end open for them.
         self.engines: WeakSet[Any] = WeakSet()
         self.guard: Any = None
+        self.is_ending = False
 
     def post(self, futures: Sequence[LoopFuture[Any]]) -> None:
         """Wake `futures`, which are done, on their loop. A closed loop has nobody to wake."""

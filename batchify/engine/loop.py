@@ -285,6 +285,7 @@ async def _guard(port: Port) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
+        port.is_ending = True
         # A batch may submit to another function: look until nothing is left anywhere.
         while busy := [engine for engine in list(port.engines) if engine.hurry()]:
             await asyncio.gather(*(engine.drained() for engine in busy))

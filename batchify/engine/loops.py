@@ -133,6 +133,8 @@ class AsyncEngine:
                     port.engines.add(engine)
                     if port.guard is None:
                         attend(port)
+                    if port.is_ending:
+                        engine.hurry()  # made by a batch that runs at the end of the loop
             return engine
 
     def forget(self, port: Port) -> None:
