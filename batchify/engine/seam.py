@@ -90,14 +90,29 @@ class ThreadSeam:
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
         # `start` waits for the thread to run, with the engine's lock held: a finalizer that calls
         # the function must not come in the new thread before that (CPython 3.12 and later).
-        is_collecting = gc.isenabled()
-        gc.disable()
+        if not (gc.isenabled() or _starting):  # the user switched it off
+            thread.start()
+            return thread
         try:
+            _starting.append(thread)
+            gc.disable()
             thread.start()
         finally:
-            if is_collecting:
+            if thread in _starting:
+                _starting.remove(thread)
+            if not _starting:
                 gc.enable()
         return thread
+
+
+_starting: list[threading.Thread] = []  # while they do, the collector is off
+
+
+def collect_again() -> None:
+    """In the child of a fork: who switched the collector off is not here to switch it on."""
+    if _starting:
+        _starting.clear()
+        gc.enable()
 
 
 THREADS = ThreadSeam()

@@ -25,7 +25,7 @@ from . import lifecycle
 from .base import Engine
 from .entry import CLOSED
 from .running import Batch
-from .seam import Bell, Seam
+from .seam import Bell, Seam, collect_again
 
 
 class Stop:
@@ -33,6 +33,8 @@ class Stop:
 
 
 STOP = Stop()
+
+lifecycle.after_fork_in_child(collect_again)
 
 
 class ThreadEngine(Engine):
