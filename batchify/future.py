@@ -297,6 +297,7 @@ class BatchFuture(Future[R], Generic[R]):
         engine = self._engine()
         if engine is None:
             return
+        engine.refuse_to_wait()
         waits.check(self)
         if engine.caller_runs and timeout is None:
             engine.help(self)  # type: ignore[attr-defined]

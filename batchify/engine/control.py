@@ -42,6 +42,7 @@ class Scope(Protocol):
 
 
 def flush(scope: Scope, timeout: float | None) -> None:
+    _refuse_in_the_middle(scope)
     _wait(scope, _flushed(scope), timeout)
 
 
@@ -50,6 +51,7 @@ async def aflush(scope: Scope, timeout: float | None) -> None:
 
 
 def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
+    _refuse_in_the_middle(scope)
     futures = _closing(scope, cancel, _refuse_to_block)
     try:
         _wait(scope, futures, timeout)
@@ -139,6 +141,11 @@ def _may_wait(future: BatchFuture[Any], refuse: Any) -> bool:
     except Deadlock:
         return False
     return True
+
+
+def _refuse_in_the_middle(scope: Scope) -> None:
+    for engine in scope.engines():
+        engine.refuse_to_wait()
 
 
 def _refuse_to_block(future: BatchFuture[Any]) -> None:

@@ -333,6 +333,17 @@ class Entry(Routing):
     def _full(self) -> QueueFull:
         return QueueFull(f"{self.options.name} has {self.forming.capacity} unresolved items")
 
+    def refuse_to_wait(self) -> None:
+        """Raise where a handler or a finalizer, which came in the middle of a change, would wait.
+
+        Whoever it waits for needs the lock, which this thread holds until it returns.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise Deadlock(
+                f"waiting here could never end: this came in the middle of a call of "
+                f"{self.options.name} (in a signal handler or a finalizer), which must end first"
+            )
+
     def _own_queue_full(self) -> Deadlock:
         return Deadlock(
             f"a batch or a callback of {self.options.name} submitted to its own full queue: "
