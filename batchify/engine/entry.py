@@ -30,6 +30,7 @@ from ..loopfuture import LoopFuture, port_of
 from ..options import Live
 from ..stats import Counts
 from ..terms import NO_TERMS, Terms
+from . import lifecycle
 from .routing import Routing
 from .seam import Seam
 
@@ -302,8 +303,8 @@ class Entry(Routing):
         if waits.serving_threads.get(get_ident()):
             return
         bell = self.seam.bell()
-        if future._watch(bell.poke):
-            bell.wait(self.options.exit_timeout)
+        if future._watch(bell.poke) and not bell.wait(self.options.exit_timeout):
+            lifecycle.give_up(self)  # else the next call would wait as long again
 
     def _take_back(self, future: BatchFuture[Any]) -> bool:
         """Take an item out that was appended a moment ago; False when it was let in."""
