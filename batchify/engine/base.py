@@ -173,6 +173,7 @@ class Engine(Running):
                 self._roused = False
                 self._begin()
                 self._look()
+                self.need = 1  # as at first: who comes next sees to a worker
                 self._end()
 
     def hurry(self, is_ending: bool = True) -> list[BatchFuture[Any]]:

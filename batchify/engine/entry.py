@@ -90,6 +90,9 @@ class Entry(Routing):
         """Have somebody look at `when`."""
         raise NotImplementedError
 
+    def _stand_by(self) -> None:
+        """Have somebody there when what waits for company is to leave (under the lock)."""
+
     def _set_deadline(self, when: float) -> None:
         """Have somebody call `expire` at `when`, however busy the workers are (under the lock)."""
         raise NotImplementedError
@@ -384,7 +387,9 @@ class Entry(Routing):
                 decision = forming.next(self.seam.clock())
                 if decision.reason is not None:
                     self._rouse()
-                elif decision.when is not None and not self._has_alarm(decision.when):
+                elif decision.when is None:
+                    self._stand_by()
+                elif not self._has_alarm(decision.when):
                     self._set_alarm(decision.when)
             self._set_need()
             if self._has_seen_all():

@@ -81,7 +81,7 @@ def _at_exit() -> None:
             if not _can_run(engine):
                 give_up(engine)
         # A batch may submit to another function: look until nothing is left anywhere.
-        left = [(engine, engine.hurry()) for engine in working if _can_run(engine)]
+        left = [(engine, _hurry(engine)) for engine in working if _can_run(engine)]
         left = [(engine, futures) for engine, futures in left if futures]
         if not left:
             return
@@ -97,6 +97,15 @@ def _at_exit() -> None:
                     break
                 except Exception:
                     continue
+
+
+def _hurry(engine: Any) -> Any:
+    """The futures to wait for; no thread to be had for one function must not harm the others."""
+    try:
+        return engine.hurry()
+    except RuntimeError:
+        give_up(engine)
+        return []
 
 
 def _can_run(engine: Any) -> bool:

@@ -113,6 +113,11 @@ class ThreadEngine(Engine):
     def _set_alarm(self, when: float) -> None:
         self._rouse()  # who is roused, and finds nothing to run, sleeps until then
 
+    def _stand_by(self) -> None:
+        # Later there may be no thread to be had: at exit none starts on 3.12.0 to 3.12.2.
+        if self.forming.pending and not self._threads:
+            self._rouse()
+
     def _set_deadline(self, when: float) -> None:
         if self._watch is not None:
             self._watch.ring()
