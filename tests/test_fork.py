@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from batchify import BatchFuture, Closed, Forked, batched
+from tests import fork_matrix
 from tests.manual import in_thread, until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
@@ -320,6 +321,56 @@ def is_refused(f: Any) -> bool:
     except Closed:
         return True
     return False
+
+
+# ---- the matrix: children that end by themselves ----
+
+
+def expect_no_faults(cells: list[tuple[str, str]], forks: int) -> None:
+    assert [pair for pair in fork_matrix.run_all(cells, forks) if pair[1]] == []
+
+
+def test_some_of_the_matrix() -> None:
+    expect_no_faults(fork_matrix.SOME, 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", fork_matrix.KINDS)
+def test_the_matrix(kind: str) -> None:
+    expect_no_faults([cell for cell in fork_matrix.ALL if cell[1] == kind], 5)
+
+
+def test_many_functions_that_are_gone() -> None:
+    """A fork does nothing for them, and they leave nothing behind."""
+    import gc
+    import tracemalloc
+
+    from batchify.engine import lifecycle
+
+    def make_many() -> None:
+        for n in range(10_000):
+            batched(lambda items: items, name="gone")
+            batched(name="gone")(awork)
+        gc.collect()
+
+    async def awork(items: list[Any]) -> list[Any]:
+        return items
+
+    gc.collect()
+    engines, hooks = len(lifecycle._engines), len(lifecycle._child_hooks)
+    make_many()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        make_many()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 200_000  # 10 bytes for each
+    assert len(lifecycle._engines) <= engines
+    assert len(lifecycle._child_hooks) == hooks
+
+    assert in_child(lambda: len(lifecycle._engines)) <= engines
 
 
 # ---- copied futures ----

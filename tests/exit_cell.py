@@ -1,0 +1,334 @@
+"""One cell of the exit matrix: a process that leaves by one path, while a function is in one state.
+
+    EXIT_CELL="PATH|KIND|STATE|REPEAT" python exit_cell.py
+
+In files of its directory it notes what was accepted, what the batches processed, when it left,
+and how each future ended. `exit_matrix` starts it, and judges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from batchify import BatchFuture, batched
+
+MANY = 300  # items that linger, or wait for the end of a batch
+PAUSE = 0.05  # seconds that a batch takes after the process began to leave
+EXIT_TIMEOUT = 0.3  # of functions that hang
+STATES: dict[str, dict[str, Any]] = {
+    "idle": {},
+    "lingering": {"size": 5000},
+    "mid-batch": {"size": 5000},  # one item runs, MANY wait for its end
+    "full": {"size": 2, "capacity": 4, "linger": 60},  # two run, two wait, one caller is blocked
+    "hung": {"size": 2, "exit_timeout": EXIT_TIMEOUT},  # one runs for ever, two wait
+}
+NEVER = threading.Event()
+
+PATH, KIND, STATE, _repeat = os.environ.get("EXIT_CELL", "|||0").split("|")
+REPEAT = int(_repeat)
+
+kept: list[tuple[str, BatchFuture[Any]]] = []
+begun, gate = threading.Event(), threading.Event()
+
+# ---- notes ----
+
+
+def note(file: str, lines: list[str]) -> None:
+    """One write, so that threads and processes do not mix their lines."""
+    written = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(written, "".join(line + "\n" for line in lines).encode())
+    finally:
+        os.close(written)
+
+
+def call(f: Any, item: str) -> BatchFuture[Any]:
+    future: BatchFuture[Any] = f(item)
+    kept.append((item, future))
+    note("accepted", [item])
+    return future
+
+
+def try_call(f: Any, item: str) -> None:
+    """A call that may come after the function was given up."""
+    try:
+        call(f, item)
+    except RuntimeError as error:  # Closed, QueueFull, no thread to be had
+        note("refused", [f"{item} {type(error).__name__}"])
+
+
+def leave() -> None:
+    time.sleep(REPEAT % 7 / 1000)  # not always at the same instant
+    note("left", [str(time.monotonic())])
+    gate.set()
+
+
+def look() -> None:
+    """Note how all futures ended; the very last thing that the process does."""
+    ends = []
+    for item, future in kept:
+        if not future.done():
+            end = "pending"
+        elif future.cancelled():
+            end = "cancelled"
+        else:
+            error = future.exception(0)
+            end = "result" if error is None else type(error).__name__
+        ends.append(f"{item} {end}")
+    note("ends", ends)
+
+
+class Last:
+    """The last thing that a child of multiprocessing does is to flush this."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        if "looked" not in self.__dict__ and gate.is_set():
+            self.looked = True
+            look()
+
+
+# ---- the functions ----
+
+
+def work(items: list[str]) -> None:
+    begun.set()
+    if STATE == "hung":
+        NEVER.wait()
+    if STATE in ("mid-batch", "full"):
+        gate.wait(10)
+        time.sleep(PAUSE)
+    note("done", items)
+
+
+async def awork(items: list[str]) -> None:
+    begun.set()
+    if STATE == "hung":
+        await asyncio.sleep(1000)
+    if STATE in ("mid-batch", "full"):
+        while not gate.is_set():
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(PAUSE)
+    note("done", items)
+
+
+def make() -> Callable[[str], BatchFuture[Any]]:
+    """A function of KIND, with the options of STATE; one of each is used before it all begins."""
+    options = dict(STATES[STATE])
+    if STATE == "lingering":
+        options["linger"] = None if KIND in ("def", "async def") else 60
+    if KIND == "def":
+        return batched(work, name="f", **options)
+    if KIND == "async def":
+        return batched(awork, name="f", **options)
+    if KIND == "method":
+
+        class Owner:
+            @batched(name="f", **options)
+            def f(self, items: list[str]) -> None:
+                work(items)
+
+        method: Any = Owner().f
+        return method
+    if PATH == "asyncio.run":
+        atail = batched(awork, name="tail", **options)
+
+        @batched(name="f", **options)
+        async def af(items: list[str]) -> None:
+            for future in [call(atail, item + "-tail") for item in items]:
+                await future
+            note("done", items)
+
+        return af
+
+    @batched(name="tail", **options)
+    def tail(items: list[str]) -> None:
+        if items != ["warm"]:
+            work(items)
+
+    tail("warm")
+    tail.flush(10)  # 3.12.0 to 3.12.2 start no thread at the end
+
+    @batched(name="f", **options)
+    def f(items: list[str]) -> None:
+        for future in [call(tail, item + "-tail") for item in items]:
+            future.result()
+        note("done", items)
+
+    return f
+
+
+@batched(name="good", linger=60)
+def good(items: list[str]) -> None:
+    note("done", items)
+
+
+# ---- the states ----
+
+
+def fill() -> Any:
+    f = make()
+    if STATE == "idle":
+        call(f, "0").result(10)
+    elif STATE == "lingering":
+        [call(f, str(n)) for n in range(MANY)]
+    elif STATE == "mid-batch":
+        call(f, "first")
+        assert begun.wait(10)
+        [call(f, str(n)) for n in range(MANY)]
+    elif STATE == "full":
+        [call(f, str(n)) for n in range(4)]
+        assert begun.wait(10)
+        threading.Thread(target=call, args=(f, "blocked")).start()
+        while not f.stats().submitted >= 5:
+            time.sleep(0.001)
+    else:
+        call(f, "0")
+        assert begun.wait(10)
+        call(f, "1"), call(f, "2"), call(good, "good")
+    return f
+
+
+async def afill() -> Any:
+    f = make()
+    if STATE == "idle":
+        await call(f, "0")
+        return f
+    if STATE in ("mid-batch", "hung"):
+        call(f, "first")
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+    if STATE == "hung":
+        call(good, "good")
+    count = {"lingering": MANY, "mid-batch": MANY, "full": 5, "hung": 2}[STATE]
+    [call(f, str(n)) for n in range(count)]  # when full, the fifth waits for room without blocking
+    while STATE == "full" and not begun.is_set():
+        await asyncio.sleep(0.001)
+    return f
+
+
+# ---- the paths ----
+
+
+def leave_by_asyncio() -> None:
+    async def main() -> None:
+        await afill()
+        leave()
+
+    asyncio.run(main())
+
+
+def leave_by_fork() -> None:
+    first = batched(lambda items: items)
+    assert first("parent").result(10) == "parent"
+    child = os.fork()
+    if not child:
+        fill()
+        leave()
+        sys.exit(5)
+    status = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == 5, status
+    assert first("parent").result(10) == "parent"
+
+
+def child_of_multiprocessing() -> None:
+    sys.stdout = Last()  # type: ignore[assignment]
+    fill()
+    leave()
+
+
+def leave_by_multiprocessing(method: str) -> None:
+    import multiprocessing
+
+    first = batched(lambda items: items)
+    assert first("parent").result(10) == "parent"
+    child: Any = multiprocessing.get_context(method)
+    child = child.Process(target=child_of_multiprocessing)
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0, child.exitcode
+    assert first("parent").result(10) == "parent"
+
+
+def leave_by_signal(number: signal.Signals) -> None:
+    fill()
+    leave()
+    os.kill(os.getpid(), number)
+    time.sleep(10)
+
+
+def leave_a_thread_behind() -> None:
+    """It submits while main leaves, and goes on when main has ended."""
+
+    def go_on() -> None:
+        for n in range(1000):
+            try_call(f, f"early-{n}")
+            time.sleep(0.003)
+            if not threading.main_thread().is_alive():
+                break
+        for n in range(3):
+            try_call(f, f"late-{n}")
+
+    f = fill()
+    if STATE == "full":  # there is no room: it blocks until the end has begun
+        gate.wait(0.01)
+    threading.Thread(target=go_on).start()
+    leave()
+
+
+def leave_to_atexit() -> None:
+    """Functions of `atexit` that come before the library's own hook, and after it."""
+    functions: list[Any] = []
+
+    def submit(when: str) -> None:
+        for n in range(3):
+            try_call(functions[0], f"{when}-{n}")
+
+    atexit.register(submit, "after")
+    functions.append(fill())
+    atexit.register(submit, "before")
+    leave()
+
+
+def main() -> None:
+    if PATH in ("return", "sys.exit", "error", "os._exit"):
+        fill()
+        leave()
+        if PATH == "sys.exit":
+            sys.exit(3)
+        if PATH == "error":
+            raise ValueError("this is how it ends")
+        if PATH == "os._exit":
+            os._exit(6)
+    elif PATH == "SIGINT":
+        leave_by_signal(signal.SIGINT)
+    elif PATH == "handled SIGTERM":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
+        leave_by_signal(signal.SIGTERM)
+    elif PATH == "SIGTERM":
+        leave_by_signal(signal.SIGTERM)
+    elif PATH == "asyncio.run":
+        leave_by_asyncio()
+    elif PATH == "os.fork":
+        leave_by_fork()
+    elif PATH == "thread":
+        leave_a_thread_behind()
+    elif PATH == "atexit":
+        leave_to_atexit()
+    else:
+        leave_by_multiprocessing(PATH)
+
+
+if __name__ == "__main__":
+    atexit.register(look)  # the first one comes last
+    main()
