@@ -40,7 +40,7 @@ def run(moment: str, kind: str, forks: int) -> tuple[str, str]:
         try:
             process = subprocess.run(
                 [*COMMAND, str(ROOT / "tests" / "fork_cell.py")],
-                cwd=where, env=env, capture_output=True, text=True, timeout=30 + 2 * forks,
+                cwd=where, env=env, capture_output=True, text=True, timeout=50 + 5 * forks,
             )  # fmt: skip
         except subprocess.TimeoutExpired as late:
             return f"{moment}-{kind}", f"it hung; {late.stderr!r}"

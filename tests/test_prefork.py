@@ -1,4 +1,4 @@
-"""Servers that use a function and then fork their workers, for real: gunicorn, and as Celery does."""
+"""Servers that use a function, then fork workers, for real: gunicorn, and as Celery does."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from tests.manual import LIMIT, Gated, in_thread, until
 
 STOPS: dict[str, Callable[[Any], Any]] = {
     "flush": lambda f: f.flush(),
-    "flush in time": lambda f: f.flush(LIMIT / 2),
+    "flush in time": lambda f: f.flush(2 * LIMIT),
     "close": lambda f: f.close(),
-    "close in time": lambda f: f.close(LIMIT / 2),
+    "close in time": lambda f: f.close(2 * LIMIT),
     "cancel": lambda f: f.close(cancel=True),
 }
 every_stop = pytest.mark.parametrize("stop", STOPS)
@@ -122,7 +122,7 @@ def test_all_at_once(kind: str) -> None:
     def stop(name: str) -> int:
         rounds = 0
         while not is_over or not rounds:
-            assert outcome(name, f) in ("returned", "Deadlock")
+            assert outcome(name, f) in ("returned", "Deadlock", "TimeoutError")
             f.start()
             rounds += 1
         return rounds
