@@ -1,0 +1,11 @@
+"""How much of what: the sizes of a run."""
+
+STALL = 0.002  # seconds
+LONG_STALL = 0.05
+HANG = 1.0
+FAULTY = 80  # batches in 1000 that have a fault
+PAUSED = 40  # batches in 1000 that stall
+ITEMS_PER_HANG = 40_000
+ITEMS_PER_FORK = 200_000
+ITEMS_PER_STORM = 20_000  # of signals
+EPOCH = 500_000  # items between two reckonings: what the ledger holds

@@ -1,0 +1,224 @@
+"""What happens to the whole process: it forks, and signals hit its main thread in a call."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import random
+import select
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from types import FrameType
+from typing import Any
+
+from batchify import Deadlock, Forked, QueueFull
+
+from . import plan
+from .outcomes import MAY_CANCEL, MAYBE, UNKNOWN, WRONG
+from .stage import Pairs, Stage
+from .town import Target, Town
+
+OURS = os.path.dirname(__file__)
+
+
+def is_traced() -> bool:
+    """Is there a tool that a handler or a fork would hit with its own locks held?"""
+    coverage = sys.modules.get("coverage")
+    return coverage is not None and coverage.Coverage.current() is not None
+
+
+class Process:
+    """What the main thread does in an epoch, while the players play.
+
+    Drawn are the numbers of items at which it happens.
+    """
+
+    def __init__(self, town: Town) -> None:
+        self.town = town
+        self.ledger = ledger = town.ledger
+        self.rng = rng = random.Random(f"{ledger.seed} process")
+        is_main = threading.current_thread() is threading.main_thread()
+        acts: list[tuple[int, Any]] = []
+
+        def plan_acts(act: Any, every: int) -> None:
+            count = max(1, ledger.items // every)
+            acts.extend((rng.randrange(ledger.items * 9 // 10 + 1), act) for _ in range(count))
+
+        if is_main and not is_traced():
+            plan_acts(self.storm, plan.ITEMS_PER_STORM)
+            if hasattr(os, "fork"):
+                plan_acts(self.fork, plan.ITEMS_PER_FORK)
+        self.acts = sorted(acts, key=lambda act: act[0], reverse=True)
+
+    def act(self) -> None:
+        """Do what is due."""
+        while self.acts and self.ledger.handed >= self.acts[-1][0] and not self.ledger.is_over:
+            self.acts.pop()[1]()
+
+    def _targets(self) -> list[Target]:
+        return [target for target in self.town.all if target.call is not None]
+
+    # ---- signals ----
+
+    def storm(self) -> None:
+        """SIGINT and SIGTERM, in the middle of calls, with a handler that submits or raises."""
+        target = self.rng.choice([target for target in self._targets() if not target.is_ranked])
+        ids = self.ledger.take(400)
+        Storm(Stage(self.ledger, self.rng, target, ids, [])).rage()
+
+    # ---- forks ----
+
+    def fork(self) -> None:
+        """Fork in the middle of everything: the child's copies end in `Forked`, and it works."""
+        pairs: Pairs = []
+        stages = []
+        for target in self.rng.sample(self._targets(), 6):
+            ids = self.ledger.take(min(20, target.most))
+            stage = Stage(self.ledger, self.rng, target, ids, [])
+            call = target.call.options(timeout=1)  # not for ever in the middle of a fork
+            stages.append((stage, stage.submit_all(call, may=(QueueFull, Deadlock))))
+            pairs += stages[-1][1]
+        ours, theirs = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads
+            pid = os.fork()
+        if pid == 0:
+            self._live_as_child(pairs, theirs)
+        os.close(theirs)
+        self._wait_for_child(pid, ours)
+        self.ledger.count(self.ledger.events, "fork")
+        for stage, own in stages:
+            stage.collect(own)
+
+    def _live_as_child(self, pairs: Pairs, report: int) -> None:
+        told = "?"
+        try:
+            self.ledger.forked()
+            told = self._look_as_child(pairs)
+        except BaseException:
+            told = traceback.format_exc()
+        finally:
+            os.write(report, told.encode())
+            os._exit(0)
+
+    def _look_as_child(self, pairs: Pairs) -> str:
+        """What is wrong, if anything."""
+        for n, future in pairs:
+            name = self.town.all[self.ledger.home[n]].name
+            if not future.done():
+                return f"the copy of a future of {name} did not end"
+            error = None if future.cancelled() else future.exception(0)
+            if not isinstance(error, Forked):
+                self.ledger.look(n, future)  # it ended before
+                if self.ledger.seen[n] == WRONG:
+                    return f"the copy of a future of {name} ended in {error!r}"
+        for target in self.rng.sample(self._targets(), 3):
+            own = target.call.options(timeout=5)
+            target.call.start()
+            stage = Stage(self.ledger, self.rng, target, self.ledger.take(5), [])
+            for _, future in stage.submit_all(own, may=(QueueFull,)):
+                if target.call.linger is None:
+                    target.call.flush(10)
+                if not future.cancelled():
+                    future.exception(20)
+        return "fine"
+
+    def _wait_for_child(self, pid: int, report: int) -> None:
+        is_told, _, _ = select.select([report], [], [], 60)
+        told = os.read(report, 10_000).decode() if is_told else "it hangs"
+        os.close(report)
+        if told != "fine":
+            self.ledger.complain(f"the child of a fork: {told or 'it died'}")
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+class Interrupt(Exception):
+    """What the handler raises."""
+
+
+class Storm:
+    """The main thread submits; another sends it signals."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.ledger = stage.ledger
+        half = len(stage.ids) // 2
+        self.ids, self.spare = stage.ids[:half], list(stage.ids[half:])
+        self.is_armed = False
+        self.is_over = threading.Event()
+        self.hits = 0
+
+    def rage(self) -> None:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, self.handle) for number in numbers]
+        sender = threading.Thread(target=self.send, args=(numbers,), daemon=True)
+        pairs: Pairs = []
+        try:
+            sender.start()
+            gc.disable()  # a finalizer cut short by an exception is not the engine's to mend
+            for n in self.ids:
+                with contextlib.suppress(Interrupt):
+                    self.call(n, pairs)
+        finally:
+            gc.enable()
+            self.is_armed = False
+            self.is_over.set()
+            sender.join()
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+        self.stage.event("signal handler that raises", self.hits)
+        self.stage.collect(pairs)
+
+    def call(self, n: int, pairs: Pairs) -> None:
+        """One call, in which the handler may raise: then nobody knows what became of it."""
+        ledger, target = self.ledger, self.stage.target
+        ledger.prepare(target, n, UNKNOWN | MAYBE | MAY_CANCEL)
+        extra = (n % 3,) if target.is_grouped else ()
+        more = {"level": n % 2} if target.is_grouped else {}
+        try:
+            self.is_armed = True
+            future = target.call(n, *extra, **more)
+            self.is_armed = False
+        except Interrupt:
+            return
+        except BaseException as error:
+            self.is_armed = False
+            ledger.prepare(target, n)
+            ledger.refused(target, n, error, (QueueFull,))
+            return
+        ledger.prepare(target, n)
+        pairs.append((n, future))
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Submit, or raise: once for each call, and never into our own bookkeeping."""
+        if not self.is_armed or not self.is_in_the_engine(frame):
+            return
+        self.is_armed = False
+        if number == signal.SIGTERM and self.spare:
+            n = self.spare.pop()
+            self.ledger.submit_and_forget(self.stage.target, n)
+            self.stage.event("signal handler that submits")
+            return
+        self.hits += 1
+        raise Interrupt
+
+    def is_in_the_engine(self, frame: FrameType | None) -> bool:
+        """Is the frame that was hit below our call, with nothing else of ours between?"""
+        while frame is not None and frame.f_code is not Storm.call.__code__:
+            if frame.f_code.co_filename.startswith(OURS) or frame.f_code.co_name == "__del__":
+                return False
+            frame = frame.f_back
+        return frame is not None
+
+    def send(self, numbers: tuple[signal.Signals, ...]) -> None:
+        """Quick ones for calls that go through, slow ones for those that wait for room."""
+        main = threading.main_thread().ident
+        rng = random.Random(self.ids.start)
+        assert main is not None
+        while not self.is_over.wait(rng.random() * rng.choice((0, 0.00005, 0.0005))):
+            signal.pthread_kill(main, rng.choice(numbers))

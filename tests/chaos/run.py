@@ -1,0 +1,228 @@
+"""One run: epochs of play, each followed by a reckoning."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import itertools
+import logging
+import random
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import loops as _loops  # noqa: F401  (the scenes)
+from . import plan
+from . import threads as _threads  # noqa: F401
+from .judge import Judge, Report
+from .ledger import Ledger
+from .outcomes import CALLED, UNKNOWN
+from .players import LoopPlayer, Player, ThreadPlayer
+from .process import Process
+from .soak import Soak
+from .stage import LOOP_SCENES, THREAD_SCENES
+from .town import Town
+from .weather import Weather
+
+
+def run_chaos(
+    items: int | None,
+    seed: int,
+    *,
+    threads: int = 4,
+    loops: int = 3,
+    seconds: float = float("inf"),
+    patience: float | None = None,
+    stall: float = 30.0,
+    soak: Soak | None = None,
+) -> Report:
+    """One run.
+
+    Args:
+        items: how many, in all; None goes on until the time is over.
+        seed: draws the faults.
+        threads, loops: how many of each submit.
+        seconds: when to begin no more scenes.
+        patience: how long a caller waits for a future; None waits until the watchdog barks.
+        stall: seconds without any progress after which the run is given up.
+        soak: is told of each epoch, and watches the memory.
+    """
+    began = time.monotonic()
+    report = Report(seed)
+    first = plan.EPOCH if items is None else min(items, plan.EPOCH)
+    ledger = Ledger(first, seed, patience)
+    town = Town(ledger)
+    judge = Judge(town, report)
+    with calm(seed), all_ears(ledger):
+        try:
+            for epoch in itertools.count():
+                play(town, threads, loops, stall, began + seconds)
+                judge.judge()
+                if soak is not None:
+                    soak.note(report)
+                left = plan.EPOCH if items is None else min(plan.EPOCH, items - report.items)
+                if left <= 0 or time.monotonic() > began + seconds or not is_well(report, ledger):
+                    break
+                ledger.open_epoch(epoch + 1, left)
+                ledger.is_over = False
+            close_all(town)
+        except Stuck as stuck:
+            ledger.complain(str(stuck))
+            judge.judge()
+    judge.sum_up()
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def is_well(report: Report, ledger: Ledger) -> bool:
+    """Is it worth to go on?"""
+    return report.is_clean and not ledger.broken and not ledger.misled
+
+
+def play(town: Town, threads: int, loops: int, stall: float, end: float) -> None:
+    """One epoch; at its end nothing of it is under way any more."""
+    players: list[Player] = [
+        *(ThreadPlayer(town, f"thread {n}", THREAD_SCENES) for n in range(threads)),
+        *(LoopPlayer(town, f"loop {n}", LOOP_SCENES) for n in range(loops)),
+    ]
+    weather = Weather(town)
+    process = Process(town)
+    weather.begin()
+    try:
+        for player in players:
+            player.thread.start()
+        wait_for(players, town.ledger, stall, end, process.act)
+    finally:
+        weather.end()
+    settle_all(town)
+
+
+def settle_all(town: Town) -> None:
+    """What nobody waits for ends too."""
+    ledger = town.ledger
+    limit = ledger.patience or 30
+    ledger.is_over = True
+    gc.collect()  # finalizers submit
+    for _ in range(2):  # callbacks submit
+        for target in town.all:
+            if target.call is not None:
+                with contextlib.suppress(TimeoutError):
+                    target.call.flush(limit)
+    until(limit, lambda: all(ledger.told[n] for n in called(ledger)))
+    if not until(limit, lambda: not ledger.busy):
+        names = sorted(batch.target.name for batch in ledger.busy)
+        ledger.complain(f"batch functions that never ended: {names}")
+
+
+def called(ledger: Ledger) -> Iterator[int]:
+    """Those of whom a callback must be told."""
+    flags = ledger.flags
+    return (n for n in range(ledger.items) if flags[n] & (CALLED | UNKNOWN) == CALLED)
+
+
+def until(limit: float, fact: Callable[[], bool]) -> bool:
+    end = time.monotonic() + limit
+    while not fact():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def close_all(town: Town) -> None:
+    for target in town.all:
+        if target.call is not None:
+            try:
+                target.call.close(town.ledger.patience or 30)
+            except TimeoutError:
+                town.ledger.complain(f"{target.name}: it did not close in time")
+            # A close that was late gave up batches of `async def`, which still have to end.
+            end = time.monotonic() + (2 * plan.HANG if target.is_async else 0)
+            while target.call.stats().workers and time.monotonic() < end:
+                time.sleep(0.01)
+            if target.call.stats().workers:
+                town.ledger.complain(f"{target.name}: workers are left after close")
+
+
+# ---- who watches ----
+
+
+@contextlib.contextmanager
+def all_ears(ledger: Ledger) -> Iterator[None]:
+    """What no caller would hear of is written down: dead workers, finalizers that raise."""
+
+    def unraisable(what: Any) -> None:
+        ledger.complain(f"{what.err_msg or 'ignored in'} {what.object!r}: {what.exc_value!r}")
+
+    def thread_died(what: Any) -> None:
+        ledger.complain(f"thread {what.thread and what.thread.name} died: {what.exc_value!r}")
+
+    hooks = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook, threading.excepthook = unraisable, thread_died
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "coroutine .* was never awaited")
+        try:
+            yield
+        finally:
+            gc.collect()
+            sys.unraisablehook, threading.excepthook = hooks
+
+
+class Stuck(Exception):
+    """Some players will never end."""
+
+
+@contextlib.contextmanager
+def calm(seed: int) -> Iterator[None]:
+    """Nothing is printed that is meant to happen, and threads switch as often as the seed says."""
+    loggers = [logging.getLogger(name) for name in ("batchify", "asyncio", "concurrent.futures")]
+    before = [logger.disabled for logger in loggers]
+    interval = sys.getswitchinterval()
+    for logger in loggers:
+        logger.disabled = True
+    sys.setswitchinterval(random.Random(seed).choice((0.005, 0.001, 0.0001, 0.00002)))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        for logger, was_disabled in zip(loggers, before, strict=True):
+            logger.disabled = was_disabled
+
+
+def watchdog(seconds: float) -> None:
+    """Dump all stacks in so many seconds, unless this is called again before."""
+    faulthandler.dump_traceback_later(seconds, file=sys.__stderr__)
+
+
+def wait_for(
+    players: list[Player], ledger: Ledger, stall: float, end: float, act: Callable[[], None]
+) -> None:
+    """Wait for the players; when nothing goes on any more, dump all stacks and give up.
+
+    Args:
+        players: who play.
+        ledger: tells whether anything goes on.
+        stall: seconds in which something must.
+        end: when to begin no more scenes.
+        act: called all the time, for what the main thread has to do.
+    """
+    progress, moved = -1, time.monotonic()
+    watchdog(stall)
+    try:
+        while any(player.thread.is_alive() for player in players):
+            time.sleep(0.02)
+            act()
+            now = time.monotonic()
+            ledger.is_over = ledger.is_over or now > end
+            if ledger.progress != progress:
+                progress, moved = ledger.progress, now
+                watchdog(stall)
+            elif now - moved > stall + 1:
+                raise Stuck(f"nothing went on for {stall} s")
+    finally:
+        ledger.is_over = True
+        faulthandler.cancel_dump_traceback_later()
