@@ -93,3 +93,26 @@ def test_an_idle_function_keeps_no_item_result_or_error() -> None:
         del futures, future
     f.flush(5)
     until(lambda: gc.collect() is not None and not any(weak() for weak in alive))
+
+
+def test_a_loop_closed_in_the_middle_of_a_batch_leaves_nothing() -> None:
+    started = asyncio.Event()
+    batches: list[weakref.ref[Any]] = []
+
+    class Item:
+        pass
+
+    @batched
+    async def f(items: list[Item]) -> None:
+        batches.append(weakref.ref(items[0]))
+        started.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def main() -> None:
+        f(Item())
+        await started.wait()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    until(lambda: gc.collect() is not None and batches[0]() is None)

@@ -253,6 +253,7 @@ class LoopEngine(Engine):
             if batch is None:  # it never began, and nobody needs to hear of that
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 task.get_coro().close()
+            waits.serving_tasks.pop(task, None)  # it never goes on to do so itself
         self.closed()
         self._on_loop_closed(self.port)
 
