@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from batchify import Closed, Deadlock, QueueFull, batched
+from batchify.engine import seam
 from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
 
 
@@ -621,3 +622,23 @@ def test_extra_arguments_that_come_and_go_in_many_threads() -> None:
     f.close(10)
     assert f.stats().workers == 0
     assert f._scope().routes == {}
+
+
+def test_two_starts_at_once_leave_the_collector_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Collector:
+        is_on = False  # somebody else is starting a thread
+
+        def isenabled(self) -> bool:
+            was_on, self.is_on = self.is_on, True  # and has done so before we go on
+            return was_on
+
+        def enable(self) -> None:
+            self.is_on = True
+
+        def disable(self) -> None:
+            self.is_on = False
+
+    collector = Collector()
+    monkeypatch.setattr(seam, "gc", collector)
+    seam.THREADS.spawn(lambda: None, (), "a thread").join(5)
+    assert collector.is_on
