@@ -672,3 +672,24 @@ def test_what_has_no_name_is_not_pickled() -> None:
     f = batched(lambda items: items)
     with pytest.raises((pickle.PicklingError, AttributeError)):
         pickle.dumps(f)
+
+
+def test_fork_in_the_middle_of_a_change() -> None:
+    """A worker is taking a batch: its futures are in no list for an instant."""
+    inside = threading.Event()
+    f = batched(lambda items: items)
+    assert f(0).result(LIMIT) == 0
+    engine = f._scope().here()
+    take = engine.forming.take
+
+    def slow(*args: Any) -> Any:
+        taken = take(*args)
+        inside.set()
+        time.sleep(0.3)  # long enough for a fork that does not wait
+        return taken
+
+    engine.forming.take = slow
+    future = f(1)
+    assert inside.wait(LIMIT)
+    assert in_child(lambda: ends_of([future])) == ["Forked"]
+    assert future.result(LIMIT) == 1

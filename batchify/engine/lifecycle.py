@@ -57,17 +57,35 @@ def _hook() -> None:
 
 
 if hasattr(os, "register_at_fork"):
+    # By thread: the locks it holds while it forks. A change that another thread is in the middle
+    # of must not be half done in the child: a future that is in no list there would never end.
+    _held: dict[int, list[Any]] = {}
+    _PATIENCE = 2.0  # a finalizer that holds one lock may wait for another, which is held here
+
+    def _before_fork() -> None:
+        held = _held.setdefault(threading.get_ident(), [])
+        end = time.monotonic() + _PATIENCE
+        for engine in list(_engines):
+            lock = engine._lock
+            if lock.acquire(timeout=max(0.0, end - time.monotonic())):
+                held.append(lock)
+
+    def _after_fork() -> None:
+        held = _held.get(threading.get_ident(), [])
+        while held:
+            held.pop().release()
 
     def _forked() -> None:
         global _is_ending
         _is_ending = False
+        _held.clear()  # the engines get new locks
         waits.forget()
         for hook in _child_hooks:
             hook()
         for engine in list(_engines):
             engine.forked()
 
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
 
 
 def _at_exit() -> None:
