@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from batchify import BatchAborted, Closed, Deadlock, QueueFull, batched
-from tests.manual import Gated, in_thread, until
+from batchify.engine import loops
+from batchify.engine.seam import THREADS, ThreadSeam
+from tests.manual import Gated, batched_with, in_thread, until
 
 
 class AsyncGated:
@@ -808,3 +811,27 @@ def test_what_waited_for_room_at_a_close_is_forgotten() -> None:
 
     asyncio.run(main())
     assert f._scope().routes == {}
+
+
+def test_a_background_loop_that_gets_no_thread() -> None:
+    class Refusing(ThreadSeam):
+        refusals = 1
+
+        def spawn(self, *args: Any) -> Any:
+            if self.refusals:
+                self.refusals -= 1
+                raise RuntimeError("can't start new thread")
+            return THREADS.spawn(*args)
+
+    async def double(items: list[int]) -> list[int]:
+        return [2 * item for item in items]
+
+    f = batched_with(Refusing(), double)
+    gc.collect()  # those of other tests
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, "_background", None)
+        with pytest.raises(RuntimeError, match="new thread"):
+            f(1)
+        gc.collect()  # an unclosed loop would warn
+        assert f(2).result(5) == 4
+        f.close(5)

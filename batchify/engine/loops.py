@@ -32,7 +32,11 @@ class Background:
     def __init__(self, seam: Seam) -> None:
         self.loop = asyncio.new_event_loop()
         self.port = port_of(self.loop)
-        seam.spawn(_run_background, (self.port,), "batchify:background")
+        try:
+            seam.spawn(_run_background, (self.port,), "batchify:background")
+        except BaseException:  # no thread to be had: nobody will close it
+            self.loop.close()
+            raise
 
     def __del__(self) -> None:
         self.port.call(self.loop.stop)
