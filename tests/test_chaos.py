@@ -1,18 +1,35 @@
-"""Short chaos runs, and proof that their checker sees what a broken engine does."""
+"""Chaos runs, and proof that their checker sees what a broken engine does."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from batchify import Retry
 from batchify.engine.base import Engine
-from batchify.engine.running import Batch
+from batchify.engine.running import Batch, Running
 from batchify.engine.threads import ThreadEngine
+from batchify.forming import Grouped
+from batchify.forming.states import Group
+from batchify.mapping import Bulk
 from batchify.outcome import Give
 from tests import chaos
+from tests.chaos import plan
+from tests.chaos.__main__ import main
+from tests.chaos.ledger import Ledger
+from tests.chaos.run import settle_all
+from tests.chaos.soak import slope_of
+from tests.chaos.town import Town
+
+# Other seeds for the long runs: those of CHAOS_SEED, ... + 3.
+FIRST = int(os.environ.get("CHAOS_SEED", "101"))
+LONG = int(os.environ.get("CHAOS_ITEMS", "500000"))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -25,12 +42,77 @@ def test_chaos(seed: int) -> None:
     assert len(report.events) > 20
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + 4))
+def test_much_chaos(seed: int) -> None:
+    """Two million items in all: `CHAOS_SEED` gives other seeds, `CHAOS_ITEMS` other numbers."""
+    report = chaos.run_chaos(LONG, seed, seconds=40)
+    print(report)
+    assert report.is_clean, f"\n{report}"
+    assert len(report.faults) + len(report.events) > 60
+
+
 def test_the_table_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
-    assert chaos.main(["--items", "500", "--seed", "4", "--threads", "2", "--loops", "1"]) == 0
+    assert main(["--items", "500", "--seed", "4", "--threads", "2", "--loops", "1"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("seed 4\n")
     for line in ("items", "batches", "lost", "duplicated", "hung", "misrouted", "broken"):
         assert f"\n  {line} " in printed
+
+
+def test_epochs_account_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "EPOCH", 2000)
+    monkeypatch.setattr(plan, "HANG", 0.01)
+    opened = []
+    open_epoch = Ledger.open_epoch
+
+    def noted(self: Ledger, epoch: int, items: int) -> None:
+        opened.append(items)
+        open_epoch(self, epoch, items)
+
+    monkeypatch.setattr(Ledger, "open_epoch", noted)
+    report = chaos.run_chaos(5000, 6, threads=2, loops=1, patience=30)
+    assert report.is_clean, f"\n{report}"
+    assert (report.items, opened) == (5000, [2000, 2000, 1000])
+
+
+# ---- the memory of a soak ----
+
+
+def saw(seconds: float) -> float:
+    """Memory that goes up and down by a MiB, without an end."""
+    return 50 + (seconds % 70) / 70
+
+
+def test_a_leak_is_growth() -> None:
+    slope = slope_of([(t, saw(t) + t / 3600 * 12) for t in range(0, 3600, 20)])
+    assert slope is not None
+    assert slope.is_growth
+    assert slope.per_hour == pytest.approx(12, abs=1)
+
+
+def test_noise_and_a_warm_up_are_no_growth() -> None:
+    slope = slope_of([(t, saw(t) + min(t, 600) / 20) for t in range(0, 3600, 20)])
+    assert slope is not None
+    assert not slope.differs
+    assert "does not differ from 0" in str(slope)
+
+
+def test_what_grows_in_steps_is_told_with_a_larger_error() -> None:
+    def error(step: int) -> float:
+        slope = slope_of([(t, 50 + t // step % 2) for t in range(0, 3600, 20)])
+        assert slope is not None
+        return slope.error
+
+    assert error(400) > 2 * error(20)
+
+
+def test_a_short_run_is_not_judged() -> None:
+    slope = slope_of([(t, t) for t in range(0, 300, 10)])
+    assert slope is not None
+    assert slope.differs
+    assert not slope.is_growth
+    assert slope_of([(t, t) for t in range(5)]) is None
 
 
 # ---- the checker is not blind ----
@@ -51,7 +133,8 @@ Settle = Callable[[Engine, Batch, Give], None]
 
 
 def run_broken(monkeypatch: pytest.MonkeyPatch, patience: float = 0.5) -> chaos.Report:
-    monkeypatch.setattr(chaos, "HANG", 0.01)
+    monkeypatch.setattr(plan, "HANG", 0.01)
+    monkeypatch.setattr(plan, "LONG_STALL", 0.01)
     report = chaos.run_chaos(5000, 5, threads=3, loops=1, patience=patience)
     assert not report.is_clean
     return report
@@ -98,7 +181,7 @@ def test_items_run_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     now = Now()
 
     def twice(self: ThreadEngine, batch: Batch) -> None:
-        if now():
+        if not self.options.isolate and now():
             route = batch.route
             with contextlib.suppress(BaseException):
                 route.function(batch.items(), *route.args, **route.kwargs)
@@ -109,27 +192,27 @@ def test_items_run_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_callback_that_is_told_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell: Any = chaos.Ledger.tell
+    tell: Any = Ledger.tell
     now = Now()
 
-    def twice(self: chaos.Ledger, n: int, future: Any) -> None:
+    def twice(self: Ledger, n: int, future: Any) -> None:
         tell(self, n, future)
         if now():
             tell(self, n, future)
 
-    monkeypatch.setattr(chaos.Ledger, "tell", twice)
+    monkeypatch.setattr(Ledger, "tell", twice)
     assert run_broken(monkeypatch).duplicated > 0
 
 
 def test_a_callback_that_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell: Any = chaos.Ledger.tell
+    tell: Any = Ledger.tell
     now = Now()
 
-    def seldom(self: chaos.Ledger, n: int, future: Any) -> None:
+    def seldom(self: Ledger, n: int, future: Any) -> None:
         if not now():
             tell(self, n, future)
 
-    monkeypatch.setattr(chaos.Ledger, "tell", seldom)
+    monkeypatch.setattr(Ledger, "tell", seldom)
     assert run_broken(monkeypatch).lost > 0
 
 
@@ -143,3 +226,97 @@ def test_wrong_counts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     report = run_broken(monkeypatch, patience=10.0)  # nothing hangs, however slow the machine
     assert any("succeeded" in text for text in report.broken)
     assert report.lost == report.duplicated == report.hung == report.misrouted == 0
+
+
+# ---- nor is it for the policies ----
+
+
+def test_kinds_that_share_a_batch_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    admit = Grouped._admit
+
+    def mixed(self: Grouped, entry: Any, route: Any) -> None:
+        others = [group.route for group in self.by_kin.values()]
+        admit(self, entry, others[0] if others else route)
+
+    monkeypatch.setattr(Grouped, "_admit", mixed)
+    report = run_broken(monkeypatch, patience=10.0)
+    assert any("share no batch" in text for text in report.broken) or report.misrouted
+
+
+def test_batches_that_are_too_heavy_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    init = Grouped.__init__
+
+    def heavier(self: Grouped, *args: Any) -> None:
+        init(self, *args)
+        self.max_weight = self.max_weight and self.max_weight + 30
+
+    monkeypatch.setattr(Grouped, "__init__", heavier)
+    report = run_broken(monkeypatch, patience=10.0)
+    assert any("share no batch" in text for text in report.broken)
+
+
+def test_a_retry_that_is_given_for_a_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(self: Running, batch: Batch, give: Give) -> list[Any]:
+        return [None if isinstance(value, Retry) else value for value in give.values]
+
+    monkeypatch.setattr(Running, "_tried", tried)
+    assert run_broken(monkeypatch, patience=10.0).misrouted > 0
+
+
+def test_an_item_that_is_run_after_its_deadline_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    overdue = Grouped.overdue
+
+    def run_all_the_same(self: Grouped, now: float) -> list[Any]:
+        found = overdue(self, now)
+        for future in found:
+            function = future._s.route.function if isinstance(future._s, Group) else None
+            if function is not None and not inspect.iscoroutinefunction(function):
+                with contextlib.suppress(BaseException):
+                    function([future._v])
+        return found
+
+    monkeypatch.setattr(Grouped, "overdue", run_all_the_same)
+    assert run_broken(monkeypatch, patience=10.0).duplicated > 0
+
+
+def test_a_map_out_of_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = Bulk.ready
+
+    def reversed_(self: Bulk) -> list[Any] | None:
+        found = ready(self)
+        return found if found is None else found[::-1]
+
+    monkeypatch.setattr(Bulk, "ready", reversed_)
+    assert run_broken(monkeypatch, patience=10.0).misrouted > 0
+
+
+def test_errors_of_observers_that_are_not_counted_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tell = Running.tell_observers
+
+    def uncounted(self: Running, batch: Batch, error: BaseException | None) -> None:
+        before = self.counts.observer_errors
+        tell(self, batch, error)
+        if isinstance(self, ThreadEngine):
+            self.counts.observer_errors = before
+
+    monkeypatch.setattr(Running, "tell_observers", uncounted)
+    report = run_broken(monkeypatch, patience=10.0)
+    assert any("observers" in text for text in report.broken)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.skipif("coverage" in sys.modules, reason="the run does not fork under coverage")
+def test_a_fork_that_forgets_its_futures_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "forked", lambda self: None)
+    report = run_broken(monkeypatch, patience=10.0)
+    assert any("the child of a fork" in text for text in report.broken)
+
+
+def test_a_batch_function_that_never_ends_is_found() -> None:
+    ledger = Ledger(10, 1, patience=0.1)
+    town = Town(ledger)
+    with ledger.begin(town["plain"], [0]):
+        settle_all(town)
+    assert ledger.broken == ["batch functions that never ended: ['plain']"]

@@ -96,9 +96,10 @@ class Judge:
                 self.judge_item(n)
             elif ledger.runs[n]:
                 self.blame(n, "duplicated")  # an item of an earlier epoch
+        end = time.monotonic() + (5 if self.report.is_clean else 0)
         for target in self.town.all:
             if target.call is not None:
-                self.judge_stats(target)
+                self.judge_stats(target, end)
         self.report.items += ledger.handed
 
     def sum_up(self) -> None:
@@ -172,9 +173,8 @@ class Judge:
             f"meant {meant}, seen {seen}, flags {ledger.flags[n]:b}"
         ] += 1
 
-    def judge_stats(self, target: Target) -> None:
+    def judge_stats(self, target: Target, end: float) -> None:
         """`stats()` and the callers must have counted the same, as soon as all is at rest."""
-        end = time.monotonic() + 5
         while (wrong := self.wrong_facts(target)) and time.monotonic() < end:
             time.sleep(0.02)  # an observer may still be told
         if wrong:

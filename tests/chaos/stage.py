@@ -95,9 +95,10 @@ class Stage:
 
     # -- endings --
 
-    def collect(self, pairs: Pairs) -> None:
-        patience = self.ledger.patience
-        if self.target.runs_in_callers and (patience is None or patience >= 10):
+    def collect(self, pairs: Pairs, most: float | None = None) -> None:
+        """Wait in a thread; who cannot be given up if it hangs waits for `most` seconds."""
+        patience = self.ledger.patience or most
+        if most is None and self.target.runs_in_callers and (patience is None or patience >= 10):
             patience = None  # with a limit no caller runs a batch
         self.ledger.collect(pairs, patience)
 
