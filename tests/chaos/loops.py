@@ -14,7 +14,7 @@ from .stage import Pairs, Stage, on_doors, on_loop, on_mappable, on_ranked, on_s
 from .threads import await_it, note_result, raise_in_callback, submit_in_callback
 
 
-@on_loop(weight=24, items=(100, 800))
+@on_loop(weight=30, items=(200, 1000))
 async def gathered(stage: Stage) -> None:
     await stage.gather(stage.submit_all())
 
@@ -156,7 +156,7 @@ async def hasty_on_a_loop(stage: Stage) -> None:
     await stage.gather(pairs)
 
 
-@on_loop(weight=4, items=(20, 300), fits=on_mappable)
+@on_loop(weight=4, items=(20, 800), fits=on_mappable)
 async def mapped_on_a_loop(stage: Stage) -> None:
     """`amap` over a collection, or an async iterator; some leave early."""
     ids = list(stage.ids)

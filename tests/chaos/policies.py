@@ -27,6 +27,7 @@ from .outcomes import (
     answer,
     hash_of,
     mix,
+    scatter,
 )
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def refuses(ledger: Ledger, last: type[BaseException]) -> Refuses:
     here = hash_of("refuses")
 
     def of(n: int) -> type[BaseException] | None:
-        roll = mix(ledger.seed ^ here, n) % 800
+        roll = scatter(ledger.seed ^ here, n) % 800
         return kinds[roll] if roll < len(kinds) else None
 
     return of
@@ -114,7 +115,7 @@ def with_retries(batch: Batch) -> list[Any]:
     runs, seed = batch.ledger.runs, batch.seed ^ hash_of("retry")
     again = 0
     for place, n in enumerate(batch.items):
-        roll = mix(seed, n) % 64
+        roll = scatter(seed, n) % 64
         if roll >= len(RETRIES):
             continue
         after, attempts, good = RETRIES[roll]

@@ -33,7 +33,7 @@ from .stage import (
 )
 
 
-@in_thread(weight=24, items=(100, 800))
+@in_thread(weight=30, items=(200, 1000))
 def flood(stage: Stage) -> None:
     stage.collect(stage.submit_all())
 
@@ -157,7 +157,7 @@ def hasty(stage: Stage) -> None:
     stage.collect(pairs)
 
 
-@in_thread(weight=4, items=(20, 300), fits=on_mappable)
+@in_thread(weight=4, items=(20, 800), fits=on_mappable)
 def mapped(stage: Stage) -> None:
     """`map` in order, over a collection (whole batches) or an iterator; some leave early."""
     ids = list(stage.ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -49,7 +50,7 @@ class Target:
     index: int
     name: str
     size: int
-    most: int = 600  # items that one scene submits at once
+    most: int = 1000  # items that one scene submits at once
     is_async: bool = False
     is_grouped: bool = False
     is_small: bool = False  # its capacity is
@@ -205,8 +206,9 @@ class Town:
             return await body(begin(target, items))
 
         async def generator(items: list[int]) -> AsyncIterator[Any]:
-            async for element in body(begin(target, items)):
-                yield element
+            async with aclosing(body(begin(target, items))) as elements:
+                async for element in elements:
+                    yield element
 
         self._call(target, generator if body is stream_async_batch else function, options)
 

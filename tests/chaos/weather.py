@@ -51,7 +51,7 @@ class Weather:
     def watch(self) -> None:
         with contextlib.suppress(TimeoutError):
             self.town["by_hand"].call.flush(0.01)
-        for target in self.town.all:
+        for target in self.rng.sample(self.town.all, 3):
             if target.call is not None:
                 check_balance(self.ledger, target)
         if self.rng.random() < 0.02:
