@@ -54,9 +54,9 @@ class Weather:
         for target in self.rng.sample(self.town.all, 3):
             if target.call is not None:
                 check_balance(self.ledger, target)
-        if self.rng.random() < 0.02:
+        if self.rng.random() < 0.01:
             gc.collect()
-        self.is_over.wait(0.002)
+        self.is_over.wait(0.005)
 
     def doors(self) -> None:
         for target in self.town.all:
@@ -87,7 +87,7 @@ class Weather:
                     call.flush(0.01)
         if rng.random() < 0.05:
             self.town.seam.jump(rng.choice((0.001, 0.1, 3, 1000)))
-        self.is_over.wait(0.01)
+        self.is_over.wait(0.02)
 
     def end(self) -> None:
         self.is_over.set()
