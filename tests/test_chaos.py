@@ -39,8 +39,7 @@ def test_chaos(seed: int) -> None:
     print(report)
     assert report.is_clean, f"\n{report}"
     assert report.items == 20_000
-    assert len(report.faults) > 15
-    assert len(report.events) > 20
+    assert len(report.faults) + len(report.events) > 30
 
 
 @pytest.mark.long
@@ -127,20 +126,29 @@ class Now:
 
     def __call__(self) -> bool:
         self.asked += 1
-        return self.asked % 10 == 0 and self.asked <= 60
+        return self.asked % 10 == 0 and self.asked % 1000 <= 60
 
 
 Settle = Callable[[Engine, Batch, Give], None]
 
 
 def run_broken(
-    monkeypatch: pytest.MonkeyPatch, patience: float = 0.5, items: int = 5000
+    monkeypatch: pytest.MonkeyPatch,
+    is_found: Callable[[chaos.Report], Any],
+    patience: float = 10.0,
 ) -> chaos.Report:
+    """Short runs until the fault is found: in one of them its kind of scene comes up."""
     monkeypatch.setattr(plan, "HANG", 0.01)
     monkeypatch.setattr(plan, "LONG_STALL", 0.01)
-    report = chaos.run_chaos(items, 5, threads=3, loops=1, patience=patience)
-    assert not report.is_clean
-    return report
+    for seed in range(5, 15):
+        report = chaos.run_chaos(5000, seed, threads=3, loops=1, patience=patience)
+        if is_found(report):
+            return report
+    raise AssertionError(f"the checker is blind:\n{report}")
+
+
+def tells(text: str) -> Callable[[chaos.Report], bool]:
+    return lambda report: any(text in broken for broken in report.broken)
 
 
 def break_settle(
@@ -167,7 +175,7 @@ def test_results_shifted_by_one_are_found(monkeypatch: pytest.MonkeyPatch) -> No
         settle(self, batch, Give(give.places, values, give.is_clean))
 
     break_settle(monkeypatch, shifted)
-    assert run_broken(monkeypatch).misrouted > 0
+    run_broken(monkeypatch, lambda report: report.misrouted)
 
 
 def test_a_future_that_is_never_settled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +184,7 @@ def test_a_future_that_is_never_settled_is_found(monkeypatch: pytest.MonkeyPatch
         settle(self, batch, Give(give.places[:-1], give.values[:-1], give.is_clean))
 
     break_settle(monkeypatch, without_the_last)
-    assert run_broken(monkeypatch).hung > 0
+    run_broken(monkeypatch, lambda report: report.hung, patience=0.5)
 
 
 def test_items_run_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +199,7 @@ def test_items_run_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
         execute(self, batch)
 
     monkeypatch.setattr(ThreadEngine, "execute", twice)
-    assert run_broken(monkeypatch).duplicated > 0
+    run_broken(monkeypatch, lambda report: report.duplicated)
 
 
 def test_a_callback_that_is_told_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +212,7 @@ def test_a_callback_that_is_told_twice_is_found(monkeypatch: pytest.MonkeyPatch)
             tell(self, n, future)
 
     monkeypatch.setattr(Ledger, "tell", twice)
-    assert run_broken(monkeypatch).duplicated > 0
+    run_broken(monkeypatch, lambda report: report.duplicated)
 
 
 def test_a_callback_that_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +224,7 @@ def test_a_callback_that_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch)
             tell(self, n, future)
 
     monkeypatch.setattr(Ledger, "tell", seldom)
-    assert run_broken(monkeypatch).lost > 0
+    run_broken(monkeypatch, lambda report: report.lost)
 
 
 def test_wrong_counts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,8 +234,7 @@ def test_wrong_counts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
             self.counts.succeeded += 1
 
     break_settle(monkeypatch, miscounted)
-    report = run_broken(monkeypatch, patience=10.0)  # nothing hangs, however slow the machine
-    assert any("succeeded" in text for text in report.broken)
+    report = run_broken(monkeypatch, tells("succeeded"))  # nothing hangs, however slow we are
     assert report.lost == report.duplicated == report.hung == report.misrouted == 0
 
 
@@ -242,8 +249,7 @@ def test_kinds_that_share_a_batch_are_found(monkeypatch: pytest.MonkeyPatch) -> 
         admit(self, entry, others[0] if others else route)
 
     monkeypatch.setattr(Grouped, "_admit", mixed)
-    report = run_broken(monkeypatch, patience=10.0)
-    assert any("share no batch" in text for text in report.broken) or report.misrouted
+    run_broken(monkeypatch, tells("share no batch"))
 
 
 def test_batches_that_are_too_heavy_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,8 +260,7 @@ def test_batches_that_are_too_heavy_are_found(monkeypatch: pytest.MonkeyPatch) -
         self.max_weight = self.max_weight and self.max_weight + 30
 
     monkeypatch.setattr(Grouped, "__init__", heavier)
-    report = run_broken(monkeypatch, patience=10.0)
-    assert any("share no batch" in text for text in report.broken)
+    run_broken(monkeypatch, tells("share no batch"))
 
 
 def test_a_retry_that_is_given_for_a_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +268,7 @@ def test_a_retry_that_is_given_for_a_result_is_found(monkeypatch: pytest.MonkeyP
         return [None if isinstance(value, Retry) else value for value in give.values]
 
     monkeypatch.setattr(Running, "_tried", tried)
-    assert run_broken(monkeypatch, patience=10.0).misrouted > 0
+    run_broken(monkeypatch, lambda report: report.misrouted)
 
 
 def test_an_item_that_is_run_after_its_deadline_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,9 +285,7 @@ def test_an_item_that_is_run_after_its_deadline_is_found(monkeypatch: pytest.Mon
         return found
 
     monkeypatch.setattr(Grouped, "overdue", run_all_the_same)
-    report = run_broken(monkeypatch, patience=10.0, items=20_000)
-    assert report.outcomes["DeadlineExceeded"] > 0
-    assert report.duplicated > 0
+    run_broken(monkeypatch, lambda report: report.duplicated)
 
 
 def test_a_map_out_of_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +296,7 @@ def test_a_map_out_of_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return found if found is None else found[::-1]
 
     monkeypatch.setattr(Bulk, "ready", reversed_)
-    assert run_broken(monkeypatch, patience=10.0).misrouted > 0
+    run_broken(monkeypatch, lambda report: report.misrouted)
 
 
 def test_errors_of_observers_that_are_not_counted_are_found(
@@ -308,16 +311,14 @@ def test_errors_of_observers_that_are_not_counted_are_found(
             self.counts.observer_errors = before
 
     monkeypatch.setattr(Running, "tell_observers", uncounted)
-    report = run_broken(monkeypatch, patience=10.0)
-    assert any("observers" in text for text in report.broken)
+    run_broken(monkeypatch, tells("observers"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.skipif("coverage" in sys.modules, reason="the run does not fork under coverage")
 def test_a_fork_that_forgets_its_futures_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "forked", lambda self: None)
-    report = run_broken(monkeypatch, patience=10.0)
-    assert any("the child of a fork" in text for text in report.broken)
+    run_broken(monkeypatch, tells("the child of a fork"))
 
 
 def test_a_batch_function_that_never_ends_is_found() -> None:
