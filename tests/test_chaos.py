@@ -24,7 +24,7 @@ from tests.chaos import plan
 from tests.chaos.__main__ import main
 from tests.chaos.ledger import Ledger
 from tests.chaos.run import settle_all
-from tests.chaos.soak import slope_of
+from tests.chaos.soak import Soak, slope_of
 from tests.chaos.town import Town
 
 # Other seeds for the long runs: CHAOS_SEED, ... + 3.
@@ -113,6 +113,15 @@ def test_a_short_run_is_not_judged() -> None:
     assert slope.differs
     assert not slope.is_growth
     assert slope_of([(t, t) for t in range(5)]) is None
+
+
+def test_a_soak_tells_of_itself_each_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    soak = Soak(every=0)
+    report = chaos.run_chaos(1000, 7, threads=1, loops=1, patience=30, soak=soak)
+    assert report.is_clean, f"\n{report}"
+    assert len(soak.samples) == 1
+    assert " items " in capsys.readouterr().out
+    assert "too few samples" in str(soak)
 
 
 # ---- the checker is not blind ----
@@ -224,7 +233,7 @@ def test_a_callback_that_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch)
             tell(self, n, future)
 
     monkeypatch.setattr(Ledger, "tell", seldom)
-    run_broken(monkeypatch, lambda report: report.lost)
+    run_broken(monkeypatch, lambda report: report.lost, patience=1.0)
 
 
 def test_wrong_counts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

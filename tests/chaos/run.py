@@ -57,13 +57,18 @@ def run_chaos(
     ledger = Ledger(first, seed, patience)
     town = Town(ledger)
     judge = Judge(town, report)
+
+    def tell() -> None:
+        if soak is not None:
+            soak.tell(report.items + ledger.handed)
+
     with calm(seed), all_ears(ledger):
         try:
             for epoch in itertools.count():
-                play(town, threads, loops, stall, began + seconds)
+                play(town, threads, loops, stall, began + seconds, tell)
                 judge.judge()
                 if soak is not None:
-                    soak.note(report)
+                    soak.note()
                 left = plan.EPOCH if items is None else min(plan.EPOCH, items - report.items)
                 if left <= 0 or time.monotonic() > began + seconds or not is_well(report, ledger):
                     break
@@ -83,7 +88,9 @@ def is_well(report: Report, ledger: Ledger) -> bool:
     return report.is_clean and not ledger.broken and not ledger.misled
 
 
-def play(town: Town, threads: int, loops: int, stall: float, end: float) -> None:
+def play(
+    town: Town, threads: int, loops: int, stall: float, end: float, tell: Callable[[], None]
+) -> None:
     """One epoch; at its end nothing of it is under way any more."""
     players: list[Player] = [
         *(ThreadPlayer(town, f"thread {n}", THREAD_SCENES) for n in range(threads)),
@@ -91,11 +98,16 @@ def play(town: Town, threads: int, loops: int, stall: float, end: float) -> None
     ]
     weather = Weather(town)
     process = Process(town)
+
+    def act() -> None:
+        process.act()
+        tell()
+
     weather.begin()
     try:
         for player in players:
             player.thread.start()
-        wait_for(players, town.ledger, stall, end, process.act)
+        wait_for(players, town.ledger, stall, end, act)
     finally:
         weather.end()
     settle_all(town)

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 WARM_UP = 0.2  # of the samples
 FEWEST = 8  # samples after that
@@ -25,12 +24,6 @@ def resident() -> float:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-class Progress(Protocol):
-    """What a soak tells of."""
-
-    items: int
 
 
 @dataclass(frozen=True)
@@ -95,20 +88,21 @@ class Soak:
         self.began = self.told = time.monotonic()
         self.samples: list[tuple[float, float]] = []
 
-    def note(self, progress: Progress) -> None:
+    def note(self) -> None:
+        """An epoch has ended."""
+        self.samples.append((time.monotonic() - self.began, resident()))
+
+    def tell(self, items: int) -> None:
+        """Print how far it is, if it is time to; `items` are those so far."""
         now = time.monotonic()
-        self.samples.append((now - self.began, resident()))
         if now - self.told >= self.every:
             self.told = now
-            print(self.line(progress), flush=True)
+            print(self.line(items, now - self.began), flush=True)
 
-    def line(self, progress: Progress) -> str:
-        seconds, memory = self.samples[-1]
-        rate = progress.items / seconds if seconds else 0.0
-        return (
-            f"{seconds / 60:6.1f} min {progress.items:>14,} items {rate:>9,.0f}/s "
-            f"{memory:>8.1f} MiB"
-        )
+    @staticmethod
+    def line(items: int, seconds: float) -> str:
+        rate = items / seconds if seconds else 0.0
+        return f"{seconds / 60:6.1f} min {items:>14,} items {rate:>9,.0f}/s {resident():>8.1f} MiB"
 
     @property
     def slope(self) -> Slope | None:
