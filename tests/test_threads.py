@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import queue
 import threading
+from typing import Any
 
 import pytest
 
@@ -642,3 +643,35 @@ def test_two_starts_at_once_leave_the_collector_on(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(seam, "gc", collector)
     seam.THREADS.spawn(lambda: None, (), "a thread").join(5)
     assert collector.is_on
+
+
+def test_start_while_no_thread_is_to_be_had() -> None:
+    """A call is on the way in when another thread starts again."""
+
+    class Refusing(seam.ThreadSeam):
+        refusals = 0
+
+        def spawn(self, *args: Any) -> Any:
+            if self.refusals:
+                self.refusals -= 1
+                raise RuntimeError("can't start new thread")
+            return seam.THREADS.spawn(*args)
+
+    machine = Refusing()
+    f = batched_with(machine, lambda items: items)
+    assert f(0).result(5) == 0
+    engine = f._scope().here()
+    crowded = engine.crowded
+
+    def start_before(*args: Any) -> Any:
+        engine.crowded = crowded
+        f.start()
+        return crowded(*args)
+
+    f.close(5)
+    machine.refusals, engine.crowded = 2, start_before
+    with pytest.raises(RuntimeError, match="new thread"):
+        f(1)
+    assert machine.refusals == 0
+    assert f(2).result(5) == 2
+    assert f.stats().rejected == 1

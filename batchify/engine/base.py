@@ -5,6 +5,7 @@ open ──► closing ──► closed ──► (start) open
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from threading import RLock
@@ -172,7 +173,9 @@ class Engine(Running):
                 self.forming.unseal()
                 self._roused = False
                 self._begin()
-                self._look()
+                # Without a thread to be had: who is on the way in looks too, and is told.
+                with contextlib.suppress(RuntimeError):
+                    self._look()
                 self.need = 1  # as at first: who comes next sees to a worker
                 self._end()
 
