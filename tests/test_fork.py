@@ -676,8 +676,13 @@ def test_what_has_no_name_is_not_pickled() -> None:
 
 def test_fork_in_the_middle_of_a_change() -> None:
     """A worker is taking a batch: its futures are in no list for an instant."""
-    inside = threading.Event()
-    f = batched(lambda items: items)
+    inside, is_over = threading.Event(), threading.Event()
+
+    @batched
+    def f(items: list[int]) -> list[int]:
+        assert items == [0] or is_over.wait(LIMIT)
+        return items
+
     assert f(0).result(LIMIT) == 0
     engine = f._scope().here()
     take = engine.forming.take
@@ -692,4 +697,5 @@ def test_fork_in_the_middle_of_a_change() -> None:
     future = f(1)
     assert inside.wait(LIMIT)
     assert in_child(lambda: ends_of([future])) == ["Forked"]
+    is_over.set()
     assert future.result(LIMIT) == 1
