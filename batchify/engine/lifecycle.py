@@ -71,7 +71,7 @@ if hasattr(os, "register_at_fork"):
                 held.append(lock)
 
     def _after_fork() -> None:
-        held = _held.get(threading.get_ident(), [])
+        held = _held.pop(threading.get_ident(), [])
         while held:
             held.pop().release()
 
