@@ -259,6 +259,7 @@ class Bulk:
         self.source = None
         self.is_over = True
         _cancel_rest(self.outcomes)
+        self.outcomes = []
         for lot in list(self.lots):
             future = lot.future
             # What has started goes on, but not what of it is to run again.
@@ -269,11 +270,14 @@ class Bulk:
 
     def told(self, outcome: Any) -> Any:
         """What is yielded for an outcome, or raised."""
-        if outcome.__class__ is not Failure:
-            return outcome
-        if not self.how.return_exceptions:
-            outcome.throw()
-        return outcome.error
+        try:
+            if outcome.__class__ is not Failure:
+                return outcome
+            if not self.how.return_exceptions:
+                outcome.throw()
+            return outcome.error
+        finally:
+            del self, outcome  # no cycle through this frame
 
 
 def _nobody() -> None:

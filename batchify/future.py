@@ -184,30 +184,32 @@ class BatchFuture(Future[R], Generic[R]):
         """
         if self._s is RESULT:
             return self._v  # type: ignore[no-any-return]
-        if self._s.__class__ is not Done:
-            self._wait(timeout)
-        if self._s is RESULT:
-            return self._v  # type: ignore[no-any-return]
-        if self._s is CANCELLED:
-            raise self._make_cancelled_error()
-        failure: Failure = self._v
         try:
-            failure.throw()
+            if self._s.__class__ is not Done:
+                self._wait(timeout)
+            if self._s is RESULT:
+                return self._v  # type: ignore[no-any-return]
+            if self._s is CANCELLED:
+                raise self._make_cancelled_error()
+            raise self._v.error.with_traceback(self._v.traceback)
         finally:
-            del self, failure  # no cycle through this frame
+            del self  # no cycle through this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the end and give the error, or None. Raises as `result` does."""
         if self._s is RESULT:
             return None
-        if self._s.__class__ is not Done:
-            self._wait(timeout)
-        if self._s is RESULT:
-            return None
-        if self._s is ERROR:
-            failure: Failure = self._v
-            return failure.error
-        raise self._make_cancelled_error()
+        try:
+            if self._s.__class__ is not Done:
+                self._wait(timeout)
+            if self._s is RESULT:
+                return None
+            if self._s is CANCELLED:
+                raise self._make_cancelled_error()
+            error: BaseException = self._v.error
+            return error
+        finally:
+            del self  # as in `result`
 
     def done(self) -> bool:
         """True when there is a result, an error or a cancellation."""
@@ -244,11 +246,14 @@ class BatchFuture(Future[R], Generic[R]):
                 log.error("a done-callback raised %s", type(error).__name__)
 
     def __await__(self) -> Generator[Any, None, R]:
-        if self._s.__class__ is not Done:
-            from .loopfuture import foreign_await
+        try:
+            if self._s.__class__ is not Done:
+                from .loopfuture import foreign_await
 
-            yield from foreign_await(self)
-        return self.result()
+                yield from foreign_await(self)
+            return self.result()
+        finally:
+            del self  # no cycle through this frame
 
     def __repr__(self) -> str:
         state = self._s
@@ -303,17 +308,17 @@ class BatchFuture(Future[R], Generic[R]):
             engine.help(self)  # type: ignore[attr-defined]
         bell = engine.seam.bell()
         poke = bell.poke
-        if not self._watch(poke):
-            return
-        rung = False
+        rung = not self._watch(poke)
         try:
-            with waits.waiting(self, timeout):
-                rung = bell.wait(timeout)
+            if not rung:
+                with waits.waiting(self, timeout):
+                    rung = bell.wait(timeout)
+            if not rung and self._s.__class__ is not Done:
+                raise TimeoutError("the item is not done yet")
         finally:
             if not rung:
                 self._unwatch(engine, poke)
-        if not rung and self._s.__class__ is not Done:
-            raise TimeoutError("the item is not done yet")
+            del self, engine  # an error of a batch that ran here leads to this frame
 
     def _make_cancelled_error(self) -> BaseException:
         return CancelledError()

@@ -89,26 +89,31 @@ def port_of(loop: Any) -> Port:
 
 def _wake(loop: asyncio.AbstractEventLoop, futures: Sequence[LoopFuture[Any]]) -> None:
     """Run the loop callbacks of `futures`, as the loop would run each from a handle."""
-    for place, future in enumerate(futures):
-        callback = future._callback
-        if callback is None:
-            continue
-        future._callback = None
-        if callback.__class__ is list:
-            for function, context in callback:
-                loop.call_soon(function, future, context=context)
-            continue
-        context = future._context
-        future._context = None
-        try:
-            context.run(callback, future)  # type: ignore[union-attr]
-        except (SystemExit, KeyboardInterrupt):
-            loop.call_soon(_wake, loop, futures[place + 1 :])
-            raise
-        except BaseException as error:
-            loop.call_exception_handler(
-                {"message": "a done-callback raised", "exception": error, "future": future}
-            )
+    future = callback = context = None
+    try:
+        for place, future in enumerate(futures):
+            callback = future._callback
+            if callback is None:
+                continue
+            future._callback = None
+            if callback.__class__ is list:
+                for function, context in callback:
+                    loop.call_soon(function, future, context=context)
+                continue
+            context = future._context
+            future._context = None
+            try:
+                context.run(callback, future)  # type: ignore[union-attr]
+            except (SystemExit, KeyboardInterrupt):
+                loop.call_soon(_wake, loop, futures[place + 1 :])
+                raise
+            except BaseException as error:
+                loop.call_exception_handler(
+                    {"message": "a done-callback raised", "exception": error, "future": future}
+                )
+    finally:
+        # The error of a future, raised by who awaits it, leads to this frame by `f_back`.
+        del futures, future, callback, context
 
 
 class LoopFuture(BatchFuture[R]):
@@ -174,22 +179,33 @@ class LoopFuture(BatchFuture[R]):
         return [(callback, self._context)]
 
     def __await__(self) -> Generator[Any, None, R]:
-        if self._s.__class__ is not Done:
-            if running_loop() is not self._port.loop:
-                yield from foreign_await(self)
-            elif waits.serving_tasks and (batch := waits.serving_batch()) is not None:
-                waits.check_await(self, batch)
-                with waits.awaiting(self, batch):
+        # A task throws the error in at the yield.
+        try:
+            if self._s.__class__ is not Done:
+                if running_loop() is not self._port.loop:
+                    yield from foreign_await(self)
+                elif waits.serving_tasks and waits.serving_batch() is not None:
+                    yield from self._await_in(waits.serving_batch())
+                else:
                     self._asyncio_future_blocking = True
                     yield self
-            else:
-                self._asyncio_future_blocking = True
-                yield self
-            if self._s.__class__ is not Done:
-                raise RuntimeError("await wasn't used with future")
-        return self.result()
+                if self._s.__class__ is not Done:
+                    raise RuntimeError("await wasn't used with future")
+            return self.result()
+        finally:
+            del self  # no cycle through this frame
 
     __iter__ = __await__
+
+    def _await_in(self, batch: Any) -> Generator[Any, None, None]:
+        """Await it in the task of `batch`."""
+        try:
+            waits.check_await(self, batch)
+            with waits.awaiting(self, batch):
+                self._asyncio_future_blocking = True
+                yield self
+        finally:
+            del self, batch
 
     def _make_cancelled_error(self) -> BaseException:
         if running_loop() is self._port.loop:

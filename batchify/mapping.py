@@ -46,6 +46,7 @@ def _with_bar(results: Generator[Any, None, None], items: Any, progress: Any) ->
 def _mapping(bulk: Bulk) -> Generator[Any, None, None]:
     bell = THREADS.bell()
     bulk.notify = bell.ring
+    outcomes = outcome = items = item = None
     try:
         while True:
             outcomes = bulk.ready()
@@ -72,6 +73,7 @@ def _mapping(bulk: Bulk) -> Generator[Any, None, None]:
                         bulk.add(outcome.future)
     finally:
         bulk.give_up()
+        del bulk, outcomes, outcome, items, item  # no cycle through this frame
 
 
 def _submit(bulk: Bulk, item: Any) -> None:
@@ -89,10 +91,11 @@ def _wait(bulk: Bulk, bell: Any) -> None:
     assert first is not None
     if bulk.how.is_ordered:
         first._wait(None)
-        return
-    waits.check(first)
-    with waits.waiting(first):
-        bell.wait(None)
+    else:
+        waits.check(first)
+        with waits.waiting(first):
+            bell.wait(None)
+    del bulk, first  # an error of a batch that ran here leads to this frame
 
 
 # ---- amap ----
@@ -124,6 +127,7 @@ async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:
     changed, has_room = asyncio.Event(), asyncio.Event()
     bulk.notify = functools.partial(port.call, changed.set)
     feeder: asyncio.Task[None] | None = None
+    outcomes = outcome = pulled = item = None
     if items is not None:
         feeder = asyncio.create_task(_feed(bulk, items, changed, has_room))
     try:
@@ -162,6 +166,7 @@ async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:
         bulk.give_up()  # before the wait: it may be cancelled once more
         if feeder is not None:
             await asyncio.wait([feeder])
+        del bulk, items, outcomes, outcome, pulled, item  # no cycle through this frame
 
 
 async def _asubmit(bulk: Bulk, item: Any) -> None:
@@ -199,6 +204,8 @@ async def _until_done(bulk: Bulk, changed: asyncio.Event) -> None:
     except Exception:
         if not first.done():  # a Deadlock; its own outcome is looked at later
             raise
+    finally:
+        del bulk, first  # no cycle through this frame
 
 
 async def _change(bulk: Bulk, changed: asyncio.Event) -> None:

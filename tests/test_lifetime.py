@@ -1,14 +1,26 @@
-"""How long things live: contract 2 and 6."""
+"""How long things live: contract 2 and 6.
+
+The second half runs with the collector off: what is dropped must go by itself. One cycle is
+Python's own, and the tests keep out of it: a caller's frame that still has the future in a local
+when it ends, and that the error of the future was raised through (frame, future, error,
+traceback, frame). `concurrent.futures` has the same.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import threading
 import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import FrameType, TracebackType
 from typing import Any
 
-from batchify import batched
+import pytest
+
+from batchify import Retry, batched
 from tests.manual import Gated, until
 
 
@@ -116,3 +128,316 @@ def test_a_loop_closed_in_the_middle_of_a_batch_leaves_nothing() -> None:
     loop.run_until_complete(main())
     loop.close()
     until(lambda: gc.collect() is not None and batches[0]() is None)
+
+
+# ---- with the collector off ----
+
+
+class Kinds:
+    """The items, results and errors of one test: classes of its own, so that it can count them."""
+
+    def __init__(self) -> None:
+        class Item:
+            def __init__(self, n: int) -> None:
+                self.n = n
+
+        class Value(Item):
+            pass
+
+        class Oops(Exception):
+            pass
+
+        class Uncopied(Exception):
+            def __getattribute__(self, name: str) -> Any:
+                if name == "args":
+                    raise RuntimeError(name)
+                return super().__getattribute__(name)
+
+        self.Item, self.Value, self.Oops, self.Uncopied = Item, Value, Oops, Uncopied
+
+    def alive(self) -> Counter[str]:
+        """How many of them there are, and of all that could keep them."""
+        own = (self.Item, self.Value, self.Oops, self.Uncopied)
+        kept: Counter[str] = Counter()
+        for thing in gc.get_objects():
+            cls = type(thing)
+            if cls in own or cls in (FrameType, TracebackType):
+                kept[cls.__name__] += 1
+            elif str(cls.__module__).startswith("batchify"):
+                kept[cls.__name__] += 1
+            elif issubclass(cls, BaseException):
+                kept["exception"] += 1
+        return kept
+
+
+@pytest.fixture
+def kinds() -> Iterator[Kinds]:
+    gc.collect()
+    gc.freeze()  # what is there already is not counted, which takes long
+    gc.disable()
+    try:
+        yield Kinds()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def outcome(kind: str, kinds: Kinds, items: list[Any]) -> Any:
+    """What a batch function of this kind makes of `items`; half of the batches, or items, fail."""
+    value, oops = kinds.Value, kinds.Oops
+    is_odd = items[0].n // len(items) % 2
+    if kind == "element":
+        return [oops(item) if item.n % 2 else value(item.n) for item in items]
+    if kind == "raised element":
+        return [caught(oops, item) if item.n % 2 else value(item.n) for item in items]
+    if kind == "retry":
+        return [Retry(attempts=2) if item.n % 2 else value(item.n) for item in items]
+    if kind == "retry with cause":
+        return [Retry(attempts=2, cause=caught(oops, item)) for item in items]
+    if kind == "mapping":
+        return {item: value(item.n) for item in items if item.n % 2}
+    if not is_odd or kind == "ok":
+        return [value(item.n) for item in items]
+    if kind == "raise":
+        raise oops(items)
+    if kind == "cause":
+        raise oops(items) from caught(oops, items)
+    if kind == "context":
+        try:
+            raise oops(items)
+        except oops:
+            raise KeyError(items) from None
+    if kind == "group":
+        raise ExceptionGroup("group", [oops(items), caught(oops, items)])
+    if kind == "uncopied":
+        raise kinds.Uncopied(items)
+    if kind == "abort":
+        raise SystemExit(items)
+    if kind == "stop":
+        raise StopIteration(items)
+    assert kind == "bad result"
+    return [value(item.n) for item in items][1:]
+
+
+def caught(cls: type[Exception], *args: Any) -> Exception:
+    """An exception with a traceback."""
+    try:
+        raise cls(*args)
+    except cls as error:
+        return error
+
+
+RETURNING = [
+    "ok", "raise", "cause", "context", "group", "uncopied", "abort", "stop", "bad result",
+    "element", "raised element", "retry", "retry with cause", "mapping",
+]  # fmt: skip
+YIELDING = ["yield", "yield and raise", "end early", "yield too many"]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "isolate": {"isolate": True},
+    "on_error": {"on_error": lambda failure: None},
+    "on_error gives": {"on_error": lambda failure: list(failure.items)},
+    "on_error raises": {"on_error": lambda failure: 1 / 0},
+    "dedupe": {"dedupe": lambda item: item.n // 2},
+    "key": {"key": lambda item: item.n % 3},
+    "weight": {"weight": lambda item: 1, "max_weight": 3},
+    "caller_runs": {"caller_runs": True},
+    "observed": {},
+}
+
+
+def yielded(kind: str, kinds: Kinds, items: list[Any]) -> Iterator[Any]:
+    for place, item in enumerate(items):
+        if place == 2 and kind == "yield and raise":
+            raise kinds.Oops(items)
+        if place == 2 and kind == "end early":
+            return
+        yield kinds.Oops(item) if item.n % 2 else kinds.Value(item.n)
+    if kind == "yield too many":
+        yield kinds.Value(-1)
+
+
+def function_of(kind: str, kinds: Kinds, is_async: bool, size: int = 4) -> Any:
+    """A batched function, `def` or `async def`, that fails in this way, or has these options."""
+    options = OPTIONS.get(kind, {})
+    how = "raise" if kind in OPTIONS else kind
+    work: Callable[..., Any]
+    if kind in YIELDING:
+        if is_async:
+
+            async def work(items: list[Any]) -> AsyncIterator[Any]:
+                for result in yielded(kind, kinds, items):
+                    await asyncio.sleep(0)
+                    yield result
+        else:
+
+            def work(items: list[Any]) -> Iterator[Any]:
+                yield from yielded(kind, kinds, items)
+    elif is_async:
+
+        async def work(items: list[Any]) -> Any:
+            await asyncio.sleep(0)
+            return outcome(how, kinds, items)
+    else:
+
+        def work(items: list[Any]) -> Any:
+            return outcome(how, kinds, items)
+
+    f = batched(work, size=size, **options)
+    if kind == "observed":
+        f.observe(lambda event: event.error)
+    return f
+
+
+def by_result(f: Any, items: Iterator[Any]) -> None:
+    for some in zip(*[items] * 8, strict=False):
+        futures = [f(item) for item in some]
+        for future in futures:
+            try:
+                future.result(10)
+            except Exception:
+                continue
+        del some, futures, future
+
+
+def by_exception(f: Any, items: Iterator[Any]) -> None:
+    for some in zip(*[items] * 8, strict=False):
+        futures = [f(item) for item in some]
+        assert concurrent.futures.wait(futures, 10).not_done == set()
+        for future in futures:
+            future.exception()
+        del some, futures, future
+
+
+def by_map(f: Any, items: Iterator[Any]) -> None:
+    while some := [item for item, _ in zip(items, range(16), strict=False)]:
+        try:
+            for _ in f.map(some):
+                pass
+        except Exception:
+            continue
+
+
+def by_map_of_all(f: Any, items: Iterator[Any]) -> None:
+    for _ in f.map(items, return_exceptions=True, ordered=False, window=16):
+        pass
+
+
+async def by_await(f: Any, items: Iterator[Any]) -> None:
+    for some in zip(*[items] * 8, strict=False):
+        futures = [f(item) for item in some]
+        for future in futures:
+            try:
+                await future
+            except Exception:
+                continue
+        del some, futures, future
+
+
+async def by_gather(f: Any, items: Iterator[Any]) -> None:
+    for some in zip(*[items] * 8, strict=False):
+        await asyncio.gather(*[f(item) for item in some], return_exceptions=True)
+        del some
+
+
+async def by_await_elsewhere(f: Any, items: Iterator[Any]) -> None:
+    """Await, on this loop, what another thread has submitted."""
+    loop = asyncio.get_running_loop()
+    for some in zip(*[items] * 8, strict=False):
+        futures = await loop.run_in_executor(None, lambda some=some: [f(item) for item in some])
+        for future in futures:
+            try:
+                await future
+            except Exception:
+                continue
+        del some, futures, future
+
+
+async def by_asubmit(f: Any, items: Iterator[Any]) -> None:
+    async def one(item: Any) -> Any:
+        return await (await f.asubmit(item))
+
+    for some in zip(*[items] * 8, strict=False):
+        await asyncio.gather(*map(one, some), return_exceptions=True)
+        del some
+
+
+async def by_amap(f: Any, items: Iterator[Any]) -> None:
+    while some := [item for item, _ in zip(items, range(16), strict=False)]:
+        results = f.amap(some)
+        try:
+            async for _ in results:
+                pass
+        except Exception:
+            continue
+
+
+async def by_amap_of_all(f: Any, items: Iterator[Any]) -> None:
+    async def source() -> AsyncIterator[Any]:
+        for item in items:
+            yield item
+
+    async for _ in f.amap(source(), return_exceptions=True, ordered=False, window=16):
+        pass
+
+
+CALLERS = [
+    by_result, by_exception, by_map, by_map_of_all, by_await, by_gather, by_await_elsewhere,
+    by_asubmit, by_amap, by_amap_of_all,
+]  # fmt: skip
+
+
+def kept_of(calls: int, kinds: Kinds, call: Callable[[int], None]) -> dict[str, int]:
+    """What is kept of `calls` calls, made by `call(n)`, and of those before it not."""
+    call(24)
+    before = kinds.alive()
+    for after in looks(kinds, call):
+        if after == before:
+            break
+        before = after
+    call(calls)
+    kept: dict[str, int] = {}
+    for after in looks(kinds, call):
+        # A few frames come and go; what is kept is kept of each batch, at least.
+        kept = {name: count for name, count in (after - before).items() if count > 8}
+        if not kept:
+            break
+    return kept
+
+
+def looks(kinds: Kinds, call: Callable[[int], None]) -> Iterator[Counter[str]]:
+    """Look again and again: a worker may not sleep yet."""
+    for _ in range(500):
+        call(0)
+        threading.Event().wait(0.001)
+        yield kinds.alive()
+
+
+def kept_by(caller: Any, f: Any, kinds: Kinds, calls: int) -> dict[str, int]:
+    """The same, of calls of `f` by `caller`."""
+    if not asyncio.iscoroutinefunction(caller):
+        return kept_of(calls, kinds, lambda count: caller(f, map(kinds.Item, range(count))))
+    with asyncio.Runner() as runner:
+
+        def call(count: int) -> None:
+            runner.run(caller(f, map(kinds.Item, range(count))))
+
+        return kept_of(calls, kinds, call)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+@pytest.mark.parametrize("kind", [*RETURNING, *YIELDING, *OPTIONS])
+def test_nothing_survives_without_the_collector(kind: str, is_async: bool, kinds: Kinds) -> None:
+    f = function_of(kind, kinds, is_async)
+    for caller in CALLERS:
+        assert kept_by(caller, f, kinds, 96) == {}, caller
+    f.close()
+
+
+@pytest.mark.parametrize("caller", [by_result, by_gather])
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+@pytest.mark.long
+def test_nothing_survives_of_100_000_calls(is_async: bool, caller: Any, kinds: Kinds) -> None:
+    f = function_of("element", kinds, is_async, size=8)
+    assert kept_by(caller, f, kinds, 100_000) == {}
+    assert f.stats().failed >= 50_000
+    f.close()

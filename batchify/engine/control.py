@@ -87,15 +87,18 @@ async def until_admitted(
     port = port_of(loop)
     room = loop.create_future()
     future = submit(lambda: port.call(set_done, room))
-    if future._s.__class__ is Waiting:
-        try:
-            await room
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
-    if future._v.__class__ is Refused:
-        raise future._v.error
-    return future
+    try:
+        if future._s.__class__ is Waiting:
+            try:
+                await room
+            except asyncio.CancelledError:
+                future.cancel()
+                raise
+        if type(future._v) is Refused:
+            raise future._v.error
+        return future
+    finally:
+        del future  # no cycle through this frame
 
 
 def _flushed(scope: Scope) -> list[BatchFuture[Any]]:

@@ -196,9 +196,9 @@ class Entry(Routing):
         bell = None
         with self._lock:
             self._begin()
-            if future._v.__class__ is Refused:  # a close turned it away, and counted it
+            if type(future._v) is Refused:  # a close turned it away, and counted it
                 self._end()
-                raise future._v.error
+                raise self._closed()  # not the future's, which would lead to this frame
             if self.state is not OPEN:
                 if self._take_back(future):
                     raise self._refused(future, self._closed())

@@ -181,6 +181,8 @@ class LoopEngine(Engine):
         finally:
             waits.serving_tasks.pop(task, None)
             self._leave(task)
+            # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
+            del self, batch, task
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """After the task: it may have been cancelled before its first step."""
@@ -211,27 +213,38 @@ class LoopEngine(Engine):
     async def _drive(self, batch: Batch) -> None:
         talk = batch.talk(can_await=True)
         answer: Any = None
-        while True:
-            try:
-                request = talk.send(answer)
-            except StopIteration as end:
-                if self.is_observed():  # after the wake-ups, which were posted before
-                    self.port.loop.call_soon(self.tell_observers, batch, end.value)
-                return
-            answer = None
-            if isinstance(request, Give):
-                self.settle(batch, request)
-                continue
-            try:
-                answer = request.function(*request.args, **request.kwargs)
-                if inspect.isawaitable(answer):
-                    answer = await answer
-            except BaseException as error:
-                if isinstance(error, GeneratorExit) and running_loop() is not self.port.loop:
-                    raise  # the loop went away: nothing can be awaited any more
-                answer = caught(error)
-                del error
-            del request
+        request: Any = None
+        try:
+            while True:
+                try:
+                    request = talk.send(answer)
+                except StopIteration as end:
+                    if self.is_observed():
+                        self._tell_observers_soon(batch, end.value)
+                    return
+                answer = None
+                if isinstance(request, Give):
+                    given = [request]
+                    request = None  # who hears of the end may look at this frame
+                    self.settle(batch, given.pop())
+                    continue
+                try:
+                    answer = request.function(*request.args, **request.kwargs)
+                    if inspect.isawaitable(answer):
+                        answer = await answer
+                except BaseException as error:
+                    if isinstance(error, GeneratorExit) and running_loop() is not self.port.loop:
+                        raise  # the loop went away: nothing can be awaited any more
+                    answer = caught(error)
+                    del error
+                request = None
+        finally:
+            del self, batch, talk, request, answer  # as in `_work`
+
+    def _tell_observers_soon(self, batch: Batch, error: BaseException | None) -> None:
+        """Tell them after the wake-ups, which were posted before."""
+        # A closure: what is passed to a handle is shown in the log when the loop is slow.
+        self.port.loop.call_soon(lambda: self.tell_observers(batch, error))
 
     # ---- the end of the loop ----
 

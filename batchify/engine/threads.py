@@ -12,6 +12,7 @@ that it stays until the worker is awake.
 from __future__ import annotations
 
 import math
+import sys
 from contextvars import Context
 from threading import TIMEOUT_MAX, get_ident
 from typing import Any
@@ -240,6 +241,8 @@ class ThreadEngine(Engine):
 
     def help(self, future: BatchFuture[Any]) -> None:
         """Run batches in this thread, which waits for `future`, while a worker is free."""
+        if sys.exception() is not None:  # this caller's; what the batch raises would lead to it
+            return
         while not future.done() and not self._lock._is_owned():  # type: ignore[attr-defined]
             with self._lock:
                 self._begin()
@@ -251,12 +254,13 @@ class ThreadEngine(Engine):
                 self._end()
             self._after()
             if not isinstance(batch, Batch):
-                return
-            self.execute(batch)
+                break
+            Context().run(self.execute, batch)  # also who hears of it: not in this caller's
             with self._lock:  # others may be ready, and this thread may be content
                 self._begin()
                 self._look()
                 self._end()
+        del self, future, batch  # as in `execute`
 
     def execute(self, batch: Batch) -> None:
         """Run one batch in this thread."""
@@ -281,6 +285,7 @@ class ThreadEngine(Engine):
         context = Context()  # nobody's: never that of the caller who happened to come first
         talk = batch.talk(can_await=False)
         answer: Any = None
+        request: Any = None
         while True:
             try:
                 request = talk.send(answer)
@@ -289,15 +294,17 @@ class ThreadEngine(Engine):
                 break
             answer = None
             if isinstance(request, Give):
-                self.settle(batch, request)
+                given = [request]
+                request = None  # who hears of the end may look at this frame
+                self.settle(batch, given.pop())
                 continue
             try:
                 answer = context.run(request.function, *request.args, **request.kwargs)
             except BaseException as error:
                 answer = caught(error)
                 del error
-            del request
-        del self, batch, talk, answer, context  # as in `execute`
+            request = None
+        del self, batch, talk, request, answer, context  # as in `execute`
 
 
 def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
@@ -313,6 +320,7 @@ def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
             del step
             step = engine.next(bell)
         if isinstance(step, Stop):
+            del engine  # a traceback may keep this frame
             return
         if step is None:
             del engine

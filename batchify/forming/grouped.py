@@ -265,7 +265,7 @@ class Grouped(Forming):
 
     def is_used(self, route: Route) -> bool:
         """Must equal calls find `route`?"""
-        return route.kin is None or bool(route.users) or route in self.by_kin
+        return route.kin is None or bool(route.users) or route.kin in self.by_kin
 
     # ---- out ----
 

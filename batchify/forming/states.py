@@ -34,7 +34,8 @@ class Route:
         self.kwargs = kwargs or {}
         self.batched = batched  # gives the decorated object, for on_error
         self.key = key  # what the engine finds it by; None: it is one of many that are alike
-        self.kin: Any = None if key is None else self  # entries of the same kin go together
+        # Entries of the same kin go together. (The route itself would be a cycle.)
+        self.kin: Any = None if key is None else object()
         # One for each call on its way in, batch that runs, and entry that waits to run again: a
         # list, as its appends and pops are atomic. With entries in a group, they keep the route.
         self.users: list[None] = []
