@@ -271,7 +271,7 @@ class Bulk:
     def told(self, outcome: Any) -> Any:
         """What is yielded for an outcome, or raised."""
         try:
-            if outcome.__class__ is not Failure:
+            if type(outcome) is not Failure:
                 return outcome
             if not self.how.return_exceptions:
                 outcome.throw()
@@ -291,7 +291,7 @@ def _cancel_rest_of(chunk: BatchFuture[Any]) -> None:
 
 def _cancel_rest(outcomes: list[Any]) -> None:
     for outcome in outcomes:
-        if outcome.__class__ is Alone:
+        if type(outcome) is Alone:
             outcome.future.cancel()
 
 

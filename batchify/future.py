@@ -27,6 +27,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
@@ -236,10 +237,11 @@ class BatchFuture(Future[R], Generic[R]):
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(future)` at the end, in the thread that brings it; at once when done.
 
-        Callbacks run after all futures of the batch are done. They occupy the worker: keep
-        them short. What they raise is logged.
+        Callbacks run after all futures of the batch are done, in the context of who adds them.
+        They occupy the worker: keep them short. What they raise is logged.
         """
-        if not self._watch(fn):
+        context = copy_context()
+        if not self._watch(lambda future: context.run(fn, future)):
             try:
                 fn(self)
             except Exception as error:

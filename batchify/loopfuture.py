@@ -225,7 +225,8 @@ def foreign_await(future: BatchFuture[Any]) -> Generator[Any, None, None]:
     batch = waits.serving_batch() if waits.serving_tasks else None
     if batch is not None:
         waits.check_await(future, batch)
-    BatchFuture.add_done_callback(future, done)
+    if not future._watch(done):
+        done(future)
     try:
         if batch is None:
             yield from waiter

@@ -64,7 +64,7 @@ def _mapping(bulk: Bulk) -> Generator[Any, None, None]:
                 yield from outcomes
             else:
                 for outcome in outcomes:
-                    if outcome.__class__ is not Alone:
+                    if type(outcome) is not Alone:
                         yield bulk.told(outcome)
                     elif bulk.how.is_ordered:
                         outcome.future.exception()
@@ -152,7 +152,7 @@ async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:
                 continue
             has_room.set()
             for outcome in outcomes:
-                if outcome.__class__ is not Alone:
+                if type(outcome) is not Alone:
                     yield bulk.told(outcome)
                 elif bulk.how.is_ordered:
                     with contextlib.suppress(Exception):

@@ -34,6 +34,13 @@ class BatchEvent:
     ran: float
     error: BaseException | None
 
+    def __repr__(self) -> str:
+        error = None if self.error is None else kind(self.error)  # not its content
+        return (
+            f"BatchEvent(name={self.name!r}, reason={self.reason!r}, size={self.size}, "
+            f"queued={self.queued:g}, ran={self.ran:g}, error={error})"
+        )
+
 
 Observer = Callable[[BatchEvent], Any]
 

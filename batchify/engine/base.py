@@ -285,7 +285,7 @@ def count_down(futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) 
 
     def tick(future: BatchFuture[Any] | None) -> None:
         if future is not None and future._is_chunk and not future.cancelled():
-            for alone in [one.future for one in future._v if one.__class__ is Alone]:
+            for alone in [one.future for one in future._v if type(one) is Alone]:
                 left.append(None)
                 if not alone._watch(tick):
                     tick(alone)

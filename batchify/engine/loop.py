@@ -84,7 +84,7 @@ class LoopEngine(Engine):
             work.close()
             raise
         self._tasks[task] = None
-        task.add_done_callback(self._task_ended)
+        task.add_done_callback(self._task_ended, context=Context())
 
     def _has_alarm(self, when: float) -> bool:
         return self._timer is not None and self._alarm <= when
@@ -97,7 +97,7 @@ class LoopEngine(Engine):
             self._timer.cancel()
         self._alarm = when
         delay = min(max(0.0, when - self.seam.clock()), _YEAR)
-        self._timer = self.port.loop.call_later(delay, self._on_alarm)
+        self._timer = self.port.loop.call_later(delay, self._on_alarm, context=Context())
 
     def _on_alarm(self) -> None:
         self._timer = None
@@ -110,7 +110,9 @@ class LoopEngine(Engine):
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
         delay = min(max(0.0, when - self.seam.clock()), _YEAR)
-        self._deadline_timer = self.port.loop.call_later(delay, _expire, self._weak)
+        self._deadline_timer = self.port.loop.call_later(
+            delay, _expire, self._weak, context=Context()
+        )
 
     def _on_deadline(self) -> None:
         self._deadline_timer = None
@@ -244,7 +246,8 @@ class LoopEngine(Engine):
     def _tell_observers_soon(self, batch: Batch, error: BaseException | None) -> None:
         """Tell them after the wake-ups, which were posted before."""
         # A closure: what is passed to a handle is shown in the log when the loop is slow.
-        self.port.loop.call_soon(lambda: self.tell_observers(batch, error))
+        tell = self.tell_observers
+        self.port.loop.call_soon(lambda: tell(batch, error), context=Context())
 
     # ---- the end of the loop ----
 
@@ -311,4 +314,4 @@ def attend(port: Port) -> None:
     with contextlib.suppress(StopIteration), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may start while the loop shuts its generators down
         port.guard.__anext__().send(None)
-    port.loop.call_later(_YEAR, _AtClose(port))
+    port.loop.call_later(_YEAR, _AtClose(port), context=Context())  # it keeps no caller's

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import replace
 from threading import get_ident
 from typing import Any
@@ -30,7 +31,7 @@ class Background:
     """One event loop in a thread, as long as somebody holds this object."""
 
     def __init__(self, seam: Seam) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = Context().run(asyncio.new_event_loop)  # it keeps the context for its pipe
         self.port = port_of(self.loop)
         try:
             seam.spawn(_run_background, (self.port,), "batchify:background")

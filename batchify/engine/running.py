@@ -192,10 +192,10 @@ class Running(Entry):
             if future._s is not batch:
                 if future._s is CANCELLED:
                     future._v = None
-            elif isinstance(value, Retry) and not self._is_over():
+            elif issubclass(type(value), Retry) and not self._is_over():
                 self._run_again(batch, future, place, now, value.after)
                 retried += 1
-            elif isinstance(value, (Failure, Retry)):
+            elif issubclass(type(value), (Failure, Retry)):
                 failed += 1
                 future._v = value if isinstance(value, Failure) else Failure(self._closed())
                 future._s = ERROR
@@ -261,7 +261,7 @@ class Running(Entry):
         """
         values = list(give.values)
         for at, value in enumerate(values):
-            if isinstance(value, Retry):
+            if issubclass(type(value), Retry):
                 tries = 1
                 if batch.chunk is None:
                     tries += batch.futures[give.places[at]]._terms.tries
@@ -361,7 +361,7 @@ class Running(Entry):
         now = self.seam.clock()
         for place in places:
             value = outcomes[place]
-            if isinstance(value, Retry):
+            if issubclass(type(value), Retry):
                 if self._is_over():
                     value = outcomes[place] = Failure(self._closed())
                 else:
@@ -369,7 +369,7 @@ class Running(Entry):
                     outcomes[place] = Alone(alone)
                     self._run_again(batch, alone, place, now, value.after)
                     retried += 1
-            failed += value.__class__ is Failure
+            failed += type(value) is Failure
         return failed, retried
 
     def _break_up(self) -> None:

@@ -7,10 +7,12 @@ manual clock and under a deterministic scheduler.
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Protocol
 
 
@@ -87,7 +89,9 @@ class ThreadSeam:
     @staticmethod
     def spawn(target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
         # A daemon: the exit hook waits for the work, and may give up a batch that hangs.
-        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        # CPython 3.14 may have it inherit the context of who starts it, here of the first caller.
+        nobodys: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True, **nobodys)
         # `start` waits for the thread to run, with the engine's lock held: a finalizer that calls
         # the function must not come in the new thread before that (CPython 3.12 and later).
         if not (gc.isenabled() or _starting):  # the user switched it off

@@ -46,9 +46,9 @@ def asked(work: Work, items: list[Any], places: range) -> Ask:
 
 def taken_apart(answer: Any, work: Work, items: list[Any], places: range) -> Give | Lost | Attempt:
     """What was given back for the items at `places`, to be settled; a stream settles itself."""
-    if isinstance(answer, Raised):
+    if type(answer) is Raised:
         return _raised(places, answer)
-    if isinstance(answer, _STREAMS if work.can_await else Generator):
+    if issubclass(type(answer), _STREAMS if work.can_await else Generator):
         return _stream(answer, places)
     given = values_of(answer, items, places)
     return Lost(places, given) if isinstance(given, Failure) else given
@@ -96,7 +96,7 @@ def _stream(generator: Any, places: range) -> Attempt:
     at = 0
     while True:
         answer = yield step
-        if isinstance(answer, Raised):
+        if type(answer) is Raised:
             if at == count:
                 if not isinstance(answer.error, end):
                     log.error("a batch raised %s after its last result", kind(answer.error))
@@ -110,9 +110,9 @@ def _stream(generator: Any, places: range) -> Attempt:
             log.error("a batch yielded more than the %d results expected", count)
             return None
         here = places[at : at + 1]
-        if isinstance(answer, BaseException):
+        if issubclass(type(answer), BaseException):  # what `__class__` says is an item's affair
             yield Give(here, [element_failure(answer, seen)], False)
         else:
-            yield Give(here, [answer], not isinstance(answer, Retry))
+            yield Give(here, [answer], not issubclass(type(answer), Retry))
         answer = None
         at += 1

@@ -56,7 +56,7 @@ def _handled(work: Work, items: list[Any], lost: Lost) -> Generator[Ask | Give, 
             batched=None if work.batched is None else work.batched(),
         )
         answer = yield Ask(work.on_error, (failed,), {})
-        if isinstance(answer, Raised):
+        if type(answer) is Raised:
             note_handler(lost.failure.error, answer.error)
         elif answer is not None:
             left = yield from settle(taken_apart(answer, work, items, lost.places))
@@ -106,7 +106,7 @@ def _for_all(give: Give, found: list[list[int]]) -> Give:
     for kind, value in zip(give.places, give.values, strict=True):
         equal = found[kind]
         places += equal
-        if value.__class__ is Failure:
+        if type(value) is Failure:
             values += copies(value, len(equal))
         else:
             values += [value] * len(equal)

@@ -1,4 +1,4 @@
-"""The words between `conduct` and its drivers."""
+"""The words between `conduct` and its drivers. None shows its content: that is the callers'."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from ..options import kind
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, repr=False)
 class Ask:
     """The driver is to call this, await the answer where it may, and send back what came."""
 
@@ -17,7 +19,7 @@ class Ask:
     kwargs: dict[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Raised:
     """The answer to an `Ask` that raised. `traceback` starts below the driver's own frame."""
 
@@ -25,7 +27,7 @@ class Raised:
     traceback: TracebackType | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Give:
     """The driver is to settle the items at these places of the batch with these values.
 
@@ -39,7 +41,7 @@ class Give:
     shared: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Work:
     """What a batch is run with.
 
@@ -79,6 +81,9 @@ class BatchFailure:
     kwargs: dict[str, Any]
     function: Callable[..., Any]
     batched: Any
+
+    def __repr__(self) -> str:
+        return f"<BatchFailure of {len(self.items)} items: {kind(self.exception)}>"  # no content
 
 
 # In the end: what the batch failed with, or a piece of it, whatever `on_error` made of it.

@@ -22,9 +22,9 @@ def values_of(returned: Any, items: list[Any], places: range) -> Give | Failure:
     count = len(places)
     if returned is None:
         return Give(places, [None] * count, True)
-    if returned.__class__ is list or _is_sequence(returned):
+    if type(returned) is list or _is_sequence(type(returned)):
         try:
-            values = returned if returned.__class__ is list else list(returned)
+            values = returned if type(returned) is list else list(returned)
             found = len(values)
         except Exception as error:
             return bad_result(
@@ -33,9 +33,9 @@ def values_of(returned: Any, items: list[Any], places: range) -> Give | Failure:
         if found != count:
             return bad_result(f"{count} results, one for each item", f"{found}")
         return _sorted_out(values, places)
-    if isinstance(returned, Mapping):
+    if issubclass(type(returned), Mapping):
         return _from_mapping(returned, items[places.start : places.stop], places)
-    if isinstance(returned, CoroutineType):
+    if type(returned) is CoroutineType:
         returned.close()
         return bad_result(
             "results", "a coroutine (decorate the `async def` itself, not a `def` around it)"
@@ -45,13 +45,12 @@ def values_of(returned: Any, items: list[Any], places: range) -> Give | Failure:
     )
 
 
-def _is_sequence(value: Any) -> bool:
+def _is_sequence(cls: type) -> bool:
     """Sized and ordered: also arrays; not text, and not tables that iterate over their keys."""
-    if isinstance(value, (str, bytes, bytearray)):
+    if issubclass(cls, (str, bytes, bytearray)):
         return False
-    if isinstance(value, Sequence):
+    if issubclass(cls, Sequence):
         return True
-    cls = type(value)
     return (
         hasattr(cls, "__len__")
         and hasattr(cls, "__getitem__")
@@ -73,7 +72,7 @@ def _sorted_out(values: list[Any], places: range) -> Give:
         return Give(places, values, True)
     seen: set[int] = set()
     values = [
-        element_failure(value, seen) if isinstance(value, BaseException) else value
+        element_failure(value, seen) if issubclass(type(value), BaseException) else value
         for value in values
     ]
     return Give(places, values, False)
