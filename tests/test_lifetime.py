@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import os
 import threading
+import tracemalloc
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from batchify import Retry, batched
+from batchify import Closed, DeadlineExceeded, QueueFull, Retry, batched
 from tests.manual import Gated, until
 
 
@@ -441,3 +443,193 @@ def test_nothing_survives_of_100_000_calls(is_async: bool, caller: Any, kinds: K
     assert kept_by(caller, f, kinds, 100_000) == {}
     assert f.stats().failed >= 50_000
     f.close()
+
+
+def end_early(kinds: Kinds, is_async: bool) -> Callable[[int], None]:
+    """Calls that end without a batch, or by what stops one; `call(n)` makes some n of them."""
+
+    def work(items: list[Any]) -> list[Any]:
+        return items
+
+    async def awork(items: list[Any]) -> list[Any]:
+        return items
+
+    f = batched(awork if is_async else work, linger=None, size=8, capacity=8)
+
+    def some(count: int) -> list[Any]:
+        return [f(kinds.Item(n)) for n in range(count)]
+
+    def expect(error: type[BaseException], call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except error:
+            return
+        raise AssertionError(error)
+
+    def call(calls: int) -> None:
+        for _ in range(0, calls, 8):
+            for future in some(4):  # cancelled before the start
+                assert future.cancel()
+                expect(concurrent.futures.CancelledError, future.result)
+            late = f.options(deadline=0.0)(kinds.Item(0))
+            assert isinstance(late.exception(10), DeadlineExceeded)
+            futures = some(7)
+            expect(TimeoutError, lambda first=futures[0]: first.result(0))
+            if not is_async:
+                f.submit_nowait(kinds.Item(7))
+            f.close(cancel=True)  # what waits ends in Closed
+            for future in futures:
+                assert isinstance(future.exception(10), (Closed, type(None)))
+            expect(Closed, lambda: f(kinds.Item(8)))
+            f.start()
+            del future, late, futures
+
+    return call
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_nothing_survives_of_calls_that_end_early(is_async: bool, kinds: Kinds) -> None:
+    assert kept_of(96, kinds, end_early(kinds, is_async)) == {}
+
+
+def test_nothing_survives_of_calls_that_end_early_on_a_loop(kinds: Kinds) -> None:
+    started = asyncio.Event()
+
+    @batched(size=2, capacity=4)
+    async def f(items: list[Any]) -> list[Any]:
+        started.set()
+        await asyncio.sleep(3600)
+        return items
+
+    async def refused(item: Any) -> None:
+        try:
+            await f.options(timeout=0.0).asubmit(item)
+        except QueueFull:
+            return
+        raise AssertionError
+
+    async def main(calls: int) -> None:
+        for _ in range(0, calls, 8):
+            started.clear()
+            futures = [f(kinds.Item(n)) for n in range(4)]
+            await started.wait()
+            await refused(kinds.Item(4))
+            waits = f.options(timeout=0.0)(kinds.Item(5))
+            await asyncio.wait([waits])
+            assert isinstance(waits.exception(), QueueFull)
+            awaiting = [asyncio.ensure_future(future) for future in futures[:1]]
+            await asyncio.sleep(0)
+            awaiting[0].cancel()
+            for task in asyncio.all_tasks():
+                if task.get_name().startswith("batchify:"):
+                    task.cancel()  # the batch ends in BatchAborted
+            for future in futures:
+                future.cancel()
+            await asyncio.wait([*futures, *awaiting])
+            await f.aflush()
+            del futures, future, waits, awaiting, task
+
+    with asyncio.Runner() as runner:
+        assert kept_of(96, kinds, lambda calls: runner.run(main(calls))) == {}
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_a_dropped_function_runs_what_it_accepted_and_leaves_no_thread(
+    is_async: bool, kinds: Kinds
+) -> None:
+    """Without the collector, and within a second of its last item."""
+    before = threading.active_count(), descriptors()
+    gated = Gated()
+
+    async def awork(items: list[Any]) -> list[Any]:
+        await asyncio.get_running_loop().run_in_executor(None, gated, items)
+        return items
+
+    f = batched(awork if is_async else gated, workers=2, linger=0.001, name="dropped")
+    futures = [f(n) for n in range(5)]
+    gated.wait_started(1)
+    weak = weakref.ref(f)
+    del f
+    assert weak() is None
+    gated.open()
+    assert [future.exception(10) for future in futures] == [None] * 5
+    del futures
+    until(lambda: "batchify:dropped:1" not in names() and "batchify:background" not in names())
+    if not is_async:  # the thread of the default executor stays, and is not ours
+        until(lambda: (threading.active_count(), descriptors()) <= before)
+    else:
+        until(lambda: descriptors() <= before[1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("slots", [False, True], ids=["weakly referenced", "slots"])
+def test_thousands_of_instances_come_and_go(slots: bool) -> None:
+    class Owner:
+        if slots:
+            __slots__ = ()
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        @batched(name="of an instance")
+        def method(self, items: list[int]) -> list[int]:
+            return items
+
+    def use(count: int) -> None:
+        for n in range(count):
+            assert Owner().method(n).result(10) == n
+
+    def is_idle() -> bool:
+        return "batchify:of an instance:1" not in names()
+
+    use(200)
+    until(is_idle)
+    before = descriptors()
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        use(500)
+        until(is_idle)
+        first = tracemalloc.get_traced_memory()[0]
+        use(1500)
+        until(is_idle)
+        grown = tracemalloc.get_traced_memory()[0] - first
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert grown < 60_000, grown  # 30 bytes each: caches
+    assert descriptors() <= before
+    assert Owner.__dict__["method"]._self_scopes._by_owner == {}
+
+
+@pytest.mark.long
+def test_memory_is_flat_over_many_calls() -> None:
+    f = batched(lambda items: [KeyError(n) if n % 2 else n for n in items], size=500)
+    calls = 50_000
+
+    def use(count: int) -> None:
+        for _ in f.map(range(count), return_exceptions=True):
+            pass
+        for future in [f(n) for n in range(count // 10)]:
+            future.exception(10)
+
+    use(5_000)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        use(calls // 10)
+        first = tracemalloc.get_traced_memory()[0]
+        use(calls)
+        f.flush()
+        grown = tracemalloc.get_traced_memory()[0] - first
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert grown < 4 * calls, grown  # the distributions of sizes and times fill up

@@ -173,8 +173,9 @@ class AsyncEngine:
                 engine, route, port, intake, append = ways[loop._batchify_port]  # type: ignore[attr-defined]
             except (AttributeError, KeyError):  # the first call on this loop
                 new = self.here()
-                ways[new.port] = new.submit_here(Route(new, function, batched=batched))
-                return submit(item)
+                way = new.submit_here(Route(new, function, batched=batched))
+                # Not by a call of itself: a closure that knows itself is a cycle.
+                engine, route, port, intake, append = ways[new.port] = way
             future: LoopFuture[Any] = LoopFuture()
             future._v = item
             future._t = clock()
