@@ -160,9 +160,9 @@ class ThreadEngine(Engine):
             self._leaving = [thread for thread in self._threads.values() if thread is not None]
             for bell in self._idle:
                 bell.ring()
-            if self._watch is not None:
-                self._watch.ring()
-                self._watch = None
+            watch, self._watch = self._watch, None  # first: it looks without the lock
+            if watch is not None:
+                watch.ring()
                 self._next_deadline = math.inf
             self._threads.clear()
             self._idle.clear()
