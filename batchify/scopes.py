@@ -97,16 +97,18 @@ class Scopes:
 
     def configure(self, option: str, value: object) -> None:
         """Change an option for every scope, those to come included."""
+        for scope in self._known():
+            scope.options.changed(option, value)  # all, or none
+        self.live.change(option, value)
+        for scope in self._known():  # also who was made meanwhile, with the old value
+            scope.configure(option, value)
+
+    def _known(self) -> list[Scope]:
         with self._lock:
             known = [self._own, *(scope for _, scope in self._by_owner.values())]
         # Without the lock: theirs are taken first elsewhere.
         found = [scope() if isinstance(scope, ref) else scope for scope in known]
-        scopes = [scope for scope in found if scope is not None]
-        for scope in scopes:
-            scope.options.changed(option, value)  # all, or none
-        self.live.change(option, value)
-        for scope in scopes:
-            scope.configure(option, value)
+        return [scope for scope in found if scope is not None]
 
 
 def is_async(function: Any) -> bool:
