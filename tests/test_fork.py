@@ -699,3 +699,24 @@ def test_fork_in_the_middle_of_a_change() -> None:
     assert in_child(lambda: ends_of([future])) == ["Forked"]
     is_over.set()
     assert future.result(LIMIT) == 1
+
+
+def test_fork_while_another_thread_holds_the_lock() -> None:
+    f = batched(lambda items: items)
+    assert f(1).result(5) == 1
+    lock = f._scope()._lock
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            let_go.wait(LIMIT)
+
+    holder = in_thread(hold)
+    assert held.wait(LIMIT)
+    try:
+        assert in_child(lambda: f(2).result(5)) == 2
+    finally:
+        let_go.set()
+    holder.result()
+    assert f(3).result(5) == 3

@@ -221,3 +221,18 @@ def test_raising_again_and_again_does_not_lengthen_the_traceback() -> None:
             depth, entry = depth + 1, entry.tb_next
         depths.append(depth)
     assert len(set(depths)) == 1
+
+
+def test_waits_in_vain_leave_nothing_behind() -> None:
+    gated = Gated()
+    f = batched(gated)
+    future = f(1)
+    gated.wait_started(1)
+    for _ in range(10):
+        with pytest.raises(TimeoutError):
+            future.result(0)
+        with pytest.raises(TimeoutError):
+            future.exception(0.001)
+    assert not any(f._scope().watched.values())
+    gated.open()
+    assert future.result(5) == ("done", 1)

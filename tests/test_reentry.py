@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import gc
 import signal
+import sys
 import threading
 import time
 from typing import Any
 
 import pytest
 
-from batchify import BatchFuture, Closed, Deadlock, batched
-from tests.manual import in_thread
+from batchify import BatchFuture, Closed, DeadlineExceeded, Deadlock, batched
+from tests.manual import ManualSeam, batched_with, in_thread
 
 
 class Garbage:
@@ -136,3 +137,90 @@ def test_signal_handlers_that_submit_and_raise() -> None:
     f.close(20)
     stats = f.stats()
     assert stats.accepted == stats.succeeded + stats.cancelled
+
+
+class Interrupting(ManualSeam):
+    """A seam whose clock, when it is asked under the engine's lock, first does something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.todo: list[Any] = []
+        self.engine: Any = None
+
+    def clock(self) -> float:
+        if self.todo and self.engine._lock._is_owned():
+            self.todo.pop()()
+        return super().clock()
+
+
+def test_the_deadline_of_a_call_from_within_a_call_counts() -> None:
+    seam, made = Interrupting(), []
+    f = batched_with(seam, lambda items: items, linger=None)
+    seam.engine = f._scope()
+    f.options(deadline=100)("first")
+    seam.rest()
+    seam.todo.append(lambda: made.append(f.options(deadline=5)("inner")))
+    outer = f.options(deadline=200)("outer")
+    assert len(made) == 1
+    seam.advance(5)
+    assert type(made[0].exception(5)) is DeadlineExceeded
+    f.flush(5)
+    assert outer.result(5) == "outer"
+
+
+class Interrupt(Exception):
+    pass
+
+
+def broken_off(work: Any, engine: Any, after: int) -> bool:
+    """Do `work`, and raise at the line number `after` of the forming; False when it has fewer."""
+    lines = 0
+
+    def local(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal lines
+        if event == "line" and engine._lock._is_owned():
+            lines += 1
+            if lines == after:
+                raise Interrupt
+        return local
+
+    def tracer(frame: Any, event: str, arg: Any) -> Any:
+        return local if "forming" in frame.f_code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        work()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("is_grouped", [False, True])
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_a_change_that_is_broken_off_is_mended(is_grouped: bool, is_moved: bool) -> None:
+    key = (lambda item: "one") if is_grouped else None
+    for after in range(1, 200):
+        f = batched_with(
+            ManualSeam(), lambda items: items, size=4, linger=None, capacity=6, key=key
+        )
+        futures = [f(n) for n in range(3)]
+        engine = f._scope()
+        if is_moved:
+            f.capacity = 5
+        was_broken = broken_off(futures[1].cancel, engine, after)
+        live = [future for future in futures if not future.done()]
+        stats = f.stats()
+        assert stats.pending == len(live)
+        assert stats.running == 0
+        assert stats.accepted == stats.cancelled + len(live)
+        for n in range(f.capacity - len(live)):  # no room is lost, and none won
+            live.append(f.submit_nowait(n))
+        f.flush(10)
+        assert all(future.done() for future in live)
+        f.close(10)
+        if not was_broken:
+            return
+    raise AssertionError("it never comes to an end")
