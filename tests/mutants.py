@@ -1,0 +1,763 @@
+"""Mutants: the engine with one fault each, which the tests must find.
+
+    python -m tests.mutants                    all; exit code 1 when one survives
+    python -m tests.mutants NAME ...           some
+    python -m tests.mutants --jobs 2 --limit 120
+
+A mutant is a piece of source that is replaced in a copy of the package; it must be there exactly
+once. Its tests, schedules and pytest files, run in order until one fails, or hangs past the limit:
+both kill it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "batchify"
+
+
+class Mutant(NamedTuple):
+    """One fault, and who is to find it, in order: arguments of `python -m`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[tuple[str, ...], ...]
+
+
+class Verdict(NamedTuple):
+    """What became of a mutant; `killer` is None when it survived."""
+
+    mutant: Mutant
+    killer: str | None
+    seconds: float
+
+
+Tests = tuple[tuple[str, ...], ...]
+BOUND = ("--seconds", "60")  # so that only what hangs meets the limit
+SCHEDULES = {"seam": "400", "line": "1500", "opcode": "1500"}
+
+
+def on_schedule(*names: str, levels: tuple[str, ...] = ("seam", "line", "opcode")) -> Tests:
+    """Schedules of these scenarios: first the coarse, then the fine ones."""
+    scenarios = [word for name in names for word in ("--scenario", name)]
+    return tuple(
+        ("tests.schedules", "--level", level, "--schedules", SCHEDULES[level], *BOUND, *scenarios)
+        for level in levels
+    )
+
+
+def finely(*names: str) -> Tests:
+    """What only a switch between two lines or opcodes shows."""
+    return on_schedule(*names, levels=("line", "opcode"))
+
+
+def in_file(name: str, *tests: str) -> Tests:
+    """The tests of a file, or some of them."""
+    path = f"tests/test_{name}.py"
+    return (("pytest", *PYTEST, *([f"{path}::{test}" for test in tests] or [path])),)
+
+
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not long", "--tb=no")
+
+MUTANTS: list[Mutant] = []
+
+
+def mutant(name: str, file: str, old: str, new: str, *tests: tuple[str, ...]) -> None:
+    MUTANTS.append(Mutant(name, file, old, new, tests))
+
+
+# ---- future, waits, scopes, loopfuture ----
+
+mutant(
+    "watch-does-not-look-again", "future.py",
+    "        if self._s.__class__ is Done:  # the end may have missed us\n"
+    "            watched.pop(self, None)\n"
+    "            fire(pokes, self)\n"
+    "        return True",
+    "        return True",
+    *finely("result-against-settle", "callbacks-against-settle", "entry"),
+)  # fmt: skip
+mutant(
+    "watch-looks-before-it-registers", "future.py",
+    "        pokes.append(poke)\n"
+    "        if self._s.__class__ is Done:  # the end may have missed us\n"
+    "            watched.pop(self, None)\n",
+    "        is_done = self._s.__class__ is Done\n"
+    "        pokes.append(poke)\n"
+    "        if is_done:\n"
+    "            watched.pop(self, None)\n",
+    *finely("callbacks-against-settle", "result-against-settle", "entry"),
+)  # fmt: skip
+mutant(
+    "callbacks-catch-exception-only", "future.py",
+    "            except BaseException as error:  # also SystemExit",
+    "            except Exception as error:  # also SystemExit",
+    *on_schedule("callbacks-against-settle"),
+)  # fmt: skip
+mutant(
+    "callbacks-recurse", "future.py",
+    "    if queue is not None:\n",
+    "    if queue is not None and not callback:\n",
+    *in_file("futures", "test_chains_of_callbacks_do_not_recurse"),
+)  # fmt: skip
+mutant(
+    "a-wait-that-is-over-leaves-its-bell", "future.py",
+    "                self._unwatch(engine, poke)",
+    "                pass",
+    *in_file("futures", "test_waits_in_vain_leave_nothing_behind"),
+)  # fmt: skip
+mutant(
+    "the-second-check-of-a-ring-is-left-out", "waits.py",
+    "        check(target)  # again: another may have begun to wait for this one meanwhile\n",
+    "",
+    *finely("rings"),
+)  # fmt: skip
+mutant(
+    "a-wait-stays-noted", "waits.py",
+    "        _waits_for.pop(me, None)",
+    "        pass",
+    *on_schedule("rings"),
+)  # fmt: skip
+mutant(
+    "two-first-calls-make-two-engines", "scopes.py",
+    "        with self._lock:\n            if self._own is None:",
+    "        if True:\n            if self._own is None or True:",
+    *on_schedule("first-call"),
+)  # fmt: skip
+mutant(
+    "an-option-misses-the-engine-just-made", "scopes.py",
+    "        for scope in self._known():\n"
+    "            scope.options.changed(option, value)  # all, or none\n"
+    "        self.live.change(option, value)\n"
+    "        for scope in self._known():  #",
+    "        known = self._known()\n"
+    "        for scope in known:\n"
+    "            scope.options.changed(option, value)  # all, or none\n"
+    "        self.live.change(option, value)\n"
+    "        for scope in known:  #",
+    *on_schedule("configure-against-all"),
+)  # fmt: skip
+mutant(
+    "a-port-forgets-its-call-after-the-look", "loopfuture.py",
+    "        self._is_called = False  # before the look: who posts now calls again\n"
+    "        box = self._box\n"
+    "        while box:\n"
+    "            _wake(self.loop, box.popleft())\n",
+    "        box = self._box\n"
+    "        while box:\n"
+    "            _wake(self.loop, box.popleft())\n"
+    "        self._is_called = False\n",
+    *finely("ports"),
+)  # fmt: skip
+
+# ---- the way in ----
+
+mutant(
+    "need-off-by-one", "engine/entry.py",
+    "            if len(intake) >= self.need:\n                return self.crowded(future, route)",
+    "            if len(intake) > self.need:\n                return self.crowded(future, route)",
+    *on_schedule("first-call"),
+)  # fmt: skip
+mutant(
+    "the-look-comes-before-the-append", "engine/entry.py",
+    "            append(future)\n            if len(intake) >= self.need:",
+    "            is_crowded = len(intake) + 1 >= self.need\n"
+    "            append(future)\n"
+    "            if is_crowded:",
+    *finely("entry", "first-call", "close-against-submit"),
+)  # fmt: skip
+mutant(
+    "a-crowded-caller-does-not-look", "engine/entry.py",
+    "                self._respect(future)\n                self._look()\n            except",
+    "                self._respect(future)\n            except",
+    *on_schedule("first-call"),
+)  # fmt: skip
+mutant(
+    "a-crowded-caller-takes-no-lock", "engine/entry.py",
+    "        bell = None\n        with self._lock:",
+    "        bell = None\n        with contextlib.nullcontext():",
+    *on_schedule("entry", "first-call", "room-against-release"),
+)  # fmt: skip
+mutant(
+    "who-waited-for-room-takes-no-lock", "engine/entry.py",
+    "        finally:\n            with self._lock:\n                self._begin()\n"
+    "                was_waiting",
+    "        finally:\n            with contextlib.nullcontext():\n                self._begin()\n"
+    "                was_waiting",
+    *on_schedule("room-against-release"),
+)  # fmt: skip
+mutant(
+    "who-gave-up-waiting-stays-in-the-queue", "engine/entry.py",
+    "self._waits(future) and self.forming.withdraw(future)\n                if was_waiting",
+    "self._waits(future)\n                if was_waiting",
+    *on_schedule("room-against-release"),
+)  # fmt: skip
+mutant(
+    "who-got-room-is-not-told", "engine/entry.py",
+    "                told[0]()\n",
+    "                pass\n",
+    *on_schedule("room-against-release"),
+)  # fmt: skip
+mutant(
+    "nobody-looks-again", "engine/entry.py",
+    "        return self.need == 0 or held < self.need or held == self.forming.seen",
+    "        return True",
+    *finely("entry", "first-call"),
+)  # fmt: skip
+mutant(
+    "need-is-not-lowered-while-a-batch-is-taken", "engine/running.py",
+    "        if forming.capacity is not None:\n            self.need = 0\n",
+    "",
+    *finely("room-against-release", "entry"),
+)  # fmt: skip
+mutant(
+    "an-interrupted-change-is-not-mended", "engine/entry.py",
+    "            self._recount()\n        self._is_changing = True",
+    "            pass\n        self._is_changing = True",
+    *in_file("reentry", "test_a_change_that_is_broken_off_is_mended"),
+)  # fmt: skip
+mutant(
+    "who-came-meanwhile-is-forgotten", "engine/entry.py",
+    "            self._end()\n        if self._nested:\n            self._look_again()\n"
+    "        if bell is not None:",
+    "            self._end()\n        if bell is not None:",
+    *in_file("reentry", "test_the_deadline_of_a_call_from_within_a_call_counts"),
+)  # fmt: skip
+mutant(
+    "an-open-engine-refuses-as-if-closed", "engine/entry.py",
+    "        if future._s is CANCELLED:\n            raise self._closed()",
+    "        if future._s is CANCELLED:\n            raise self._full()",
+    *in_file("threads", "test_a_blocked_caller_is_woken_by_close"),
+)  # fmt: skip
+
+# ---- taking and settling ----
+
+mutant(
+    "settles-what-is-not-its-own", "engine/running.py",
+    "                if future._s is batch:\n                    future._v = value",
+    "                if True:\n                    future._v = value",
+    *on_schedule("close-with-timeout"),
+)  # fmt: skip
+mutant(
+    "the-state-is-stored-before-the-value", "engine/running.py",
+    "                    future._v = value\n                    future._s = RESULT\n"
+    "                    succeeded += 1",
+    "                    future._s = RESULT\n                    future._v = value\n"
+    "                    succeeded += 1",
+    *finely("result-against-settle", "callbacks-against-settle", "entry"),
+)  # fmt: skip
+mutant(
+    "callbacks-before-settling", "engine/running.py",
+    "        succeeded = 0\n        with self._lock:",
+    "        succeeded = 0\n        self._announce(futures)\n        with self._lock:",
+    *on_schedule("entry", "callbacks-against-settle"),
+)  # fmt: skip
+mutant(
+    "each-item-is-told-when-it-is-settled", "engine/running.py",
+    "                    future._s = RESULT\n                    succeeded += 1\n",
+    "                    future._s = RESULT\n                    succeeded += 1\n"
+    "                    self._announce((future,))\n",
+    *on_schedule("callbacks-against-settle"),
+)  # fmt: skip
+mutant(
+    "room-is-not-given-back", "engine/running.py",
+    "        self.forming.running -= succeeded + failed",
+    "        self.forming.running -= succeeded",
+    *on_schedule("poison-and-retry"),
+)  # fmt: skip
+mutant(
+    "a-kind-is-not-released", "engine/running.py",
+    "                counts.record()\n            self.forming.release(batch.route)",
+    "                counts.record()",
+    *on_schedule("kinds"),
+)  # fmt: skip
+mutant(
+    "cancels-what-runs", "engine/running.py",
+    "if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):",
+    "if state.__class__ is Done:",
+    *on_schedule("cancel-against-start"),
+)  # fmt: skip
+mutant(
+    "cancel-does-not-look", "engine/running.py",
+    "            else:\n                self._look()\n                self._end()\n"
+    "        self._announce((future,))",
+    "            else:\n                self._end()\n        self._announce((future,))",
+    *on_schedule("room-by-cancel"),
+)  # fmt: skip
+mutant(
+    "cancel-takes-no-lock", "engine/running.py",
+    "        with self._lock:\n            if not is_nested:\n                self._begin()\n"
+    "            state, count",
+    "        if True:\n            if not is_nested:\n                self._begin()\n"
+    "            state, count",
+    *on_schedule("cancel-against-start"),
+)  # fmt: skip
+mutant(
+    "an-expired-item-is-not-counted", "engine/running.py",
+    "            self.counts.expired += 1\n",
+    "",
+    *on_schedule("deadline-against-start"),
+)  # fmt: skip
+mutant(
+    "an-item-runs-again-without-end", "engine/running.py",
+    "        terms.tries += 1\n",
+    "",
+    *on_schedule("poison-and-retry"),
+)  # fmt: skip
+mutant(
+    "runs-again-after-a-stop", "engine/running.py",
+    "        return self._is_stopping or self.state is CLOSED",
+    "        return self.state is CLOSED",
+    *in_file("policies", "test_the_stop_ends_what_runs_and_is_to_run_again"),
+)  # fmt: skip
+mutant(
+    "announce-skips-the-first", "engine/telling.py",
+    "            for future in futures:\n                pokes",
+    "            for future in futures[1:] or futures:\n                pokes",
+    *on_schedule("entry", "callbacks-against-settle"),
+)  # fmt: skip
+mutant(
+    "a-stop-does-not-count", "engine/base.py",
+    "                self.counts.failed += items_of(accepted)\n            self.forming.hasten",
+    "            self.forming.hasten",
+    *on_schedule("close-against-submit"),
+)  # fmt: skip
+
+# ---- life ----
+
+mutant(
+    "close-lets-in-who-has-no-room", "forming/base.py",
+    "        away = self.turn_away()\n        self._move",
+    "        away: list[Any] = []\n        self._move",
+    *on_schedule("close-against-submit"),
+)  # fmt: skip
+mutant(
+    "close-lowers-need-too-late", "engine/base.py",
+    "            self.need = 0  # first: who has not seen it is in the intake, and is let in\n",
+    "",
+    *finely("close-against-submit"),
+)  # fmt: skip
+mutant(
+    "a-given-up-batch-keeps-its-room", "engine/base.py",
+    "            self.forming.running -= items_of(running)\n            left",
+    "            left",
+    *on_schedule("close-with-timeout"),
+)  # fmt: skip
+mutant(
+    "fork-keeps-the-lock", "engine/base.py",
+    "        self._lock = RLock()  # another thread may have held the old one\n",
+    "",
+    *in_file("fork", "test_fork_while_another_thread_holds_the_lock"),
+)  # fmt: skip
+mutant(
+    "fork-keeps-what-runs", "engine/base.py",
+    "self._end_with(running + accepted + away, self._forked)",
+    "self._end_with(accepted + away, self._forked)",
+    *in_file("fork", "test_fork_in_the_middle_of_a_batch"),
+)  # fmt: skip
+mutant(
+    "fork-keeps-the-workers", "engine/threads.py",
+    "        self._threads.clear()\n        self._worker_idents.clear()",
+    "        self._worker_idents.clear()",
+    *in_file("fork", "test_fork_while_idle"),
+)  # fmt: skip
+mutant(
+    "flush-forces-before-it-looks", "engine/base.py",
+    "            self._look()  # else what came in just before might not be forced\n",
+    "",
+    *finely("flush-against-submit"),
+)  # fmt: skip
+mutant(
+    "start-does-not-unseal", "engine/base.py",
+    "                self.forming.unseal()\n",
+    "",
+    *on_schedule("close-against-close-and-start"),
+)  # fmt: skip
+mutant(
+    "a-flush-ends-one-early", "engine/base.py",
+    "    left: list[None] = [None] * (len(futures) + 1)",
+    "    left: list[None] = [None] * max(1, len(futures))",
+    *on_schedule("flush-against-submit", "close-against-submit"),
+)  # fmt: skip
+mutant(
+    "the-exit-does-not-hasten", "engine/base.py",
+    '            self._begin()\n            self.forming.hasten("close")\n'
+    "            self._look()\n            self._end()\n            left = self.unresolved()\n"
+    "        self._after()",
+    "            self._begin()\n            self._look()\n"
+    "            self._end()\n            left = self.unresolved()\n        self._after()",
+    *in_file("exit", "test_all_that_was_accepted_is_processed"),
+)  # fmt: skip
+mutant(
+    "a-late-close-gives-nothing-up", "engine/control.py",
+    "        _wait(scope, futures, timeout)\n    except TimeoutError:\n"
+    "        _close(scope, abandon=True)",
+    "        _wait(scope, futures, timeout)\n    except TimeoutError:\n"
+    "        _close(scope, abandon=False)",
+    *on_schedule("close-with-timeout"),
+)  # fmt: skip
+mutant(
+    "close-waits-for-one-of-each-batch", "engine/control.py",
+    "    count_down(futures, bell.ring)",
+    "    count_down(_one_of_each(futures), bell.ring)",
+    *on_schedule("flush-against-submit"),
+)  # fmt: skip
+mutant(
+    "exit-of-the-main-thread-only", "engine/lifecycle.py",
+    '    early = getattr(threading, "_register_atexit", None)',
+    "    early = None",
+    *in_file("exit", "test_all_that_was_accepted_is_processed"),
+)  # fmt: skip
+
+# ---- the workers ----
+
+mutant(
+    "an-alarm-outlives-its-sleeper", "engine/threads.py",
+    "            self._idle.remove(bell)\n            self._alarms.pop(bell, None)",
+    "            self._idle.remove(bell)",
+    *on_schedule("entry"),
+)  # fmt: skip
+mutant(
+    "a-worker-is-not-rung", "engine/threads.py",
+    "            bell.ring()\n            self._roused = True",
+    "            self._roused = True",
+    *on_schedule("entry"),
+)  # fmt: skip
+mutant(
+    "who-rings-does-not-keep-the-engine", "engine/threads.py",
+    "            bell.cargo = self\n            bell.ring()",
+    "            bell.ring()",
+    *on_schedule("drop-against-submit"),
+)  # fmt: skip
+mutant(
+    "a-new-worker-does-not-keep-the-engine", "engine/threads.py",
+    "        bell.cargo = self\n        name = f",
+    "        name = f",
+    *on_schedule("drop-against-submit"),
+)  # fmt: skip
+mutant(
+    "a-sleeper-keeps-the-engine", "engine/threads.py",
+    "            del engine\n            bell.wait(None)",
+    "            bell.wait(None)",
+    *on_schedule("drop-against-submit"),
+)  # fmt: skip
+mutant(
+    "a-batch-that-is-ended-ends-its-worker", "engine/threads.py",
+    "            except BaseException as error:\n                answer = caught(error)",
+    "            except Exception as error:\n                answer = caught(error)",
+    *on_schedule("poison-and-retry"),
+)  # fmt: skip
+mutant(
+    "who-takes-a-batch-wakes-nobody", "engine/threads.py",
+    "                    step.thread = get_ident()\n                    self._look()\n",
+    "                    step.thread = get_ident()\n",
+    *on_schedule("workers-side-by-side"),
+)  # fmt: skip
+mutant(
+    "a-worker-sleeps-without-a-last-look", "engine/threads.py",
+    "                self._set_need()\n                if self._has_seen_all():\n"
+    "                    break",
+    "                self._set_need()\n                break",
+    *finely("entry"),
+)  # fmt: skip
+mutant(
+    "a-thread-too-many", "engine/threads.py",
+    "(bool(self._idle) or len(self._threads) < workers)",
+    "(bool(self._idle) or len(self._threads) <= workers)",
+    *on_schedule("first-call"),
+)  # fmt: skip
+mutant(
+    "who-was-roused-stays-noted", "engine/threads.py",
+    "            self._roused = False\n            self._leave_bed(bell)",
+    "            self._leave_bed(bell)",
+    *on_schedule("entry"),
+)  # fmt: skip
+mutant(
+    "the-deadlines-thread-is-rung-too-early", "engine/threads.py",
+    "            watch, self._watch = self._watch, None  # first: it looks without the lock\n"
+    "            if watch is not None:\n                watch.ring()\n",
+    "            watch = self._watch\n            if watch is not None:\n"
+    "                watch.ring()\n                self._watch = None\n",
+    *on_schedule("deadline-against-start"),
+)  # fmt: skip
+mutant(
+    "who-leaves-does-not-look", "engine/threads.py",
+    "                self._begin()\n"
+    "                self._look()  # opened again meanwhile: its permit is free only now\n",
+    "                self._begin()\n",
+    *on_schedule("start-before-the-worker-is-gone"),
+)  # fmt: skip
+
+# ---- loops ----
+
+mutant(
+    "a-cancelled-call-escapes-the-task", "engine/loop.py",
+    "            except BaseException as error:\n                if isinstance(error, Gen",
+    "            except Exception as error:\n                if isinstance(error, Gen",
+    *in_file("asyncio", "test_errors_reach_the_awaiter_and_stopiteration_does_not_hang"),
+)  # fmt: skip
+mutant(
+    "a-batch-runs-in-the-first-callers-context", "engine/loop.py",
+    "                context=Context(),  # nobody's: never that of the caller who came first\n",
+    "",
+    *in_file("asyncio", "test_batches_run_in_an_empty_context"),
+)  # fmt: skip
+mutant(
+    "a-task-that-ends-does-not-look", "engine/loop.py",
+    "            if not self.port.loop.is_closed():\n                self._look()\n",
+    "",
+    *in_file("asyncio", "test_workers_bound_the_batches_on_a_loop"),
+)  # fmt: skip
+
+# ---- forming ----
+
+mutant(
+    "a-full-line-waits-for-one-more", "forming/plain.py",
+    "        if live >= self.size:",
+    "        if live > self.size:",
+    *in_file("forming", "test_what_comes_while_the_worker_is_busy_is_the_next_batch"),
+    *in_file("forming"),
+)  # fmt: skip
+mutant(
+    "last-in-first-out", "forming/plain.py",
+    "        popleft = self.intake.popleft",
+    "        popleft = self.intake.pop",
+    *in_file("forming", "test_what_comes_while_the_worker_is_busy_is_the_next_batch"),
+)  # fmt: skip
+mutant(
+    "the-lines-order-is-broken", "forming/plain.py",
+    "            entry = entries.popleft()\n            if entry is line.forced",
+    "            entry = entries.pop()\n            if entry is line.forced",
+    *in_file("forming", "test_hurry_lets_everything_leave_full_batches_as_ever"),
+)  # fmt: skip
+mutant(
+    "each-item-starts-the-linger-anew", "forming/plain.py",
+    "if self.line.entries else self.intake[0]",
+    "if self.line.entries else self.intake[-1]",
+    *in_file("forming", "test_linger_counts_from_the_oldest_item"),
+)  # fmt: skip
+mutant(
+    "threshold-off-by-one", "forming/plain.py",
+    "max(1, self.size - self.grouped + self.dead)",
+    "max(1, self.size - self.grouped + self.dead + 1)",
+    *in_file("forming", "test_between_the_first_item_and_a_full_batch_nobody_looks"),
+)  # fmt: skip
+mutant(
+    "room-for-one-too-many", "forming/plain.py",
+    "(room is None or held - self.dead <= room)",
+    "(room is None or held - self.dead <= room + 1)",
+    *on_schedule("room-against-release"),
+)  # fmt: skip
+mutant(
+    "who-waited-stays-counted", "forming/base.py",
+    '        if entry._s.__class__ is Waiting:\n            self.waiting -= 1\n'
+    "        self._forget_about(entry)",
+    "        self._forget_about(entry)",
+    *on_schedule("room-against-release"),
+)  # fmt: skip
+mutant(
+    "a-cancelled-wait-stays-counted", "forming/base.py",
+    "            self.dead += 1\n            self.waiting -= 1\n            return False",
+    "            self.dead += 1\n            return False",
+    *in_file("forming", "test_who_is_cancelled_while_it_waits_for_room_was_never_accepted"),
+)  # fmt: skip
+mutant(
+    "seal-lets-nobody-in", "forming/base.py",
+    "        self._move(len(self.intake))\n        self.is_sealed = True",
+    "        self.is_sealed = True",
+    *on_schedule("close-against-submit"),
+)  # fmt: skip
+mutant(
+    "weights-are-not-added", "forming/grouped.py",
+    "        group.weight += terms.weight\n",
+    "",
+    *in_file("policies", "test_a_batch_that_is_heavy_enough_leaves_at_once"),
+)  # fmt: skip
+mutant(
+    "deadlines-are-not-disarmed", "forming/grouped.py",
+    "        mark = self.minded.pop(entry, None)\n        if mark is not None:\n"
+    "            self._deadlines.discard(mark)\n",
+    "        self.minded.pop(entry, None)\n",
+    *on_schedule("deadline-against-start"),
+)  # fmt: skip
+mutant(
+    "priorities-are-upside-down", "forming/grouped.py",
+    "            group.top = -self._top(group)[0]",
+    "            group.top = self._top(group)[0]",
+    *in_file("limits", "test_priorities_with_keys"),
+)  # fmt: skip
+mutant(
+    "an-idle-kind-is-never-forgotten", "forming/grouped.py",
+    "        if not self.is_used(route):\n            self.gone.append(route)",
+    "        if False:\n            self.gone.append(route)",
+    *on_schedule("kinds"),
+)  # fmt: skip
+
+# ---- outcomes ----
+
+mutant(
+    "tracebacks-keep-the-locals", "outcome/faults.py",
+    "                frame.clear()\n",
+    "",
+    *in_file("outcome", "test_no_traceback_shows_the_engine_or_holds_anybodys_items"),
+)  # fmt: skip
+mutant(
+    "callers-share-an-exception", "outcome/faults.py",
+    "        errors.append(_copy(error) or _uncopied(error))",
+    "        errors.append(error)",
+    *on_schedule("poison-and-retry"),
+)  # fmt: skip
+mutant(
+    "equal-items-share-a-failure", "outcome/conduct.py",
+    "            values += copies(value, len(equal))",
+    "            values += [value] * len(equal)",
+    *in_file("policies", "test_errors_of_equal_items_are_own_objects"),
+)  # fmt: skip
+mutant(
+    "the-function-gets-the-engines-list", "outcome/attempt.py",
+    "    ask = Ask(work.function, (items[places.start : places.stop], *work.args), work.kwargs)",
+    "    whole = len(places) == len(items)\n"
+    "    part = items if whole else items[places.start : places.stop]\n"
+    "    ask = Ask(work.function, (part, *work.args), work.kwargs)",
+    *in_file("outcome", "test_a_function_may_change_its_list_at_will"),
+)  # fmt: skip
+mutant(
+    "too-many-results-are-taken", "outcome/values.py",
+    "        if found != count:",
+    "        if found < count:",
+    *in_file("outcome", "test_a_wrong_number_is_a_bad_result_for_everyone"),
+)  # fmt: skip
+mutant(
+    "a-stream-may-end-early", "outcome/attempt.py",
+    "            if isinstance(answer.error, end):\n                early",
+    "            if isinstance(answer.error, end) and at:\n                return None\n"
+    "            if isinstance(answer.error, end):\n                early",
+    *in_file("outcome", "test_a_generator_that_ends_early_is_a_bad_result_for_the_rest"),
+)  # fmt: skip
+
+
+# ---- running them ----
+
+
+def patched(mutant: Mutant) -> tuple[str, str]:
+    """The source of its file, before and after."""
+    before = (PACKAGE / mutant.file).read_text(encoding="utf-8")
+    count = before.count(mutant.old)
+    if count != 1:
+        raise ValueError(f"{mutant.name}: its text is {count} times in {mutant.file}, not once")
+    return before, before.replace(mutant.old, mutant.new)
+
+
+def judge(mutant: Mutant, limit: float) -> Verdict:
+    """Run the tests of a mutant, on a copy of the package, until one fails."""
+    began = time.monotonic()
+    killer = None
+    with tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder)
+        ignored = shutil.ignore_patterns("__pycache__", ".*")
+        for name in ("batchify", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", copy)
+        (copy / "batchify" / mutant.file).write_text(patched(mutant)[1], encoding="utf-8")
+        for command in mutant.tests:
+            killer = _killed_by(command, copy, limit)
+            if killer is not None:
+                break
+    return Verdict(mutant, killer, time.monotonic() - began)
+
+
+def _killed_by(command: tuple[str, ...], folder: Path, limit: float) -> str | None:
+    """What `python -m command` has against the package in `folder`: None when it passes."""
+    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=os.name == "posix",
+    )
+    try:
+        told, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        return f"{' '.join(command)} (hangs)"
+    _kill(process)  # children that it left
+    if process.returncode == 0:
+        return None
+    for line in told.splitlines():
+        if line.startswith(("FAILED ", "ERROR ")):
+            return line.split()[1]
+        if line.startswith("python -m tests.schedules"):
+            return line
+    if "Timeout" in told or process.returncode < 0:
+        return f"{' '.join(command)} (hangs or dies)"
+    raise RuntimeError(f"{' '.join(command)} cannot be run ({process.returncode}):\n{told}")
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    try:
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutants",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="by default all")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds for each target")
+    parser.add_argument("--list", action="store_true", help="only say which there are")
+    asked = parser.parse_args()
+    known = {mutant.name: mutant for mutant in MUTANTS}
+    unknown = [name for name in asked.names if name not in known]
+    if unknown:
+        parser.error(f"no mutants: {', '.join(unknown)}")
+    chosen = [known[name] for name in asked.names] or MUTANTS
+    for mutant in chosen:
+        patched(mutant)
+        if asked.list:
+            print(f"{mutant.name:44} {mutant.file}")
+    if asked.list:
+        return 0
+    began = time.monotonic()
+    alive = []
+    print(f"{'mutant':44} {'seconds':>7}  killed by")
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        judging = [pool.submit(judge, mutant, asked.limit) for mutant in chosen]
+        for judged in as_completed(judging):
+            verdict = judged.result()
+            told = verdict.killer or "SURVIVES"
+            print(f"{verdict.mutant.name:44} {verdict.seconds:7.1f}  {told}", flush=True)
+            if verdict.killer is None:
+                alive.append(verdict.mutant.name)
+    took = time.monotonic() - began
+    print(f"{len(chosen) - len(alive)} of {len(chosen)} mutants killed in {took:.0f} s")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
