@@ -835,3 +835,28 @@ def test_a_background_loop_that_gets_no_thread() -> None:
         gc.collect()  # an unclosed loop would warn
         assert f(2).result(5) == 4
         f.close(5)
+
+
+def test_a_call_that_gave_up_waiting_for_room_is_counted_once() -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        @batched(size=1, capacity=1)
+        async def f(items: list[int]) -> list[int]:
+            await gate.wait()
+            return items
+
+        first = f(1)
+        await asyncio.sleep(0)
+        second = f(2)
+        assert f.stats().submitted == 2
+        assert second.cancel()
+        stats = f.stats()
+        assert (stats.submitted, stats.accepted, stats.cancelled) == (2, 1, 0)
+        gate.set()
+        assert await first == 1
+        assert await f(3) == 3
+        stats = f.stats()
+        assert (stats.submitted, stats.accepted, stats.succeeded) == (3, 2, 2)
+
+    asyncio.run(main())
