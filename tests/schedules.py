@@ -417,12 +417,15 @@ def flush_against_submit(sim: Sim) -> None:
     choice = sim.rng.choice
     w = World(
         sim,
-        choice([0.0, 1.0]),
+        choice([0.0, 1.0, 1.0]),
         size=choice([2, 9]),
         linger=None,
         workers=choice([1, 2]),
         capacity=choice([100, None]),
     )
+
+    for item in choice(["", "wxyz"]):
+        w.call(item)
 
     def flush() -> None:
         before = list(w.accepted)
