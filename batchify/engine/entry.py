@@ -254,6 +254,7 @@ class Entry(Routing):
     def _sort(self) -> Grouped:
         """The forming that knows everything, from now on (under the lock)."""
         if isinstance(self.forming, Plain):
+            self.need = 0  # what is moved on leaves the intake, and keeps its room
             self.forming = Grouped.after(self.forming)
         return self.forming
 
