@@ -307,6 +307,7 @@ class Running(Entry):
         with self._lock:
             self._begin()
             self._look()
+            self.need = 0  # the room shrinks
             is_open = self.state is OPEN and not self._is_ending
             for items in chunks:
                 count = len(items)
