@@ -224,6 +224,18 @@ mutant(
     *finely("room-against-release", "entry"),
 )  # fmt: skip
 mutant(
+    "need-is-not-lowered-while-items-are-sorted", "engine/entry.py",
+    "            self.need = 0  # what is moved on leaves the intake, and keeps its room\n",
+    "",
+    *finely("deadline-against-start"),
+)  # fmt: skip
+mutant(
+    "need-is-not-lowered-for-whole-batches", "engine/running.py",
+    "            self.need = 0  # the room shrinks\n",
+    "",
+    *on_schedule("map-against-room"),
+)  # fmt: skip
+mutant(
     "an-interrupted-change-is-not-mended", "engine/entry.py",
     "            self._recount()\n        self._is_changing = True",
     "            pass\n        self._is_changing = True",

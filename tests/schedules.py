@@ -795,6 +795,36 @@ def map_against_all(sim: Sim) -> None:
     assert (stats.pending, stats.running) == (0, 0), stats
 
 
+@scenario
+def map_against_room(sim: Sim) -> None:
+    """Whole batches of `map`, and callers one by one, together get the room there is."""
+    gates = [sim.bell() for _ in range(8)]
+    left = list(gates)
+
+    def function(items: list[int]) -> list[int]:
+        left.pop().wait(None)
+        return items
+
+    f = batched_in(sim, function, size=2, capacity=4, linger=5.0)
+    came: list[Any] = []
+    found: list[int] = []
+    mapped = sim.go(lambda: found.extend(f.map([1, 2, 3, 4])), name="mapped")
+    callers = [sim.go(lambda item=item: came.append(f(item))) for item in (10, 11, 12)]
+    sim.rest()
+    futures = f._scope().here().left()
+    alone = [future for future in futures if not future._is_chunk]
+    inside = sum(future._count for future in futures if future._is_chunk)
+    outside = {id(future) for future in (*alone, *came) if not future.done()}
+    assert inside + len(outside) <= 4, (inside, len(outside))
+    for gate in gates:
+        gate.ring()
+    for task in (mapped, *callers):
+        task.join()
+    assert found == [1, 2, 3, 4]
+    assert sorted(future.result() for future in came) == [10, 11, 12]
+    f.close()
+
+
 def first_letter(item: str) -> str:
     return item[0]
 
