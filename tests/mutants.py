@@ -517,8 +517,8 @@ mutant(
 
 mutant(
     "a-cancelled-call-escapes-the-task", "engine/loop.py",
-    "            except BaseException as error:\n                if isinstance(error, Gen",
-    "            except Exception as error:\n                if isinstance(error, Gen",
+    "except BaseException as error:\n                    if isinstance(error, GeneratorExit)",
+    "except Exception as error:\n                    if isinstance(error, GeneratorExit)",
     *in_file("asyncio", "test_errors_reach_the_awaiter_and_stopiteration_does_not_hang"),
 )  # fmt: skip
 mutant(
@@ -640,10 +640,9 @@ mutant(
 )  # fmt: skip
 mutant(
     "the-function-gets-the-engines-list", "outcome/attempt.py",
-    "    ask = Ask(work.function, (items[places.start : places.stop], *work.args), work.kwargs)",
-    "    whole = len(places) == len(items)\n"
-    "    part = items if whole else items[places.start : places.stop]\n"
-    "    ask = Ask(work.function, (part, *work.args), work.kwargs)",
+    "    return Ask(work.function, (items[places.start : places.stop], *work.args), work.kwargs)",
+    "    part = items if len(places) == len(items) else items[places.start : places.stop]\n"
+    "    return Ask(work.function, (part, *work.args), work.kwargs)",
     *in_file("outcome", "test_a_function_may_change_its_list_at_will"),
 )  # fmt: skip
 mutant(
