@@ -243,6 +243,7 @@ class ThreadEngine(Engine):
         """Run batches in this thread, which waits for `future`, while a worker is free."""
         if sys.exception() is not None:  # this caller's; what the batch raises would lead to it
             return
+        batch: Batch | float | None = None
         while not future.done() and not self._lock._is_owned():  # type: ignore[attr-defined]
             with self._lock:
                 self._begin()
