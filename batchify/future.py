@@ -297,7 +297,7 @@ class BatchFuture(Future[R], Generic[R]):
     def _unwatch(self, engine: Engine, poke: Callable[[Any], object]) -> None:
         try:
             engine.watched[self].remove(poke)
-        except (KeyError, ValueError):
+        except (LookupError, ValueError):  # an IndexError: changed by the `__eq__` of another
             return
 
     def _wait(self, timeout: float | None) -> None:
@@ -335,7 +335,7 @@ class BatchFuture(Future[R], Generic[R]):
             new = View()
         view: View = self.__dict__.setdefault("view", new)
         if view is new and not self._watch(view.finish):
-            view.is_done = True
+            view.finish(self)  # others may have it already, and wait
         return view
 
     @property

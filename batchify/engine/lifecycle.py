@@ -39,6 +39,14 @@ def register(engine: Any) -> None:
         engine.hurry()  # made by a batch that runs at the end
 
 
+def _all_engines() -> list[Any]:
+    while True:
+        try:
+            return list(_engines)
+        except RuntimeError:  # another thread made one meanwhile
+            continue
+
+
 def after_fork_in_child(hook: Callable[[], None]) -> None:
     """Call `hook()` in each forked child."""
     _child_hooks.append(hook)
@@ -82,7 +90,7 @@ if hasattr(os, "register_at_fork"):
         waits.forget()
         for hook in _child_hooks:
             hook()
-        for engine in list(_engines):
+        for engine in _all_engines():
             engine.forked()
 
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
@@ -94,7 +102,7 @@ def _at_exit() -> None:
     _is_ending = True
     began = time.monotonic()
     while True:
-        working = [engine for engine in list(_engines) if hasattr(engine, "hurry")]
+        working = [engine for engine in _all_engines() if hasattr(engine, "hurry")]
         for engine in working:
             if not _can_run(engine):
                 give_up(engine)

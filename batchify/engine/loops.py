@@ -216,7 +216,9 @@ class AsyncEngine:
             engine.configured()
 
     def stats(self) -> Stats:
-        parts = (self._gone, *(engine.stats() for engine in self.engines()))
+        with self._lock:  # none goes in between
+            gone, engines = self._gone, list(self._engines.values())
+        parts = (gone, *(engine.stats() for engine in engines))
         return added(parts, limits_of(self.options))
 
     def set_state(self, state: str) -> None:

@@ -1,0 +1,94 @@
+"""Two threads at the same time, at one certain instant each: what looking for races has found."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from weakref import WeakSet
+
+import pytest
+
+from batchify import batched
+from batchify.engine import lifecycle
+from tests.manual import in_thread
+
+
+def engine_of(f: Any) -> Any:
+    return f._scope().here()
+
+
+def test_a_view_that_comes_late_tells_who_has_it_already() -> None:
+    """Two threads look at a future with `concurrent.futures.wait`, while its batch ends."""
+    f = batched(lambda items: items, linger=None)
+    future = f(1)
+    views: list[Any] = []
+    told: list[Any] = []
+
+    class Waiter:
+        def add_result(self, done: Any) -> None:
+            told.append(done)
+
+    def late(poke: Any) -> bool:
+        del future._watch  # this once
+        # The other thread has the view that is being made here, and waits.
+        other: Any = in_thread(lambda: future._view).result()
+        with other.condition:
+            assert future._state == "PENDING"
+            other.waiters.append(Waiter())
+        views.append(other)
+        f.flush(10)
+        return future._watch(poke)
+
+    future._watch = late  # type: ignore[method-assign]
+    assert future._view is views[0]
+    assert told == [future]
+    assert future._state == "FINISHED"
+
+
+def test_engines_that_are_made_while_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at all engines looks again when another thread has made one meanwhile."""
+    tries: list[None] = []
+
+    class Changing(WeakSet[Any]):
+        def __iter__(self) -> Any:
+            tries.append(None)
+            if len(tries) < 3:
+                raise RuntimeError("Set changed size during iteration")
+            return super().__iter__()
+
+    f = batched(lambda items: items)
+    engine = engine_of(f)
+    monkeypatch.setattr(lifecycle, "_engines", Changing([engine]))
+    assert lifecycle._all_engines() == [engine]
+    assert len(tries) == 3
+
+
+def test_the_counts_of_a_loop_that_closes_while_they_are_added_up() -> None:
+    @batched
+    async def f(items: list[int]) -> list[int]:
+        return items
+
+    async def main() -> None:
+        await f(1)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    scope: Any = f._scope()
+    (port,) = scope._engines
+
+    class Lock:
+        """The loop is closed, and forgotten, just before somebody gets the lock."""
+
+        def __enter__(self) -> None:
+            scope._lock = lock
+            scope.forget(port)
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    lock, scope._lock = scope._lock, Lock()
+    assert f.stats().succeeded == 1
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert f.stats().succeeded == 1
