@@ -46,11 +46,11 @@ Observer = Callable[[BatchEvent], Any]
 
 
 class _Entry:
-    __slots__ = ("has_raised", "observer")
+    __slots__ = ("observer", "untold")
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.has_raised = False
+        self.untold = [None]  # taken by who logs its first error
 
 
 class Observers:
@@ -86,9 +86,11 @@ class Observers:
                 entry.observer(event)
             except BaseException as error:  # also SystemExit: the worker lives on
                 errors += 1
-                if not entry.has_raised:
-                    entry.has_raised = True
-                    log.error("an observer of %s raised %s", event.name, kind(error))
+                try:
+                    entry.untold.pop()
+                except IndexError:
+                    continue
+                log.error("an observer of %s raised %s", event.name, kind(error))
         return errors
 
 

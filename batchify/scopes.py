@@ -73,17 +73,25 @@ class Scopes:
             if found is not None:
                 return found
             scope = self._make(function)
-            by_owner, key = self._by_owner, id(owner)
+            by_owner, key, weak = self._by_owner, id(owner), ref(self)
 
             def forget(gone: Any) -> None:
-                if key in by_owner and by_owner[key][by_owner[key][0] is None] is gone:
-                    del by_owner[key]
+                scopes = weak()
+                if scopes is not None:
+                    scopes._forget(key, gone)
 
             try:
                 by_owner[key] = (ref(owner, forget), scope)
             except TypeError:
                 by_owner[key] = (None, ref(scope, forget))
             return scope
+
+    def _forget(self, key: int, gone: Any) -> None:
+        """`gone`, an owner or its scope, went away; its id may be that of another by now."""
+        with self._lock:
+            weak, scope = self._by_owner.get(key, (None, None))
+            if gone is (scope if weak is None else weak):
+                del self._by_owner[key]
 
     def _make(self, function: Callable[..., Any]) -> Scope:
         scope: Scope = self._kind(Live(self.live.now), takes_more(function), self._seam)
