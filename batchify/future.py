@@ -289,6 +289,8 @@ class BatchFuture(Future[R], Generic[R]):
         if pokes is None:
             pokes = watched.setdefault(self, deque())
         pokes.append(poke)
+        if not engine.has_gil:
+            engine.pass_lock()
         if self._s.__class__ is Done:  # the end may have missed us
             watched.pop(self, None)
             fire(pokes, self)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any, Protocol
 
 from .errors import Deadlock
+from .interpreter import has_gil
 
 
 class Target(Protocol):
@@ -32,6 +33,7 @@ serving_threads: dict[int, list[Any]] = {}
 serving_tasks: dict[Any, Any] = {}
 # What a holder waits for, without a limit of time.
 _waits_for: dict[Any, Any] = {}
+_lock = RLock()  # see `interpreter`
 
 
 def check(target: Any) -> None:
@@ -60,8 +62,7 @@ def waiting(target: Any, timeout: float | None = None) -> Generator[None, None, 
     if timeout is not None or not (me in serving_threads or _has_loop()):
         yield
         return
-    before = _waits_for.get(me)
-    _waits_for[me] = target
+    before = _note(me, target)
     try:
         check(target)  # again: another may have begun to wait for this one meanwhile
         yield
@@ -72,8 +73,7 @@ def waiting(target: Any, timeout: float | None = None) -> Generator[None, None, 
 @contextmanager
 def awaiting(target: Any, me: Any) -> Generator[None, None, None]:
     """Note that the async batch `me` awaits `target`."""
-    before = _waits_for.get(me)
-    _waits_for[me] = target
+    before = _note(me, target)
     try:
         check_await(target, me)  # again, as above
         yield
@@ -93,9 +93,21 @@ def serves(engine: Any) -> bool:
 
 def forget() -> None:
     """In the child of a fork: none of those threads is here."""
+    global _lock
+    _lock = RLock()
     serving_threads.clear()
     serving_tasks.clear()
     _waits_for.clear()
+
+
+def _note(me: Any, target: Any) -> Any:
+    """Write down what `me` waits for, and give what it waited for before."""
+    before = _waits_for.get(me)
+    _waits_for[me] = target
+    if not has_gil():  # the others write, and look at this, likewise: see `interpreter`
+        with _lock:
+            pass
+    return before
 
 
 def _restore(me: Any, before: Any) -> None:

@@ -117,6 +117,8 @@ class Entry(Routing):
         intake = self.intake
         append = intake.append
         clock = self.seam.clock
+        if not self.has_gil:
+            return lambda item: self.submit(route, item)
 
         def submit(item: Any) -> BatchFuture[Any]:
             future: BatchFuture[Any]
@@ -155,14 +157,28 @@ class Entry(Routing):
                 self._begin()
                 self._sort()
                 self._end()
-        self.intake.append(future)
-        if len(self.intake) >= self.need or is_special:
+        if self.has_gil:
+            self.intake.append(future)
+            is_crowded = len(self.intake) >= self.need
+        else:
+            is_crowded = self._put_in(future)
+        if is_crowded or is_special:
             try:
                 return self.crowded(future, route, wait, timeout, admitted)
             except BaseException:
                 self._after()
                 raise
         return future
+
+    def _put_in(self, future: BatchFuture[Any]) -> bool:
+        """The append and the compare as one step, where there is no GIL to make them one."""
+        with self._lock:
+            self.intake.append(future)
+            return len(self.intake) >= self.need
+
+    def pass_lock(self) -> None:
+        with self._lock:
+            return
 
     def _future(self, item: Any, state: Any) -> BatchFuture[Any]:
         """A future for who calls here."""

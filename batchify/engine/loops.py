@@ -14,6 +14,7 @@ from weakref import ref
 
 from ..forming import Route
 from ..future import BatchFuture
+from ..interpreter import has_gil
 from ..loopfuture import LoopFuture, Port, port_of
 from ..observe import EVERYWHERE, Observers
 from ..options import Live, Options
@@ -165,10 +166,17 @@ class AsyncEngine:
         ways = self._ways
         clock = self.seam.clock
 
+        def submit_anywhere(item: Any) -> BatchFuture[Any]:
+            engine = self.here()
+            return engine.submit(Route(engine, function, batched=batched), item)
+
+        if not has_gil():
+            return submit_anywhere
+
         def submit(item: Any) -> BatchFuture[Any]:
             loop = running_loop()
             if loop is None:
-                return submit_from_thread(item)
+                return submit_anywhere(item)
             try:
                 engine, route, port, intake, append = ways[loop._batchify_port]  # type: ignore[attr-defined]
             except (AttributeError, KeyError):  # the first call on this loop
@@ -188,10 +196,6 @@ class AsyncEngine:
                 found: BatchFuture[Any] = engine.crowded(future, route)
                 return found
             return future
-
-        def submit_from_thread(item: Any) -> BatchFuture[Any]:
-            engine = self.here()
-            return engine.submit(Route(engine, function, batched=batched), item)
 
         return submit
 

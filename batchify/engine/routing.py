@@ -83,6 +83,8 @@ class Routing(Telling):
                 new = Route(self, function, args, kwargs, batched, key)
                 found = self.routes.setdefault(key, new)
             found.users.append(None)
+            if not self.has_gil:
+                self.pass_lock()
             if not found.is_closing:
                 return found
             found.users.pop()
@@ -103,6 +105,8 @@ class Routing(Telling):
                     continue
                 route.is_closing = True
                 try:
+                    if not self.has_gil:
+                        self.pass_lock()
                     if self.forming.is_used(route):
                         route.is_closing = False
                     else:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..future import ERROR, RESULT, BatchFuture, Done, Failure, fire
+from ..interpreter import has_gil
 from ..loopfuture import LoopFuture
 
 PENDING = object()  # the outcome, in a chunk, of an item that has none yet
@@ -18,6 +19,11 @@ class Telling:
     def __init__(self) -> None:
         self.watched: dict[BatchFuture[Any], deque[Callable[[Any], object]]] = {}
         self.has_loop_callers = False
+        self.has_gil = has_gil()
+
+    def pass_lock(self) -> None:
+        """See `interpreter`: for who has written, and is about to read, where there is no GIL."""
+        raise NotImplementedError
 
     def _announce(self, futures: Sequence[BatchFuture[Any]]) -> None:
         """Tell those who wait for `futures`, which are done: loops first, then callbacks."""

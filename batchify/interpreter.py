@@ -1,0 +1,18 @@
+"""What the threads of this interpreter are: with a GIL or without.
+
+The ways that take no lock are of one pattern: each side writes, then reads what the other side
+writes, and at least one of the two finds what the other wrote. The GIL promises that. Without it
+every step is still whole (CPython's own lists, deques and dicts see to that), but nothing promises
+the order, so each side passes a lock between its write and its read: who passes it second finds
+all that was written before by who passed it first.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def has_gil() -> bool:
+    """Does one thread run at a time? (An extension may switch that on later, never off.)"""
+    is_enabled = getattr(sys, "_is_gil_enabled", None)  # from 3.13 on
+    return is_enabled is None or bool(is_enabled())

@@ -1,0 +1,137 @@
+"""What differs between interpreters: no GIL, and how the lock-free ways do without it.
+
+Here with the GIL on, told that it is off: so the ways of a free-threaded build are walked on every
+interpreter. That they hold is what `tests/interpreters/run 3.13t` shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from batchify import batched
+from batchify.interpreter import has_gil
+from batchify.loopfuture import port_of
+from tests.manual import in_thread, until
+
+
+@pytest.fixture
+def _no_gil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    assert not has_gil()
+
+
+def engine_of(f: Any) -> Any:
+    return f._scope().here()
+
+
+def waits_for_the_lock(engine: Any, act: Callable[[], Any]) -> bool:
+    """Does `act` end only when the engine's lock is free?"""
+    with engine._lock:
+        call = in_thread(act)
+        call.thread.join(0.1)
+        is_waiting = call.thread.is_alive()
+    call.result()
+    return is_waiting
+
+
+def test_with_a_gil_nobody_passes_the_lock() -> None:
+    if not has_gil():
+        pytest.skip("there is no GIL")
+    f = batched(lambda items: items, linger=None)
+    future = f(0)
+    engine = engine_of(f)
+    assert not waits_for_the_lock(engine, lambda: f(1))
+    assert not waits_for_the_lock(engine, lambda: f.submit(2))
+    assert not waits_for_the_lock(engine, lambda: future.add_done_callback(print))
+
+
+@pytest.mark.usefixtures("_no_gil")
+def test_without_a_gil_a_submit_is_one_step() -> None:
+    f = batched(lambda items: items, linger=None)
+    f(0)
+    engine = engine_of(f)
+    assert waits_for_the_lock(engine, lambda: f(1))
+    assert waits_for_the_lock(engine, lambda: f.submit(2))
+    f.flush(10)
+    assert f.stats().succeeded == 3
+
+
+@pytest.mark.usefixtures("_no_gil")
+def test_without_a_gil_a_submit_on_a_loop_is_one_step() -> None:
+    @batched(linger=None)
+    async def f(items: list[int]) -> list[int]:
+        return items
+
+    async def main() -> None:
+        futures = [f(n) for n in range(3)]
+        engine = engine_of(f)
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with engine._lock:
+                held.set()
+                go_on.wait(10)
+
+        holder = in_thread(hold)
+        held.wait(10)
+        threading.Timer(0.05, go_on.set).start()
+        futures.append(f(3))
+        assert go_on.is_set()
+        holder.result()
+        await f.aflush(10)
+        assert [await future for future in futures] == [0, 1, 2, 3]
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("_no_gil")
+def test_without_a_gil_who_watches_passes_the_lock() -> None:
+    f = batched(lambda items: items, linger=None)
+    future = f(0)
+    told: list[int] = []
+    watch = lambda: future.add_done_callback(lambda done: told.append(done.result()))
+    assert waits_for_the_lock(engine_of(f), watch)
+    f.flush(10)
+    until(lambda: told == [0])
+
+
+@pytest.mark.usefixtures("_no_gil")
+def test_without_a_gil_who_finds_a_route_passes_the_lock() -> None:
+    f = batched(lambda items, extra: items, linger=None)
+    f(0, extra=1)
+    engine = engine_of(f)
+    assert waits_for_the_lock(
+        engine, lambda: engine._route((("a",),), len, (), {}, lambda: None).users
+    )
+
+
+@pytest.mark.usefixtures("_no_gil")
+def test_without_a_gil_each_post_calls_the_loop() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        calls: list[Any] = []
+        loop.call_soon_threadsafe = lambda function: calls.append(function)  # type: ignore
+        port = port_of(loop)
+        for _ in range(3):
+            in_thread(lambda: port.post([])).result()
+        assert len(calls) == 3
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("_no_gil")
+def test_without_a_gil_waits_that_could_never_end_are_seen() -> None:
+    from batchify import Deadlock
+
+    @batched(workers=1)
+    def f(items: list[int]) -> list[object]:
+        return [f(item - 1).result() if item else "end" for item in items]
+
+    with pytest.raises(Deadlock):
+        f(1).result(5)
