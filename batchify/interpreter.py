@@ -1,4 +1,4 @@
-"""What the threads of this interpreter are: with a GIL or without.
+"""What the threads of this interpreter are: with a GIL or without, or gevent's greenlets.
 
 The ways that take no lock are of one pattern: each side writes, then reads what the other side
 writes, and at least one of the two finds what the other wrote. The GIL promises that. Without it
@@ -10,9 +10,20 @@ all that was written before by who passed it first.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 
 def has_gil() -> bool:
     """Does one thread run at a time? (An extension may switch that on later, never off.)"""
     is_enabled = getattr(sys, "_is_gil_enabled", None)  # from 3.13 on
     return is_enabled is None or bool(is_enabled())
+
+
+def has_greenlets() -> bool:
+    """Has gevent put greenlets in the place of threads? (It is not imported for this.)"""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+# If not, the locks and idents that this package has taken from `threading` are those of threads.
+BEGAN_WITH_GREENLETS = has_greenlets()

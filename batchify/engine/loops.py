@@ -14,7 +14,7 @@ from weakref import ref
 
 from ..forming import Route
 from ..future import BatchFuture
-from ..interpreter import has_gil
+from ..interpreter import has_gil, has_greenlets
 from ..loopfuture import LoopFuture, Port, port_of
 from ..observe import EVERYWHERE, Observers
 from ..options import Live, Options
@@ -32,6 +32,13 @@ class Background:
     """One event loop in a thread, as long as somebody holds this object."""
 
     def __init__(self, seam: Seam) -> None:
+        if has_greenlets():
+            # asyncio takes a greenlet for the thread that it is in: the callers would seem to be
+            # on this loop.
+            raise RuntimeError(
+                "an async function is called without a running event loop: that needs a thread of "
+                "its own, and gevent has patched the threads (call it on a loop, or use a def)"
+            )
         self.loop = Context().run(asyncio.new_event_loop)  # it keeps the context for its pipe
         self.port = port_of(self.loop)
         try:
@@ -41,7 +48,8 @@ class Background:
             raise
 
     def __del__(self) -> None:
-        self.port.call(self.loop.stop)
+        if hasattr(self, "port"):
+            self.port.call(self.loop.stop)
 
 
 def _run_background(port: Port) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Protocol
 
+from ..interpreter import BEGAN_WITH_GREENLETS, has_greenlets
+
 
 class Bell(Protocol):
     """A binary wake-up for one sleeper."""
@@ -88,6 +90,12 @@ class ThreadSeam:
 
     @staticmethod
     def spawn(target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
+        if has_greenlets() and not BEGAN_WITH_GREENLETS:
+            # The new thread would be a greenlet that sleeps on a real lock, and all others with it.
+            raise RuntimeError(
+                "gevent has patched the threads after batchify was imported: "
+                "call gevent.monkey.patch_all() before anything else is imported"
+            )
         # A daemon: the exit hook waits for the work, and may give up a batch that hangs.
         # CPython 3.14 may have it inherit the context of who starts it, here of the first caller.
         nobodys: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
