@@ -1,0 +1,33 @@
+"""Every test of `test_asyncio`, once more on uvloop, where it is installed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from batchify import batched
+from tests.test_asyncio import *  # noqa: F403
+
+uvloop: Any = pytest.importorskip("uvloop", reason="uvloop is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever makes a loop makes one of uvloop's: `asyncio.run`, and the background loop."""
+    monkeypatch.setattr(asyncio, "new_event_loop", uvloop.new_event_loop)
+    monkeypatch.setattr(asyncio.events, "new_event_loop", uvloop.new_event_loop)
+
+
+def test_it_is_uvloop() -> None:
+    @batched
+    async def loops(items: list[int]) -> list[Any]:
+        return [asyncio.get_running_loop() for _ in items]
+
+    async def main() -> Any:
+        assert type(asyncio.get_running_loop()).__module__ == "uvloop"
+        return await loops(1)
+
+    assert isinstance(asyncio.run(main()), uvloop.Loop)
+    assert isinstance(loops(1).result(10), uvloop.Loop)
