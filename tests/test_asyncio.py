@@ -105,7 +105,7 @@ def test_several_tasks_await_one_future(kind: str) -> None:
 
 
 def test_loop_callbacks(kind: str) -> None:
-    f = both(kind)
+    f = both(kind, linger=None)  # not done before the callbacks are there
     seen: list[Any] = []
     var: contextvars.ContextVar[str] = contextvars.ContextVar("var")
 
@@ -125,6 +125,7 @@ def test_loop_callbacks(kind: str) -> None:
         future.add_done_callback(callback)
         future.add_done_callback(other)
         assert future.remove_done_callback(other) == 2
+        await f.aflush()
         await told.wait()
         future.add_done_callback(callback)
         assert len(seen) == 1  # never at once, as asyncio has it
