@@ -73,7 +73,7 @@ if hasattr(os, "register_at_fork"):
     def _before_fork() -> None:
         held = _held.setdefault(threading.get_ident(), [])
         end = time.monotonic() + _PATIENCE
-        for engine in list(_engines):
+        for engine in _all_engines():
             lock = engine._lock
             if lock.acquire(timeout=max(0.0, end - time.monotonic())):
                 held.append(lock)
