@@ -1,0 +1,201 @@
+"""The table of docs/reliability.md, and the contracts in it that have no better place."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import functools
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchify import BatchAborted, batched
+from batchify.engine.seam import ThreadBell, ThreadSeam
+from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
+
+PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
+ROW = re.compile(r"^\| (C-\d\d) \|(.*)\|(.*)\|(.*)\|$", re.MULTILINE)
+TEST = re.compile(r"`(test_\w+)::(test_\w+)`")
+
+# The contracts of the study that the table answers.
+CONTRACTS = [
+    f"C-{number:02}"
+    for first, last in [
+        (1, 9), (10, 13), (20, 22), (30, 33), (40, 46), (50, 53), (60, 62), (70, 72), (80, 84),
+        (90, 90),
+    ]
+    for number in range(first, last + 1)
+]  # fmt: skip
+
+
+# ---- the table ----
+
+
+def rows() -> dict[str, tuple[str, str, str]]:
+    """What is promised, the tests, and what it guards against, by contract."""
+    return {row[1]: (row[2], row[3], row[4]) for row in ROW.finditer(PAGE.read_text("utf-8"))}
+
+
+@functools.cache
+def names_in(module: str) -> set[str]:
+    """The names of the tests in a module, also of those in classes."""
+    path = Path(__file__).parent / f"{module}.py"
+    assert path.exists(), f"there is no {path.name}"
+    tree = ast.parse(path.read_text("utf-8"))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, functions)}
+
+
+def test_the_table_has_every_contract() -> None:
+    assert list(rows()) == CONTRACTS
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_every_row_has_a_test_and_says_what_it_guards_against(contract: str) -> None:
+    promise, shown_by, guards = rows()[contract]
+    assert promise.strip()
+    assert guards.strip()
+    found = TEST.findall(shown_by)
+    assert found, f"{contract} has no test"
+    assert not TEST.sub("", shown_by).strip(" ,"), "something that is no test"
+    for module, name in found:
+        assert name in names_in(module), f"{contract}: there is no {module}::{name}"
+
+
+# ---- C-08: start before accept ----
+
+
+class Refusing(ThreadSeam):
+    """A machine that has no thread to spare for a while."""
+
+    def __init__(self) -> None:
+        self.has_threads = False
+
+    def spawn(self, *args: Any) -> Any:  # type: ignore[override]
+        if not self.has_threads:
+            raise RuntimeError("can't start new thread")
+        return ThreadSeam.spawn(*args)
+
+
+def test_a_call_that_finds_no_thread_raises_and_leaves_no_item() -> None:
+    seam = Refusing()
+    ran: list[int] = []
+    f = batched_with(seam, lambda items: ran.extend(items))
+    for n in range(3):
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            f(n)
+    assert f.stats().rejected == f.stats().submitted == 3
+    assert f.stats().accepted == f.stats().pending == 0
+    seam.has_threads = True
+    assert f(3).result(5) is None
+    f.flush(5)
+    assert ran == [3]
+
+
+# ---- C-45: one wake-up for a batch and a loop ----
+
+
+@pytest.mark.parametrize("count", [10, 10_000])
+def test_a_loop_is_woken_once_for_a_batch(count: int) -> None:
+    gated = Gated()
+    f = batched(gated, size=count, linger=None, capacity=None)
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        futures = [f(n) for n in range(count)]
+        wakes = 0
+        threadsafe = loop.call_soon_threadsafe
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal wakes
+            wakes += 1
+            return threadsafe(*args, **kwargs)
+
+        loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        gated.let()
+        assert await asyncio.gather(*futures) == [("done", n) for n in range(count)]
+        return wakes
+
+    assert asyncio.run(main()) == 1
+
+
+# ---- C-62: a clock that jumps, as after a suspend ----
+
+
+def test_a_jump_of_the_clock_lets_what_is_late_leave_once() -> None:
+    seam = ManualSeam()
+    gated = Gated(is_open=True)
+    f = batched_with(seam, gated, linger=5.0, workers=2)
+    late = [f(n) for n in range(3)]
+    seam.advance(1_000_000.0)
+    assert [future.done() for future in late] == [True] * 3
+    young = f(3)  # a stale timer would let it leave at once
+    seam.advance(4.9)
+    assert not young.running() and not young.done()
+    seam.advance(0.2)
+    assert young.done()
+    assert gated.batches == [[0, 1, 2], [3]]
+
+
+# ---- C-70: one that gets room, one that wakes up ----
+
+
+def test_one_free_slot_wakes_one_of_five_hundred_blocked_callers() -> None:
+    rung: list[Any] = []
+
+    class CountedBell(ThreadBell):
+        __slots__ = ()
+
+        def ring(self) -> None:
+            rung.append(self)
+            super().ring()
+
+    class Counting(ThreadSeam):
+        bell = staticmethod(CountedBell)
+
+    gated = Gated()
+    f = batched_with(Counting(), gated, size=1, capacity=1)
+    f(0)
+    gated.wait_started(1)
+    blocked = []
+    threading.stack_size(256 * 1024)
+    try:
+        for n in range(1, 501):
+            blocked.append(in_thread(f, n))
+            until(lambda n=n: f.stats().submitted == n + 1)
+    finally:
+        threading.stack_size(0)
+    [engine] = f._scope().engines()
+    workers = set(engine._threads)
+    rung.clear()
+    gated.let()
+    gated.wait_started(2)
+    assert blocked[0].result() is not None
+    assert len([bell for bell in rung if bell not in workers]) == 1
+    assert not any(call.is_done() for call in blocked[1:])
+    gated.open()
+    for call in blocked:
+        call.result()
+    f.flush(20)
+    assert [item for [item] in gated.batches] == list(range(501))  # in the order of blocking
+
+
+# ---- C-72: a function that always takes its worker down, or would ----
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_function_that_always_raises_the_worst_keeps_its_one_worker(error: Any) -> None:
+    threads: set[int] = set()
+
+    def work(items: list[int]) -> None:
+        threads.add(threading.get_ident())
+        raise error
+
+    f = batched(work, size=1)
+    for n in range(300):
+        assert isinstance(f(n).exception(5), BatchAborted)
+    assert len(threads) == f.stats().workers == 1
+    assert f.stats().failed == 300
