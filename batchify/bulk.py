@@ -110,13 +110,6 @@ class SizedResults:
         return self._count
 
 
-class AsyncSizedResults(SizedResults):
-    """The same for `async for`."""
-
-    def __aiter__(self) -> Any:
-        return self._results
-
-
 # ---- what is under way ----
 
 AT_ONCE = 16  # batches that are submitted at a time: 2 instead of 6 us each

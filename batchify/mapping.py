@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterator, 
 from typing import Any
 
 from . import waits
-from .bulk import AsyncSizedResults, Bulk, How, SizedResults, Submitter, are_results
+from .bulk import Bulk, How, SizedResults, Submitter, are_results
 from .engine.seam import THREADS
 from .errors import Deadlock
 from .future import Alone
@@ -114,12 +114,64 @@ def amapped(submitter: Submitter, items: Any, how: How) -> AsyncGenerator[Any, N
 async def _awith_bar(
     results: AsyncGenerator[Any, None], items: Any, progress: Any
 ) -> AsyncGenerator[Any, None]:
-    sized = isinstance(items, Sized)
+    shown = _SizedShown(results, len(items)) if isinstance(items, Sized) else _Shown(results)
+    moving: Any = None
     try:
-        async for result in progress(AsyncSizedResults(results, len(items)) if sized else results):
+        bar = progress(shown)
+        moving = bar if hasattr(bar, "__aiter__") else _moved(bar, shown)
+        async for result in moving:
             yield result
     finally:
+        if isinstance(moving, AsyncGenerator):
+            await moving.aclose()
         await results.aclose()
+
+
+class _Shown:
+    """Results that are still to come, for a bar of either kind to be wrapped around.
+
+    A bar for `async for` takes them itself. Any other, tqdm's own among them, is moved on by
+    one for each result that it is handed.
+    """
+
+    def __init__(self, results: AsyncGenerator[Any, None]) -> None:
+        self.results = results
+        self.handed: list[Any] = []
+
+    def __aiter__(self) -> AsyncGenerator[Any, None]:
+        return self.results
+
+    def __iter__(self) -> Iterator[Any]:
+        while self.handed:
+            yield self.handed.pop()
+
+
+class _SizedShown(_Shown):
+    def __init__(self, results: AsyncGenerator[Any, None], count: int) -> None:
+        super().__init__(results)
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
+async def _moved(bar: Any, shown: _Shown) -> AsyncGenerator[Any, None]:
+    """Move a bar on that knows nothing of `async for`."""
+    steps = iter(bar)
+    try:
+        async for result in shown.results:
+            shown.handed.append(result)
+            step = next(steps, _END)
+            if step is _END:  # as in `map`, the bar may end it
+                return
+            yield step
+        next(steps, _END)  # it sees the end
+    finally:
+        if isinstance(steps, Generator):
+            steps.close()
+
+
+_END = object()
 
 
 async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:

@@ -16,7 +16,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -2085,6 +2085,99 @@ def test_a_wrapper_of_async_iterables() -> None:
         for items in (range(10), AsyncSource(range(10))):
             assert [x async for x in f.amap(items, progress=wrapper)] == done(range(10))
         assert totals == [10, None]
+
+    run(main())
+
+
+class PlainBar:
+    """As tqdm's own class: for plain iterables, and closed at the end, however that comes."""
+
+    made: ClassVar[list[PlainBar]] = []
+
+    def __init__(self, iterable: Any) -> None:
+        self.iterable = iterable
+        self.total = len(iterable) if hasattr(iterable, "__len__") else None
+        self.shown = 0
+        self.is_closed = False
+        self.made.append(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for thing in self.iterable:
+                yield thing
+                self.shown += 1
+        finally:
+            self.is_closed = True
+
+
+@any_order
+def test_a_wrapper_of_plain_iterables_in_a_coroutine(ordered: bool) -> None:
+    async def main() -> None:
+        f = batched(echo, size=4)
+        for items, total in [(range(10), 10), (iter(range(10)), None), (AsyncSource([]), None)]:
+            got = [x async for x in f.amap(items, progress=PlainBar, ordered=ordered)]
+            bar = PlainBar.made.pop()
+            assert sorted(got) == done(range(bar.shown))
+            assert (bar.total, bar.is_closed) == (total, True)
+        got = [x async for x in f.amap(AsyncSource(range(10)), progress=PlainBar)]
+        assert got == done(range(10))
+        assert PlainBar.made.pop().shown == 10
+
+    run(main())
+
+
+def test_wrappers_of_plain_iterables_that_others_made(capsys: pytest.CaptureFixture[str]) -> None:
+    tqdm = pytest.importorskip("tqdm").tqdm
+    rich = pytest.importorskip("rich.progress")
+    f = batched(echo, size=4)
+
+    async def main(wrapper: Any) -> list[Any]:
+        return [x async for x in f.amap(range(10), progress=wrapper)]
+
+    for wrapper, shown in [(tqdm, "10/10"), (rich.track, "100%")]:
+        assert list(f.map(range(10), progress=wrapper)) == done(range(10))
+        assert shown in "".join(capsys.readouterr())
+        assert run(main(wrapper)) == done(range(10))
+        assert shown in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("leave", ["close", "raise", "end"])
+def test_leaving_a_plain_wrapper_early_in_a_coroutine(leave: str) -> None:
+    def wrapper(iterable: Any) -> Iterator[Any]:
+        bar = iter(PlainBar(iterable))
+        try:
+            yield next(bar)
+            if leave == "raise":
+                raise LookupError
+        finally:
+            bar.close()  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        awaited = Awaited(is_open=True)
+        f = batched(awaited, size=2)
+        results = f.amap(AsyncSource(itertools.count()), window=10, progress=wrapper)
+        assert await anext(results) == ("done", 0)
+        if leave == "close":
+            await results.aclose()
+        elif leave == "raise":
+            with pytest.raises(LookupError):
+                await anext(results)
+        else:
+            assert [x async for x in results] == []
+        assert PlainBar.made.pop().is_closed
+        assert f.stats().pending == 0
+
+    run(main())
+
+
+def test_an_error_goes_by_a_plain_wrapper_in_a_coroutine() -> None:
+    async def main() -> None:
+        f = batched(lambda items: [LookupError() if item else item for item in items])
+        results = f.amap(range(3), progress=PlainBar)
+        assert await anext(results) == 0
+        with pytest.raises(LookupError):
+            await anext(results)
+        assert PlainBar.made.pop().is_closed
 
     run(main())
 
