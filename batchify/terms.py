@@ -13,7 +13,9 @@ from .options import Options, kind
 class Terms:
     """Of one item: what its batch must respect. Most items share `NO_TERMS`."""
 
-    __slots__ = ("deadline", "is_flushed", "order", "priority", "tries", "twin", "weight")
+    __slots__ = (
+        "again", "deadline", "is_flushed", "order", "priority", "tries", "twin", "weight",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -28,6 +30,7 @@ class Terms:
         self.weight = weight
         self.twin = twin  # equal to that of an equal item (`dedupe`)
         self.tries = 0  # how often it ran, as long as it goes back to the queue
+        self.again = 0.0  # when it went back: other kinds see it as if it had come then
         self.is_flushed = False  # it is to leave without delay, however often it goes back
         self.order: tuple[float, float, int] | None = None  # among those that went back
 

@@ -34,7 +34,7 @@ from batchify import (
     RetryExhausted,
     batched,
 )
-from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
+from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
 
 NEVER = 3600.0  # seconds that no test waits for
 UNHURRIED = settings(deadline=None, max_examples=50)
@@ -2070,6 +2070,36 @@ def test_retried_items_go_to_the_front_of_their_kind(options: dict[str, Any]) ->
     gated.open()
     assert results(futures) == done([0, 2, 1, 3, 4])
     assert gated.batches == [[0], [0, 2, 1], [1, 3, 4]]
+
+
+@pytest.mark.parametrize("other", ["another key", "a mapping of the same"])
+def test_an_item_that_runs_again_and_again_starves_no_others(other: str) -> None:
+    gate = threading.Event()
+    runs: list[str] = []
+
+    def run(items: list[str]) -> list[Any]:
+        gate.wait(LIMIT)
+        runs.append(items[0])
+        return [Retry(attempts=100) if item == "again" else item for item in items]
+
+    has_key = other == "another key"
+    f = make("def", run, size=2, **({"key": lambda item: item} if has_key else {}))
+    busy = f("busy")
+    until(lambda: f.stats().running == 1)
+    futures = [f("again")]
+    if has_key:
+        futures += [f("other") for _ in range(4)]
+        gate.set()
+        assert [future.result(5) for future in futures[1:]] == ["other"] * 4
+    else:
+        calls = in_thread(lambda: list(f.map(["other"] * 4)))
+        until(lambda: f.stats().accepted == 6)
+        gate.set()
+        assert calls.result(5) == ["other"] * 4
+    assert busy.result(0) == "busy"
+    assert isinstance(futures[0].exception(5), RetryExhausted)
+    assert [place for place, item in enumerate(runs) if item == "other"] == [2, 3]
+    assert runs.count("again") == 100
 
 
 def test_a_retried_item_goes_before_later_ones_also_after_a_delay() -> None:

@@ -281,6 +281,7 @@ class Running(Entry):
         if terms is NO_TERMS:
             terms = future._terms = Terms()
         terms.tries += 1
+        terms.again = now
         terms.order = terms.order or (future._t, batch.began, place)
         terms.is_flushed = terms.is_flushed or batch.is_flushed
         self.counts.retried += 1

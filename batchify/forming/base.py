@@ -300,7 +300,7 @@ class Forming:
         raise NotImplementedError
 
     def _since(self, group: Any) -> float:
-        """When the oldest entry of `group` was submitted."""
+        """When the oldest entry of `group` was submitted, or ran last."""
         raise NotImplementedError
 
     def take(self, group: Any, batch: Any) -> list[Any]:

@@ -318,7 +318,7 @@ class Grouped(Forming):
         return "size" if len(weights) == self.size and sum(weights) <= self.max_weight else "weight"
 
     def _since(self, group: Any) -> float:
-        since: float = group.oldest._t
+        since: float = group.age[0]
         return since
 
     def _sort_front(self, group: Group) -> None:

@@ -115,9 +115,12 @@ class Group(_Pending):
 
     @property
     def age(self) -> tuple[float, int]:
-        """What orders groups by their oldest entries: its time, and its number."""
+        """What orders groups by their oldest entries: its time, and its number.
+
+        One that runs again and again would be the oldest for ever: its last run counts.
+        """
         entry, number = next(iter(self.entries.items()))
-        return entry._t, number
+        return entry._terms.again or entry._t, number
 
 
 class Delayed(_Pending):
