@@ -854,6 +854,25 @@ def test_a_hundred_thousand_routes_leave_nothing_behind() -> None:
     assert len(things) == 0
 
 
+@pytest.mark.parametrize("linger", [0.0, None])
+def test_many_routes_at_the_same_time_leave_no_tables_behind(linger: float | None) -> None:
+    desk = Desk(Grouped, size=2, linger=linger)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(1000):
+            desk.submit(route())
+        desk.flush()
+        desk.run_all()
+        forget(desk)
+        desk.batches.clear()
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 30_000
+
+
 @pytest.mark.parametrize("linger", [0.0, 10.0, None])
 @pytest.mark.parametrize("leave", WAYS_OUT)
 def test_a_route_without_items_is_let_go(leave: Any, linger: float | None) -> None:

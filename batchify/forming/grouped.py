@@ -203,6 +203,11 @@ class Grouped(Forming):
             self.gone.append(group.route)
         if not self.by_kin:
             self._has_priorities = False
+            # Empty as they are: a dict keeps the table of its best days, 50 bytes a key.
+            self.by_kin.clear()
+            self._lingering.clear()
+            self._ready.clear()
+            self._ready_by_age.clear()
 
     # ---- priorities ----
 
