@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import queue
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -478,17 +480,28 @@ def test_close_from_many_threads_at_once() -> None:
     assert future.result(0) == 1
 
 
+@pytest.fixture
+def _threads_alternate() -> Iterator[None]:
+    """Threads take turns every 20 us, also in the middle of what they do."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(2e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_threads_alternate")
 def test_every_accepted_item_ends_when_close_races_with_submits() -> None:
     for round_ in range(30):
-        f = batched(lambda items: items, size=5, workers=2, capacity=[None, 20][round_ % 2])
+        size, capacity = [(50, None), (5, 20)][round_ % 2]
+        f = batched(lambda items: items, size=size, workers=2, capacity=capacity)
         futures: list[concurrent.futures.Future[int]] = []
 
         def submit(f=f, futures=futures) -> None:
-            try:
-                for n in range(10_000):
+            with pytest.raises(Closed):
+                for n in range(1_000_000):
                     futures.append(f(n))
-            except Closed:
-                return
+                    if n % 3000 == 2999:  # else it takes most of the time to run them all
+                        futures[-1].result()
 
         calls = [in_thread(submit) for _ in range(4)]
         until(lambda futures=futures: len(futures) > 50)
@@ -498,6 +511,7 @@ def test_every_accepted_item_ends_when_close_races_with_submits() -> None:
         assert all(future.done() for future in futures)
         stats = f.stats()
         assert stats.accepted == stats.succeeded == len(futures)
+        assert stats.rejected == len(calls)
 
 
 # ---- deadlocks ----
