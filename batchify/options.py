@@ -229,13 +229,14 @@ def _dedupe(value: object) -> Callable[[Any], Hashable] | None:
     if value is False:
         return None
     if value is True:
-        return _itself
+        return itself
     if not callable(value):
         raise TypeError(f"dedupe must be True, False or a function of an item, got {kind(value)}")
     return value
 
 
-def _itself(item: Any) -> Any:
+def itself(item: Any) -> Any:
+    """What `dedupe=True` compares."""
     return item
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from .errors import ItemTooHeavy
-from .options import Options, kind
+from .options import Options, itself, kind
 
 
 class Terms:
@@ -58,10 +58,23 @@ def terms_of(
                 f"{options.name}: the item weighs {weight:g}, max_weight is {options.max_weight:g}"
             )
     if options.dedupe is not None:
-        twin = hashable("dedupe", options.dedupe(item))
+        twin = _twin(options.dedupe, item)
     elif not (priority or weight) and deadline is None:
         return NO_TERMS
     return Terms(priority=priority, deadline=deadline, weight=weight, twin=twin)
+
+
+def _twin(dedupe: Callable[[Any], Any], item: Any) -> Any:
+    if dedupe is not itself:
+        return hashable("dedupe", dedupe(item))
+    try:
+        hash(item)
+    except TypeError:
+        raise TypeError(
+            f"dedupe=True needs items that can be hashed, got {kind(item)} "
+            "(or a function of an item that gives something hashable)"
+        ) from None
+    return item
 
 
 def hashable(option: str, value: Any) -> Any:
