@@ -10,7 +10,7 @@ _LEFT = {
     "linger": "had lingered long enough",
     "idle": "found a free worker, and linger=0 does not wait for company",
     "capacity": "made room: capacity was used up by partial batches",
-    "flush": "were flushed",
+    "flush": "were flushed, or sent off by a map that had no more to submit",
     "close": "left because of a close or the end of the process",
 }
 
@@ -18,15 +18,21 @@ _LEFT = {
 def explanation(stats: Stats) -> str:
     """What made the batches of `stats` leave, and which option would change it."""
     if not stats.batches:
-        waits = f", and {stats.pending} items wait for theirs" if stats.pending else ""
+        waits = f" ({_count(stats.pending, 'item')} pending)" if stats.pending else ""
         return f"No batch has left yet{waits}."
     reason = max(stats.reasons, key=lambda name: stats.reasons[name])
     share = stats.reasons[reason] / stats.batches
     told = (
-        f"{stats.batches} batches had {stats.sizes.mean:.3g} items on average"
+        f"{_count(stats.batches, 'batch')} had {_count(stats.sizes.mean, 'item')} on average"
         f"{_of_size(stats)}; {share:.0%} of them {_LEFT[reason]}."
     )
     return f"{told} {_advice(stats, reason)}"
+
+
+def _count(number: float, thing: str) -> str:
+    many = "es" if thing.endswith("ch") else "s"
+    number = round(number, 1)
+    return f"{number:.9g} {thing}{'' if number == 1 else many}"
 
 
 def _of_size(stats: Stats) -> str:

@@ -2472,6 +2472,20 @@ def test_explain_tells_another_thing_for_each_reason() -> None:
     assert len(told) == len(REASONS)
 
 
+def test_explain_counts_in_words_and_figures_that_one_reads() -> None:
+    def told(batches: int, items: int) -> str:
+        recorder = Recorder(11)
+        recorder.add([items] * batches)
+        reasons = {**dict.fromkeys(REASONS, 0), "idle": batches}
+        return Stats(
+            batches=batches, reasons=reasons, sizes=recorder.distribution(), pending=1
+        ).explain()
+
+    assert told(1, 1).startswith("1 batch had 1 item on average")
+    assert told(1_234_567, 4321).startswith("1234567 batches had 4321 items on average")
+    assert told(0, 0) == "No batch has left yet (1 item pending)."
+
+
 LIMITS = st.fixed_dictionaries(
     {
         "size": st.integers(1, 5),
