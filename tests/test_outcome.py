@@ -8,8 +8,10 @@ from __future__ import annotations
 import array
 import asyncio
 import concurrent.futures
+import itertools
 import json
 import logging
+import math
 import subprocess
 from collections import ChainMap, Counter, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -61,11 +63,12 @@ def run(
     *args: Any,
     on_error: Callable[[BatchFailure], Any] | None = None,
     batched: Any = None,
+    isolate: bool = False,
     **kwargs: Any,
 ) -> Run:
     """Drive one batch to its end, as a worker does; every item is settled exactly once."""
     ran = Run([PENDING] * len(items), [])
-    talk = conduct(Work(function, args, kwargs, on_error, batched), items)
+    talk = conduct(Work(function, args, kwargs, on_error, batched, isolate), items)
     answer: Any = None
     while True:
         try:
@@ -1272,6 +1275,35 @@ def test_a_handler_that_raises_cannot_note_it_on_an_exception_that_cannot_be_cha
 
     errors = run(raises(Frozen(3)), [1, 2], on_error=handler).errors
     assert all_of(Frozen, errors)
+
+
+# ---- isolate ----
+
+
+BAD = [type(f"Bad{item}", (Exception,), {}) for item in range(10)]
+
+
+@pytest.mark.parametrize("are_alike", [True, False])
+@pytest.mark.parametrize("count", range(1, 11))
+def test_the_bound_of_isolate_holds_for_all_that_may_be_at_fault(
+    count: int, are_alike: bool
+) -> None:
+    """k at fault of n: at most 2 k log2(n / k) + 2 k further calls, wherever they stand."""
+    for size in range(1, count + 1):
+        for bad in itertools.combinations(range(count), size):
+            calls: list[list[int]] = []
+
+            def function(items: list[int], bad=bad, calls=calls) -> list[int]:  # type: ignore[no-untyped-def]
+                calls.append(items)
+                for item in items:
+                    if item in bad:
+                        raise BAD[0 if are_alike else item]
+                return items
+
+            outcomes = run(function, list(range(count)), isolate=True).outcomes
+            assert len(calls) - 1 <= 2 * size * math.log2(count / size) + 2 * size, bad
+            failed = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Failure)]
+            assert failed == list(bad) or (are_alike and len(calls) == 7)
 
 
 # ---- anything at all ----
