@@ -633,3 +633,58 @@ def test_memory_is_flat_over_many_calls() -> None:
         tracemalloc.stop()
         gc.enable()
     assert grown < 4 * calls, grown  # the distributions of sizes and times fill up
+
+
+class Lives:
+    """Functions whose engines must go by themselves, after different lives."""
+
+    @staticmethod
+    def key() -> Any:
+        f = batched(lambda items: items, key=lambda item: item % 3)
+        assert [f(n).result(5) for n in range(5)] == [0, 1, 2, 3, 4]
+        return f
+
+    @staticmethod
+    def extra_arguments() -> Any:
+        f = batched(lambda items, table: items)
+        assert [f(n, n % 3).result(5) for n in range(5)] == [0, 1, 2, 3, 4]
+        return f
+
+    @staticmethod
+    def full_queue() -> Any:
+        gated = Gated()
+        f = batched(gated, size=1, capacity=1)
+        future = f(1)
+        try:
+            f.submit_nowait(2)
+        except QueueFull:
+            gated.open()
+        assert future.result(5) == ("done", 1)
+        return f
+
+    @staticmethod
+    def error_that_is_kept() -> Any:
+        f = batched(lambda items: 1 / 0)
+        kept.append(f(1).exception(5))
+        return f
+
+
+kept: list[Any] = []
+
+
+@pytest.mark.parametrize(
+    "use",
+    ["key", "extra_arguments", "full_queue", "error_that_is_kept"],
+)
+def test_a_closed_engine_goes_without_the_collector(use: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        f = getattr(Lives, use)()
+        f.close(5)
+        engine = weakref.ref(f._scope())
+        del f
+        assert engine() is None
+    finally:
+        gc.enable()
+        kept.clear()

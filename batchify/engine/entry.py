@@ -232,8 +232,9 @@ class Entry(Routing):
                 on_loop = isinstance(future, LoopFuture)
                 if not wait or (not on_loop and waits.serves(self)):
                     self.forming.withdraw(future)
-                    why = self._full() if not wait else self._own_queue_full()
-                    raise self._refused(future, why)
+                    # No name for the error here: it would be a cycle, through its traceback.
+                    why = self._full if not wait else self._own_queue_full
+                    raise self._refused(future, why())
                 # A finalizer that runs in a worker, between two batches, must not hold it up.
                 if not on_loop and get_ident() not in self._worker_idents:
                     bell = self.seam.bell()
