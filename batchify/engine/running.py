@@ -109,6 +109,7 @@ class Running(Entry):
         self._tell(forming.accept())
         if forming.minded:
             self._end_overdue(now)
+            self._tell(forming.accept())  # there may be room now
         decision = forming.next(now)
         group = decision.group
         if group is None:

@@ -183,7 +183,7 @@ class Plain(Forming):
         line = self.line
         line.entries.clear()
         line.dead = 0
-        line.forced = None
+        line.forced = line.route = None  # the route leads to the engine, which has this line
 
     def _recount_moved(self) -> None:
         line = self.line

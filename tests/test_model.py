@@ -1,0 +1,172 @@
+"""The engine against the model, in parts; what it found; and proof that it is not blind."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from batchify import BatchAborted
+from batchify.engine.base import Engine
+from batchify.engine.entry import Entry
+from batchify.engine.routing import Routing
+from batchify.engine.running import Running
+from batchify.engine.telling import Telling
+from batchify.engine.threads import ThreadEngine
+from batchify.forming import Plain
+from tests import model
+
+PLAIN = {"kinds": "", "size": 2, "linger": 0.0, "workers": 1, "room": 0}
+
+
+def test_quick() -> None:
+    model.run(50, 30, seed=1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(10))
+def test_the_engine_does_what_the_model_says(part: int) -> None:
+    model.run(200, 50, seed=100 + part)
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    given = "--examples 20 --steps 20 --seed 3 --processes 1"
+    assert model.main(given.split()) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("seed 3\n")
+    assert "20 examples" in printed
+    assert "nothing found" in printed
+
+
+# ---- what it found ----
+
+
+def test_room_of_an_overdue_item_is_used_by_the_next_batch() -> None:
+    late = {"deadline": 0.5 + 1 / 16}
+    model.replay(
+        PLAIN,
+        ("special", {"bits": 0, "how": late}),
+        ("one", {"bits": 0}),
+        ("advance", {"seconds": 1.0}),
+        ("one", {"bits": 0}),  # waits for room
+        ("end_badly", {"at": 0, "kind": "retry later", "place": 0}),
+    )
+
+
+def test_a_line_that_was_cleared_keeps_no_engine() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        model.replay(
+            PLAIN | {"size": 3, "room": 1, "linger": None},
+            ("hold", {}),
+            ("many", {"bits": 0, "count": 6}),
+            ("close", {"cancel": True, "timeout": None}),
+        )
+    finally:
+        gc.enable()
+
+
+# ---- it is not blind ----
+
+
+def broken(cls: Any, name: str, how: Callable[..., Any]) -> tuple[Any, str, Any]:
+    real = cls.__dict__[name]
+
+    def wrong(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return how(lambda: real(self, *args, **kwargs), self, *args, **kwargs)
+
+    return cls, name, wrong
+
+
+def shifted(settle: Any, self: Any, batch: Any, give: Any) -> None:
+    if len(give.values) > 1:
+        give.values = [*give.values[1:], give.values[0]]
+    settle()
+
+
+def miscounted(end: Any, self: Any, *args: Any) -> Any:
+    self.counts.cancelled += 1
+    return end()
+
+
+def unnumbered(settle: Any, self: Any, batch: Any, *args: Any) -> None:
+    settle()
+    self.forming.running -= 1
+
+
+def one_too_many(take: Any, self: Any, group: Any, batch: Any) -> Any:
+    self.size += 1
+    try:
+        return take()
+    finally:
+        self.size -= 1
+
+
+def backwards(take: Any, self: Any, group: Any, batch: Any) -> Any:
+    return take()[::-1]
+
+
+def twice(execute: Any, self: Any, batch: Any) -> None:
+    with contextlib.suppress(BaseException):
+        batch.route.function(batch.items(), *batch.route.args)
+    execute()
+
+
+def nothing(*_: Any) -> None:
+    return
+
+
+def forgotten(end: Any, self: Any, now: float) -> None:
+    self.forming.overdue(now)
+
+
+def only_exceptions(settle: Any, self: Any, batch: Any, give: Any) -> None:
+    if not any(isinstance(getattr(value, "error", None), BatchAborted) for value in give.values):
+        settle()
+
+
+_route = Routing._route
+
+
+def mixed(self: Any, key: Any, *args: Any) -> Any:
+    return _route(self, 0, *args)
+
+
+BREAKS = {
+    "results shifted by one": broken(Running, "settle", shifted),
+    "cancel counts twice": broken(Running, "cancel", miscounted),
+    "room that is free too early": broken(Running, "settle", unnumbered),
+    "batches larger than size": broken(Plain, "_take", one_too_many),
+    "batches in the wrong order": broken(Plain, "_take", backwards),
+    "items run twice": broken(ThreadEngine, "execute", twice),
+    "who waits for room is not told": broken(Entry, "_tell", nothing),
+    "who waits for a result is not told": broken(Telling, "_announce", nothing),
+    "nothing is overdue": broken(Running, "_end_overdue", forgotten),
+    "flush forces nothing": broken(Plain, "force", nothing),
+    "no alarm for a linger": broken(ThreadEngine, "_set_alarm", nothing),
+    "close leaves the workers": broken(ThreadEngine, "_end_workers", nothing),
+    "other limits are not noticed": broken(ThreadEngine, "configured", nothing),
+    "a fork leaves the counts": (Engine, "forked", lambda self: self._reset_workers()),
+    "keys are mixed": (Routing, "_route", mixed),
+    "only exceptions reach the callers": broken(Running, "_settle_part", only_exceptions),
+}
+
+
+def is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> bool:
+    cls, method, wrong = BREAKS[name]
+    monkeypatch.setattr(cls, method, wrong)
+    try:
+        model.run(300, 30, seed=1, shrink=False)
+    except Exception:
+        return True
+    return False
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_engine_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert is_found(monkeypatch, name)

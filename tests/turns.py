@@ -1,0 +1,213 @@
+"""A seam on which one thread runs at a time, when the test says so, and time stands still.
+
+Real threads, the engine's own code; but a thread goes on only when the test lets it, and stops
+where it would sleep. So after each step the whole process is at rest without any waiting, a run
+depends on nothing but what the test does, and a blocking call can be looked at while it blocks.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import threading
+from _thread import allocate_lock
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+LIMIT = 20.0  # seconds of real time that a thread may run without a sleep
+
+
+class Vanished(BaseException):
+    """Ends a thread that is no more: it was not there in the child of a fork."""
+
+
+class Turns:
+    """The seam, and who may run."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ready: deque[Turn] = deque()  # in the order in which they were woken
+        self.turns: list[Turn] = []  # the threads that live
+        self.vanished: list[Turn] = []
+        self.running: Turn | None = None  # None: the test itself
+        self.is_stuck = False  # a thread did not stop
+        self.back = locked()  # released when a thread stops
+
+    # ---- what the engine asks for ----
+
+    def clock(self) -> float:
+        return self.now
+
+    def bell(self) -> TurnBell:
+        return TurnBell(self)
+
+    def spawn(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> Turn:
+        turn = Turn(self, target, args)
+        self.turns.append(turn)
+        self.ready.append(turn)
+        return turn
+
+    # ---- what the test does ----
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Turn:
+        """Call `function(*args)` in a thread, until it sleeps or ends."""
+        turn = Turn(self, function, args)
+        self.turns.append(turn)
+        self.let(turn)
+        return turn
+
+    def let(self, turn: Turn) -> None:
+        """Let a thread run until it sleeps or ends."""
+        self.running = turn
+        turn.thread.go.release()
+        if not self.back.acquire(timeout=LIMIT):
+            self.is_stuck = True
+            faulthandler.dump_traceback()
+            raise AssertionError("a thread neither sleeps nor ends")
+        self.running = None
+
+    def settle(self) -> None:
+        """Let everybody run who was woken, until all sleep."""
+        while self.ready:
+            self.let(self.ready.popleft())
+
+    def next_alarm(self) -> float | None:
+        """When the next thread wakes up by itself."""
+        return min((t.end for t in self.turns if t.end is not None), default=None)
+
+    def wake_due(self) -> None:
+        """Wake those whose time has come."""
+        for turn in [t for t in self.turns if t.end is not None and t.end <= self.now]:
+            turn.wake(is_rung=False)
+
+    def vanish(self, but: Turn | None = None) -> None:
+        """All threads but one are gone, as in the child of a fork."""
+        gone = [turn for turn in self.turns if turn is not but]
+        for turn in gone:
+            if turn.bell is not None:
+                turn.bell.sleeper = None  # nothing wakes it
+        self.vanished += gone
+        self.turns = [turn for turn in self.turns if turn is but]
+        self.ready.clear()
+
+    def bury(self) -> None:
+        """End all threads, which takes them out of their sleep by an exception."""
+        while (self.turns or self.vanished) and not self.is_stuck:
+            self.vanish()
+            turn = self.vanished.pop()
+            turn.is_vanished = True
+            while not turn.is_done:
+                self.let(turn)
+
+
+class Turn:
+    """What one thread does from its start to its end."""
+
+    def __init__(self, seam: Turns, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.seam = seam
+        self.work: Any = (target, args)
+        self.value: Any = None
+        self.error: tuple[type, tuple[Any, ...]] | None = None  # not the object: it holds frames
+        self.bell: TurnBell | None = None  # where it sleeps
+        self.end: float | None = None  # and until when
+        self.was_rung = False
+        self.is_done = self.is_vanished = False
+        self.joiners: list[TurnBell] = []
+        self.thread = idle.pop() if idle else Thread()
+        self.thread.turn = self
+
+    def run(self) -> None:
+        (target, args), self.work = self.work, None
+        if not self.is_vanished:
+            try:
+                self.value = target(*args)
+            except BaseException as error:
+                self.error = (type(error), error.args)
+        del target, args
+        self.is_done = True
+        if self in self.seam.turns:
+            self.seam.turns.remove(self)
+        for bell in self.joiners:
+            bell.ring()
+
+    def sleep(self, bell: TurnBell, end: float | None) -> bool:
+        """In this thread: let the test go on until it lets this one go on."""
+        if self.is_vanished:
+            raise Vanished
+        self.bell, self.end, bell.sleeper = bell, end, self
+        self.seam.back.release()
+        self.thread.go.acquire()
+        if self.is_vanished:
+            raise Vanished
+        return self.was_rung
+
+    def wake(self, is_rung: bool) -> None:
+        assert self.bell is not None
+        self.bell.sleeper = self.bell = self.end = None
+        self.was_rung = is_rung
+        self.seam.ready.append(self)
+
+    def join(self, timeout: float | None = None) -> None:
+        if not self.is_done:
+            bell = self.seam.bell()
+            self.joiners.append(bell)
+            bell.wait(timeout)
+
+
+class TurnBell:
+    """A bell at which a thread stops until it is let go on."""
+
+    def __init__(self, seam: Turns) -> None:
+        self.seam = seam
+        self.cargo: Any = None
+        self.sleeper: Turn | None = None
+        self.is_rung = False
+
+    def ring(self) -> None:
+        if self.sleeper is None:
+            self.is_rung = True
+        else:
+            self.sleeper.wake(is_rung=True)
+
+    def poke(self, _: object) -> None:
+        self.ring()
+
+    def wait(self, timeout: float | None) -> bool:
+        if self.is_rung:
+            self.is_rung = False
+            return True
+        if timeout is not None and not timeout > 0:
+            return False
+        me = self.seam.running
+        assert me is not None, "this call was not to block"
+        return me.sleep(self, None if timeout is None else self.seam.now + timeout)
+
+
+class Thread:
+    """A real thread, used for one turn after the other: to start one takes long."""
+
+    def __init__(self) -> None:
+        self.go = locked()
+        self.turn: Turn | None = None
+        threading.Thread(target=self._live, daemon=True).start()
+
+    def _live(self) -> None:
+        while True:
+            self.go.acquire()
+            turn = self.turn
+            assert turn is not None
+            turn.run()
+            self.turn = None
+            idle.append(self)
+            back = turn.seam.back
+            del turn
+            back.release()
+
+
+idle: list[Thread] = []
+
+
+def locked() -> Any:
+    lock = allocate_lock()
+    lock.acquire()
+    return lock
