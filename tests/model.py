@@ -1033,7 +1033,7 @@ def run(examples: int, steps: int, seed: int, shrink: bool = True) -> None:
         logger.disabled = was_disabled
 
 
-CHUNK = 250  # examples that share a seed: hypothesis remembers all of them
+CHUNK = 50  # examples that share a seed: hypothesis remembers all of them
 
 
 def run_chunk(task: tuple[int, int, int]) -> tuple[Counter[str], float]:

@@ -27,9 +27,9 @@ def test_quick() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("part", range(10))
+@pytest.mark.parametrize("part", range(20))
 def test_the_engine_does_what_the_model_says(part: int) -> None:
-    model.run(200, 50, seed=100 + part)
+    model.run(100, 50, seed=100 + part)
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
