@@ -1,10 +1,10 @@
 """The engine against a model: random steps, everything compared after each one.
 
-    python -m tests.model [--examples 50000] [--steps 100] [--seed N] [--processes 2]
+    python -m tests.model [--examples 50000] [--steps 100] [--seed N] [--processes 2] [--shrink]
 
 `Model` says in a page what batchify is to do. `Machine` does the same steps to the real engine,
-whose threads run one at a time (`tests.turns`), and compares. What fails is shrunk by hypothesis
-and printed as the steps that lead to it; the seed of the chunk runs it again.
+whose threads run one at a time (`tests.turns`), and compares. What fails is printed as the steps
+that lead to it, for `replay`; the command that is printed with it runs it again.
 """
 
 from __future__ import annotations
@@ -1013,8 +1013,8 @@ def replay(given: dict[str, Any], *steps: Any) -> None:
         machine.teardown()
 
 
-def run(examples: int, steps: int, seed: int, shrink: bool = True) -> None:
-    """Run the machine; what fails is raised as hypothesis shrank it."""
+def run(examples: int, steps: int, seed: int, shrink: bool = False) -> None:
+    """Run the machine; what fails is raised with its steps (`shrink`: the fewest)."""
     how = settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -1036,15 +1036,16 @@ def run(examples: int, steps: int, seed: int, shrink: bool = True) -> None:
 CHUNK = 50  # examples that share a seed: hypothesis remembers all of them
 
 
-def run_chunk(task: tuple[int, int, int]) -> tuple[Counter[str], float]:
+def run_chunk(task: tuple[int, int, int, bool]) -> tuple[Counter[str], float]:
     """Run one chunk; gives how often each rule was used, and the seconds of this process."""
-    examples, steps, seed = task
+    examples, steps, seed, shrink = task
     USED.clear()
     began = time.process_time()
     try:
-        run(examples, steps, seed)
+        run(examples, steps, seed, shrink)
     except BaseException:
-        print(f"failed: python -m tests.model --examples {examples} --steps {steps} --seed {seed}")
+        given = f"--examples {examples} --steps {steps} --seed {seed}"
+        print(f"failed: python -m tests.model {given} [--shrink]")
         raise
     return Counter(USED), time.process_time() - began
 
@@ -1065,11 +1066,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--shrink", action="store_true", help="make what fails as short as can be")
     given = parser.parse_args(arguments)
     seed = random.randrange(10**6) * 1000 if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
     sizes = [min(CHUNK, given.examples - at) for at in range(0, given.examples, CHUNK)]
-    tasks = [(size, given.steps, seed + at) for at, size in enumerate(sizes)]
+    tasks = [(size, given.steps, seed + at, given.shrink) for at, size in enumerate(sizes)]
     used: Counter[str] = Counter()
     spent = 0.0
     examples = 0

@@ -160,7 +160,7 @@ def is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> bool:
     cls, method, wrong = BREAKS[name]
     monkeypatch.setattr(cls, method, wrong)
     try:
-        model.run(300, 30, seed=1, shrink=False)
+        model.run(300, 30, seed=1)
     except Exception:
         return True
     return False

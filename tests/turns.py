@@ -148,7 +148,7 @@ class Turn:
         self.seam.ready.append(self)
 
     def join(self, timeout: float | None = None) -> None:
-        if not self.is_done:
+        if not self.is_done and self not in self.seam.vanished:
             bell = self.seam.bell()
             self.joiners.append(bell)
             bell.wait(timeout)
