@@ -243,7 +243,8 @@ class Model:
             if self.dedupes:
                 once = list({item.twin: item for item in reversed(items)}.values())
                 once.sort(key=items.index)
-            if once == run.given:
+            # Equal items make choices look alike: those of one batch have it as their state.
+            if once == run.given and len({id(i.future._s) for i in items if i.future}) < 2:
                 return why, items
         raise AssertionError(f"{run.given} began, expected one of {choices}")
 
