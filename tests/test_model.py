@@ -56,6 +56,19 @@ def test_room_of_an_overdue_item_is_used_by_the_next_batch() -> None:
     )
 
 
+def test_a_close_that_wakes_late_does_not_end_the_next_one() -> None:
+    model.replay(
+        PLAIN,
+        ("hold", {}),
+        ("one", {"bits": 0}),
+        ("close", {"cancel": False, "timeout": None}),
+        ("close", {"cancel": True, "timeout": None}),
+        ("start", {}),
+        ("one", {"bits": 0}),
+        ("close", {"cancel": False, "timeout": 6 + 1 / 128}),
+    )
+
+
 def test_a_line_that_was_cleared_keeps_no_engine() -> None:
     gc.collect()
     gc.disable()

@@ -169,6 +169,7 @@ class Engine(Running):
         with self._lock:
             if self.state is CLOSED:
                 self.state = OPEN
+                self.starts += 1
                 self._is_stopping = False
                 self.forming.unseal()
                 self._roused = False

@@ -53,24 +53,26 @@ async def aflush(scope: Scope, timeout: float | None) -> None:
 def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
     _refuse_in_the_middle(scope)
     futures = _closing(scope, cancel, _refuse_to_block)
+    starts = _starts(scope)
     try:
         _wait(scope, futures, timeout)
     except TimeoutError:
-        _close(scope, abandon=True)
+        _close(scope, starts, abandon=True)
         raise
-    _close(scope, abandon=False)
+    _close(scope, starts, abandon=False)
     for engine in scope.engines():
         engine.join(timeout)
 
 
 async def aclose(scope: Scope, timeout: float | None, cancel: bool) -> None:
     futures = _closing(scope, cancel, _refuse_to_await)
+    starts = _starts(scope)
     try:
         await _await(futures, timeout)
     except TimeoutError:
-        _close(scope, abandon=True)
+        _close(scope, starts, abandon=True)
         raise
-    _close(scope, abandon=False)
+    _close(scope, starts, abandon=False)
 
 
 def start(scope: Scope) -> None:
@@ -121,11 +123,16 @@ def _closing(scope: Scope, cancel: bool, refuse: Any) -> list[BatchFuture[Any]]:
     return [future for future in futures if _may_wait(future, refuse)]
 
 
-def _close(scope: Scope, abandon: bool) -> None:
+def _starts(scope: Scope) -> dict[Engine, int]:
+    return {engine: engine.starts for engine in scope.engines()}
+
+
+def _close(scope: Scope, starts: dict[Engine, int], abandon: bool) -> None:
+    """End this close, not that of somebody else who closes what was opened again meanwhile."""
     if scope.state is CLOSING:
         scope.set_state(CLOSED)
     for engine in scope.engines():
-        if engine.state is CLOSING:
+        if engine.state is CLOSING and starts.get(engine, engine.starts) == engine.starts:
             engine.closed(abandon)
 
 

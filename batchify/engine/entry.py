@@ -60,6 +60,7 @@ class Entry(Routing):
         self._is_configured = True  # the forming knows the limits of the options
         self.counts = Counts()
         self.state = OPEN
+        self.starts = 0  # how often it was opened again
         self.generation = 0  # grows with each fork
         self._lock = RLock()
         self._nested: deque[BatchFuture[Any] | None] = (
