@@ -1242,7 +1242,8 @@ class FormingMachine(RuleBasedStateMachine):
     @invariant()
     def there_is_no_group_without_entries(self) -> None:
         if isinstance(self.desk.forming, Grouped):
-            assert set(self.desk.forming.by_kin) <= {entry.route for entry in self.accepted}
+            groups = self.desk.forming.by_kin.values()
+            assert {group.route for group in groups} <= {entry.route for entry in self.accepted}
 
     def teardown(self) -> None:
         """In the end everything left."""

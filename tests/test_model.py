@@ -69,6 +69,15 @@ def test_a_close_that_wakes_late_does_not_end_the_next_one() -> None:
     )
 
 
+def test_a_kind_that_runs_again_is_as_old_as_its_oldest_item() -> None:
+    model.replay(
+        PLAIN | {"size": 4, "linger": 4.0, "room": None, "kinds": "args"},
+        ("many", {"bits": 2, "count": 6}),
+        ("flush", {"timeout": None}),
+        ("end_badly", {"at": 0, "kind": "retry all", "place": 1}),
+    )
+
+
 def test_a_line_that_was_cleared_keeps_no_engine() -> None:
     gc.collect()
     gc.disable()

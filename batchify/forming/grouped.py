@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import islice, takewhile
@@ -107,6 +108,7 @@ class Grouped(Forming):
         if number < 0:
             group.entries.move_to_end(entry, last=False)
             group.is_mixed = len(group.entries) > 1
+            group.since = min(group.since, terms.again or entry._t)
             group.forced += 1  # it has waited before: it does not linger again
         if terms.deadline is not None:
             self.mind(entry)
@@ -358,6 +360,7 @@ class Grouped(Forming):
                 self._forget_about(entry)
         group.weight = group.weight - weight if group.entries else 0.0
         group.route.users.append(None)
+        group.since = math.inf  # what is left is in order
         self.grouped -= len(taken)
         self.running += len(taken)
         self._rate(group)

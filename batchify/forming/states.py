@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -92,7 +93,7 @@ class Group(_Pending):
 
     __slots__ = (
         "boundary", "entries", "forced", "is_flush", "is_mixed", "is_ready", "mark",
-        "mark_by_age", "ranks", "route", "top", "weight",
+        "mark_by_age", "ranks", "route", "since", "top", "weight",
     )  # fmt: skip
 
     def __init__(self, route: Any) -> None:
@@ -103,6 +104,7 @@ class Group(_Pending):
         self.forced = 0  # how many of them are left
         self.is_flush = False  # they must because of a flush
         self.is_mixed = False  # those that were put back are not in order
+        self.since = math.inf  # when the oldest of these was submitted
         self.is_ready = False
         self.mark = 0  # where it stands in the forming's rankings
         self.mark_by_age = 0
@@ -120,7 +122,7 @@ class Group(_Pending):
         One that runs again and again would be the oldest for ever: its last run counts.
         """
         entry, number = next(iter(self.entries.items()))
-        return entry._terms.again or entry._t, number
+        return min(entry._terms.again or entry._t, self.since), number
 
 
 class Delayed(_Pending):
