@@ -106,6 +106,7 @@ class Model:
         self.closes: list[Ending] = []
         self.counts: Counter[str] = Counter()
         self.has_priorities = False
+        self.had_again = False  # an item ran again: who has a claim is open
         self.claims = 0  # batches in a row that left by priority, while an old item had a claim
 
     def of(self, state: str) -> list[Item]:
@@ -165,6 +166,7 @@ class Model:
                 self.end(item, "failed", (Closed, None))
             else:
                 self.counts["retried"] += 1
+                self.had_again = True
                 item.state, item.is_again, item.is_forced = "pending", True, True
                 item.is_flushed |= batch.is_flushed
                 is_urgent = item.is_flushed or self.state != "open"
@@ -209,14 +211,27 @@ class Model:
             if by_age and self.of("waiting") and not self.of("running"):
                 yield "capacity", self.prefix(by_age[0])
             return
-        why = "full" if self.is_full(ready[0]) else "close" if self.state != "open" else "other"
+        why = self.why(ready[0])
         has_claim = self.now - ready[0][0].born > PATIENCE
-        if not any(item.priority for group in ready for item in group) or has_claim:
+        # Whose turn it is among kinds of which some ran before is not promised.
+        is_open = any(item.is_again for group in ready for item in group)
+        has_priorities = any(item.priority for group in ready for item in group)
+        if not has_priorities or has_claim or is_open:
             yield why, self.prefix(ready[0])
-        if self.has_priorities and not (has_claim and self.claims):
+        if self.has_priorities and (is_open or self.had_again or not (has_claim and self.claims)):
             top = max(ready, key=lambda group: max(item.priority for item in group))
-            why = "full" if self.is_full(top) else "close" if self.state != "open" else "other"
-            yield why, self.prefix(sorted(top, key=lambda item: (-item.priority, item.n)))
+            yield self.why(top), self.prefix(self.by_priority(top))
+        if is_open:
+            for group in ready[1:]:
+                yield self.why(group), self.prefix(group)
+                yield self.why(group), self.prefix(self.by_priority(group))
+
+    def why(self, group: list[Item]) -> str:
+        return "full" if self.is_full(group) else "close" if self.state != "open" else "other"
+
+    @staticmethod
+    def by_priority(group: list[Item]) -> list[Item]:
+        return sorted(group, key=lambda item: (-item.priority, item.n))
 
     def run(self, started: list[Run]) -> None:
         """All that is to happen by now, which the engine did; `started`: the batches it began."""

@@ -102,13 +102,14 @@ class Grouped(Forming):
             group = self.by_kin[route.kin] = Group(route)
         terms = entry._terms
         was_full = self._is_full(group)
+        if number < 0:  # it will hide the age of those behind it
+            group.since = min(terms.again or entry._t, group.age[0] if group.entries else math.inf)
         group.entries[entry] = number
         entry._s = group
         group.weight += terms.weight
         if number < 0:
             group.entries.move_to_end(entry, last=False)
             group.is_mixed = len(group.entries) > 1
-            group.since = min(group.since, terms.again or entry._t)
             group.forced += 1  # it has waited before: it does not linger again
         if terms.deadline is not None:
             self.mind(entry)

@@ -104,7 +104,7 @@ class Group(_Pending):
         self.forced = 0  # how many of them are left
         self.is_flush = False  # they must because of a flush
         self.is_mixed = False  # those that were put back are not in order
-        self.since = math.inf  # when the oldest of these was submitted
+        self.since = math.inf  # the age of what is behind them, or of the oldest of them
         self.is_ready = False
         self.mark = 0  # where it stands in the forming's rankings
         self.mark_by_age = 0
