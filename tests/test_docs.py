@@ -45,9 +45,9 @@ def test_the_blocks_of_a_page_run(page: Path) -> None:
     exec(compile(code, str(page), "exec"), {"__name__": "docs"})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_section_of_a_page_has_a_block(page: Path) -> None:
-    for section in re.split(r"^## ", page.read_text("utf-8"), flags=re.MULTILINE)[1:]:
+def test_every_policy_has_an_example_that_runs() -> None:
+    text = (ROOT / "docs" / "policies.md").read_text("utf-8")
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         assert BLOCK.search(section), section.splitlines()[0]
 
 
