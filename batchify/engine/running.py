@@ -243,8 +243,6 @@ class Running(Entry):
 
     def tell_observers(self, batch: Batch, error: BaseException | None) -> None:
         """Tell of `batch`, which is over, and of what it failed with."""
-        if not self.is_observed():
-            return
         event = BatchEvent(
             self.options.name, batch.reason, batch.size, batch.queued, batch.ran, error
         )

@@ -291,7 +291,8 @@ class ThreadEngine(Engine):
             try:
                 request = talk.send(answer)
             except StopIteration as end:
-                self.tell_observers(batch, end.value)
+                if self.is_observed():
+                    self.tell_observers(batch, end.value)
                 break
             answer = None
             if isinstance(request, Give):
