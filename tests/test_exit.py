@@ -414,6 +414,43 @@ def test_what_nobody_holds_any_more_is_processed_too(run: Runner) -> None:
     end.expect_processed(LEAST)
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("when", ["idle", "busy"])
+def test_what_nobody_holds_and_nothing_limits_is_processed_too(
+    run: Runner, kind: str, when: str
+) -> None:
+    """Neither a timer nor a batch keeps what waits with `linger=None`, and the collector comes."""
+    script = f"""
+        import gc
+
+        gate = threading.Event()
+
+        def make():
+            {kind} write(items):
+                if items[0] < 0:
+                    gate.wait(10)
+                note("done", "dropped", items)
+
+            return batched(write, size=2, linger=None)
+
+        f = make()
+        first = [call("dropped", f, n) for n in (-1, -2)] if {when!r} == "busy" else []
+        until(lambda: not first or f.stats().running)
+        call("dropped", f, 1)
+        f(2).cancel()
+        gate.set()
+        [future.result(10) for future in first]
+        del f
+        first.clear()
+        gc.collect()
+        gc.collect()
+        leaving()
+    """
+    end = run(dedent(script))
+    end.expect_quiet()
+    end.expect_processed(3 if when == "busy" else 1)
+
+
 def test_threads_that_go_on_after_main(run: Runner) -> None:
     """Their items are processed also when they use a function for the first time then."""
     threads = """

@@ -148,7 +148,7 @@ class Engine(Running):
                 self.batches.clear()
             self.state = CLOSED
             self.forming.hasten(None)
-            self.need = 0
+            self._set_need()
             self.forming.is_sealed = True
             self._end()
         del items
@@ -224,7 +224,7 @@ class Engine(Running):
         self.counts = Counts()
         self.generation += 1
         self._nested.clear()
-        self._roused = self._is_ending = self._is_changing = False
+        self._roused = self._is_ending = self._is_changing = self._is_held = False
         if self.state is CLOSING:
             self.state = CLOSED  # who closes it does so in the parent
         if self.state is OPEN:

@@ -70,6 +70,7 @@ class Entry(Routing):
         self._is_changing = False
         self._roused = False  # somebody was woken, and has not looked yet
         self._is_ending = False  # the process or the loop ends
+        self._is_held = False  # by `lifecycle`
         self._next_deadline = math.inf  # when somebody calls `expire`
         self._ended: deque[tuple[BatchFuture[Any], Any]] = deque()  # to be told, with their items
 
@@ -428,6 +429,11 @@ class Entry(Routing):
         return self.need == 0 or held < self.need or held == self.forming.seen
 
     def _set_need(self) -> None:
+        # No timer and no batch keeps what waits without a limit; its callers may have gone.
+        is_to_hold = self.forming.linger is None and self.forming.pending > 0
+        if is_to_hold is not self._is_held:
+            self._is_held = is_to_hold
+            (lifecycle.hold if is_to_hold else lifecycle.let_go)(self)
         if self.state is not OPEN or self._is_ending:
             self.need = 0
         else:

@@ -25,6 +25,7 @@ from .. import waits
 log = logging.getLogger("batchify")
 
 _engines: WeakSet[Any] = WeakSet()
+_held: set[Any] = set()  # engines with items that nothing else is going to look after
 _child_hooks: list[Callable[[], None]] = []
 _is_hooked = False
 _is_ending = False
@@ -37,6 +38,16 @@ def register(engine: Any) -> None:
         _hook()
     if _is_ending and hasattr(engine, "hurry"):
         engine.hurry()  # made by a batch that runs at the end
+
+
+def hold(engine: Any) -> None:
+    """Keep `engine`, though nobody else may: its items are run at the end of the process."""
+    _held.add(engine)
+
+
+def let_go(engine: Any) -> None:
+    """End what `hold` began."""
+    _held.discard(engine)
 
 
 def _all_engines() -> list[Any]:
@@ -67,11 +78,11 @@ def _hook() -> None:
 if hasattr(os, "register_at_fork"):
     # By thread: the locks it holds while it forks. A change that another thread is in the middle
     # of must not be half done in the child: a future that is in no list there would never end.
-    _held: dict[int, list[Any]] = {}
+    _locked: dict[int, list[Any]] = {}
     _PATIENCE = 2.0  # a finalizer that holds one lock may wait for another, which is held here
 
     def _before_fork() -> None:
-        held = _held.setdefault(threading.get_ident(), [])
+        held = _locked.setdefault(threading.get_ident(), [])
         end = time.monotonic() + _PATIENCE
         for engine in _all_engines():
             lock = engine._lock
@@ -79,14 +90,15 @@ if hasattr(os, "register_at_fork"):
                 held.append(lock)
 
     def _after_fork() -> None:
-        held = _held.pop(threading.get_ident(), [])
+        held = _locked.pop(threading.get_ident(), [])
         while held:
             held.pop().release()
 
     def _forked() -> None:
         global _is_ending
         _is_ending = False
-        _held.clear()  # the engines get new locks
+        _locked.clear()  # the engines get new locks
+        _held.clear()
         waits.forget()
         for hook in _child_hooks:
             hook()
