@@ -93,6 +93,8 @@ mutant(
 mutant(
     "watch-looks-before-it-registers", "future.py",
     "        pokes.append(poke)\n"
+    "        if not engine.has_gil:\n"
+    "            engine.pass_lock()\n"
     "        if self._s.__class__ is Done:  # the end may have missed us\n"
     "            watched.pop(self, None)\n",
     "        is_done = self._s.__class__ is Done\n"
@@ -416,9 +418,9 @@ mutant(
 mutant(
     "a-late-close-gives-nothing-up", "engine/control.py",
     "        _wait(scope, futures, timeout)\n    except TimeoutError:\n"
-    "        _close(scope, abandon=True)",
+    "        _close(scope, starts, abandon=True)",
     "        _wait(scope, futures, timeout)\n    except TimeoutError:\n"
-    "        _close(scope, abandon=False)",
+    "        _close(scope, starts, abandon=False)",
     *on_schedule("close-with-timeout"),
 )  # fmt: skip
 mutant(
