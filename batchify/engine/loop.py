@@ -261,6 +261,9 @@ class LoopEngine(Engine):
                 await asyncio.wait_for(over, max(0.0, end - self.seam.clock()))
             except TimeoutError:
                 lifecycle.give_up(self)
+                for task in self._tasks:  # they hang: the warning has told of them
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    task.cancel()
                 return
 
     def loop_closed(self) -> None:
