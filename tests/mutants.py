@@ -413,7 +413,7 @@ mutant(
     "        self._after()",
     "            self._begin()\n            self._look()\n"
     "            self._end()\n            left = self.unresolved()\n        self._after()",
-    *in_file("exit", "test_all_that_was_accepted_is_processed"),
+    *in_file("exit", "test_all_functions_in_all_states_at_once"),
 )  # fmt: skip
 mutant(
     "a-late-close-gives-nothing-up", "engine/control.py",
@@ -433,7 +433,7 @@ mutant(
     "exit-of-the-main-thread-only", "engine/lifecycle.py",
     '    early = getattr(threading, "_register_atexit", None)',
     "    early = None",
-    *in_file("exit", "test_all_that_was_accepted_is_processed"),
+    *in_file("exit", "test_all_functions_in_all_states_at_once"),
 )  # fmt: skip
 
 # ---- the workers ----

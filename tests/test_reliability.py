@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import functools
 import re
 import threading
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from batchify import BatchAborted, batched
 from batchify.engine.seam import ThreadBell, ThreadSeam
 from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
+from tests.named import names_in
 
 PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
 ROW = re.compile(r"^\| (C-\d\d) \|(.*)\|(.*)\|(.*)\|$", re.MULTILINE)
@@ -37,16 +36,6 @@ CONTRACTS = [
 def rows() -> dict[str, tuple[str, str, str]]:
     """What is promised, the tests, and what it guards against, by contract."""
     return {row[1]: (row[2], row[3], row[4]) for row in ROW.finditer(PAGE.read_text("utf-8"))}
-
-
-@functools.cache
-def names_in(module: str) -> set[str]:
-    """The names of the tests in a module, also of those in classes."""
-    path = Path(__file__).parent / f"{module}.py"
-    assert path.exists(), f"there is no {path.name}"
-    tree = ast.parse(path.read_text("utf-8"))
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {node.name for node in ast.walk(tree) if isinstance(node, functions)}
 
 
 def test_the_table_has_every_contract() -> None:

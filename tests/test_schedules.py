@@ -13,6 +13,7 @@ import pytest
 
 from tests import mutants
 from tests.baton import Broken, Sim, SimLock, baton, run
+from tests.named import names_in
 from tests.schedules import SCENARIOS, explore, run_one
 
 ROOT = Path(__file__).parent.parent
@@ -157,6 +158,10 @@ def test_a_mutant_applies(mutant: mutants.Mutant) -> None:
     before, after = mutants.patched(mutant)
     assert before != after
     compile(after, mutant.file, "exec")
+    for command in mutant.tests:
+        for target in [word for word in command if word.startswith("tests/")]:
+            file, _, name = target.partition("::")
+            assert name.partition("[")[0] in {"", *names_in(Path(file).stem)}, target
 
 
 def test_there_are_mutants_of_every_part() -> None:

@@ -1,0 +1,17 @@
+"""Which tests there are, for who names them: the table of contracts, and the mutants."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+
+@functools.cache
+def names_in(module: str) -> frozenset[str]:
+    """The names of the functions in `tests/{module}.py`, also of those in classes."""
+    path = Path(__file__).parent / f"{module}.py"
+    assert path.exists(), f"there is no {path.name}"
+    tree = ast.parse(path.read_text("utf-8"))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, functions))
