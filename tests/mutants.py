@@ -179,7 +179,7 @@ mutant(
     "            is_crowded = len(intake) + 1 >= self.need\n"
     "            append(future)\n"
     "            if is_crowded:",
-    *finely("entry", "first-call", "close-against-submit"),
+    *in_file("threads", "test_a_caller_that_looks_while_the_worker_falls_asleep_is_seen"),
 )  # fmt: skip
 mutant(
     "a-crowded-caller-does-not-look", "engine/entry.py",

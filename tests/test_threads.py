@@ -689,3 +689,33 @@ def test_start_while_no_thread_is_to_be_had() -> None:
     assert machine.refusals == 0
     assert f(2).result(5) == 2
     assert f.stats().rejected == 1
+
+
+def test_a_caller_that_looks_while_the_worker_falls_asleep_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The instant of a lost wake-up: the caller has read how crowded it must be to wake anybody,
+    and before it does something with that, the busy worker becomes idle and sleeps."""
+    gated = Gated()
+    f = batched(gated, capacity=None)
+    futures = [f(0)]
+    gated.wait_started(1)
+    [engine] = f._scope().engines()
+    me, is_armed = threading.get_ident(), True
+
+    def read(self: Any) -> int:
+        nonlocal is_armed
+        need: int = self.__dict__["need"]
+        if is_armed and threading.get_ident() == me:
+            is_armed = False
+            gated.open()
+            until(lambda: engine._idle)
+        return need
+
+    def write(self: Any, need: int) -> None:
+        self.__dict__["need"] = need
+
+    monkeypatch.setattr(type(engine), "need", property(read, write), raising=False)
+    futures.append(f(1))
+    assert not is_armed
+    assert [future.result(5) for future in futures] == [("done", 0), ("done", 1)]
