@@ -43,6 +43,7 @@ def test_chaos(seed: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(180)  # it waits for what seems to hang, to tell of it
 @pytest.mark.parametrize("seed", SEEDS)
 def test_much_chaos(seed: int) -> None:
     """Two million items in all: `CHAOS_SEED` gives other seeds, `CHAOS_ITEMS` other numbers."""
