@@ -183,8 +183,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-crowded-caller-does-not-look", "engine/entry.py",
-    "                self._respect(future)\n                self._look()\n            except",
-    "                self._respect(future)\n            except",
+    "            self._respect(future)\n            self._look()\n            if self._is_unserved",
+    "            self._respect(future)\n            if self._is_unserved",
     *on_schedule("first-call"),
 )  # fmt: skip
 mutant(
@@ -396,8 +396,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "start-does-not-unseal", "engine/base.py",
-    "                self.forming.unseal()\n",
-    "",
+    "                self.forming.unseal()\n                self._roused = False\n",
+    "                self._roused = False\n",
     *on_schedule("close-against-close-and-start"),
 )  # fmt: skip
 mutant(
@@ -409,10 +409,9 @@ mutant(
 mutant(
     "the-exit-does-not-hasten", "engine/base.py",
     '            self._begin()\n            self.forming.hasten("close")\n'
-    "            self._look()\n            self._end()\n            left = self.unresolved()\n"
-    "        self._after()",
+    "            self._look()\n            self._end()\n            self._need_worker()\n",
     "            self._begin()\n            self._look()\n"
-    "            self._end()\n            left = self.unresolved()\n        self._after()",
+    "            self._end()\n            self._need_worker()\n",
     *in_file("exit", "test_all_functions_in_all_states_at_once"),
 )  # fmt: skip
 mutant(

@@ -263,12 +263,6 @@ def test_some_of_the_matrix(path: str) -> None:
     expect_no_faults([cell for cell in exit_matrix.SOME if cell.path == path])
 
 
-@pytest.mark.long
-@every_path
-def test_the_matrix(path: str) -> None:
-    expect_no_faults([cell for cell in exit_matrix.ALL if cell.path == path])
-
-
 @pytest.mark.parametrize("path", ["return", "error", "os.fork", "fork"])
 def test_all_functions_in_all_states_at_once(run: Runner, path: str) -> None:
     end = run(MATRIX, PATHS, arguments=[path])

@@ -334,12 +334,6 @@ def test_some_of_the_matrix() -> None:
     expect_no_faults(fork_matrix.SOME, 2)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("kind", fork_matrix.KINDS)
-def test_the_matrix(kind: str) -> None:
-    expect_no_faults([cell for cell in fork_matrix.ALL if cell[1] == kind], 5)
-
-
 def test_many_functions_that_are_gone() -> None:
     """A fork does nothing for them, and they leave nothing behind."""
     import gc

@@ -69,19 +69,52 @@ class Refusing(ThreadSeam):
         return ThreadSeam.spawn(*args)
 
 
-def test_a_call_that_finds_no_thread_raises_and_leaves_no_item() -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"key": bool}, {"linger": None}, {"linger": 60.0}], ids=str
+)
+def test_a_call_that_finds_no_thread_raises_and_leaves_no_item(options: dict[str, Any]) -> None:
     seam = Refusing()
     ran: list[int] = []
-    f = batched_with(seam, lambda items: ran.extend(items))
+    f = batched_with(seam, lambda items: ran.extend(items), **options)
     for n in range(3):
         with pytest.raises(RuntimeError, match="can't start new thread"):
             f(n)
     assert f.stats().rejected == f.stats().submitted == 3
     assert f.stats().accepted == f.stats().pending == 0
-    seam.has_threads = True
-    assert f(3).result(5) is None
     f.flush(5)
+    seam.has_threads = True
+    future = f(3)
+    f.flush(5)
+    assert future.result(5) is None
     assert ran == [3]
+    f.close(5)
+    seam.has_threads = False
+    f.start()
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        f(4)
+    f.close(5)
+
+
+def test_a_close_that_finds_no_thread_raises_and_leaves_it_open() -> None:
+    seam = Refusing()
+    seam.has_threads = True
+    ran: list[int] = []
+    f = batched_with(seam, lambda items: ran.extend(items), linger=60.0)
+    future = f(1)
+    [engine] = f._scope().engines()
+    until(lambda: engine._idle)
+    engine._threads.clear()  # as if its thread had been lost
+    engine._idle.clear()
+    engine._alarms.clear()
+    seam.has_threads = False
+    for wait in (f.close, f.flush):
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            wait(5)
+    assert f.stats().pending == 1
+    seam.has_threads = True
+    f.close(5)
+    assert future.result(0) is None
+    assert ran == [1]
 
 
 # ---- C-45: one wake-up for a batch and a loop ----

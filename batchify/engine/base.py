@@ -5,7 +5,6 @@ open ──► closing ──► closed ──► (start) open
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from threading import RLock
@@ -68,6 +67,7 @@ class Engine(Running):
                 chunk._s.is_flushed = True
             self._look()
             self._end()
+            self._need_worker()
         self._after()
         return left
 
@@ -101,12 +101,25 @@ class Engine(Running):
             items = [future._v for future in accepted + away]  # let go of without the lock
             ended = self._end_with(accepted, self._closed) + self._turn_away(away)
             self._look()
+            why = self._no_worker if self._is_unserved() else None
+            if why is not None:  # it stays open: what was accepted may have a thread later
+                self.state = OPEN
+                self.forming.hasten(None)
+                self.forming.unseal()
+                self._set_need()
             self._end()
             left = self.unresolved()
         del items
         self._announce(ended)
         self._after()
+        if why is not None:
+            raise RuntimeError(why)
         return left
+
+    def _need_worker(self) -> None:
+        """Raise where a wait would be in vain, as no thread is to be had for what was accepted."""
+        if self._is_unserved():
+            raise RuntimeError(self._no_worker)
 
     def _turn_away(self, away: list[BatchFuture[Any]]) -> list[BatchFuture[Any]]:
         """Refuse those who have no room: the calls that wait raise, the futures end."""
@@ -174,9 +187,7 @@ class Engine(Running):
                 self.forming.unseal()
                 self._roused = False
                 self._begin()
-                # Without a thread to be had: who is on the way in looks too, and is told.
-                with contextlib.suppress(RuntimeError):
-                    self._look()
+                self._look()
                 self.need = 1  # as at first: who comes next sees to a worker
                 self._end()
 
@@ -188,6 +199,7 @@ class Engine(Running):
             self.forming.hasten("close")
             self._look()
             self._end()
+            self._need_worker()
             left = self.unresolved()
         self._after()
         return left

@@ -117,7 +117,11 @@ def _closing(scope: Scope, cancel: bool, refuse: Any) -> list[BatchFuture[Any]]:
         for future in _one_of_each(_unresolved(scope)):
             refuse(future)
     scope.set_state(CLOSING)
-    futures = [future for engine in scope.engines() for future in engine.close(cancel)]
+    try:
+        futures = [future for engine in scope.engines() for future in engine.close(cancel)]
+    except RuntimeError:  # no thread is to be had for what was accepted
+        scope.set_state(OPEN)
+        raise
     if not cancel:
         return futures
     return [future for future in futures if _may_wait(future, refuse)]

@@ -25,7 +25,7 @@ from weakref import ref
 from .. import waits
 from ..errors import Closed, Deadlock, QueueFull
 from ..forming import Grouped, Plain, Route, Waiting
-from ..future import CANCELLED, BatchFuture, Refused
+from ..future import CANCELLED, BatchFuture, Done, Refused
 from ..loopfuture import LoopFuture, port_of
 from ..options import Live
 from ..stats import Counts
@@ -71,6 +71,7 @@ class Entry(Routing):
         self._roused = False  # somebody was woken, and has not looked yet
         self._is_ending = False  # the process or the loop ends
         self._is_held = False  # by `lifecycle`
+        self._no_worker: str | None = None  # why nobody could be woken or started, at the last look
         self._next_deadline = math.inf  # when somebody calls `expire`
         self._ended: deque[tuple[BatchFuture[Any], Any]] = deque()  # to be told, with their items
 
@@ -81,7 +82,7 @@ class Entry(Routing):
         raise NotImplementedError
 
     def _rouse(self) -> None:
-        """Have a free worker look (under the lock)."""
+        """Have a free worker look, or note why there is none (under the lock)."""
         raise NotImplementedError
 
     def _has_alarm(self, when: float) -> bool:
@@ -222,14 +223,10 @@ class Entry(Routing):
                     raise self._refused(future, self._closed())
                 self._end()
                 return future  # it came just before the close
-            try:
-                self._respect(future)
-                self._look()
-            except RuntimeError as error:  # no thread could be started
-                if not self._worker_count() and self._take_back(future):
-                    raise self._refused(future, error) from None
-                self._end()
-                return future
+            self._respect(future)
+            self._look()
+            if self._is_unserved() and self._take_back(future):
+                raise self._refused(future, RuntimeError(self._no_worker))
             if self.forming.is_waiting(future):
                 on_loop = isinstance(future, LoopFuture)
                 if not wait or (not on_loop and waits.serves(self)):
@@ -330,8 +327,13 @@ class Entry(Routing):
             lifecycle.give_up(self)  # else the next call would wait as long again
 
     def _take_back(self, future: BatchFuture[Any]) -> bool:
-        """Take an item out that was appended a moment ago; False when it was let in."""
-        return self.forming.withdraw(future)
+        """Take an item out that was appended a moment ago; False when a batch has it."""
+        if self.forming.withdraw(future):
+            return True
+        state = future._s
+        if self.state is not OPEN or state.__class__ is Done or state.is_running:
+            return False
+        return self.forming.end(future)  # it was moved on, and counts as never accepted
 
     def _refused(self, future: BatchFuture[Any], error: Exception) -> Exception:
         """Count a refused call; who watches all that is in the queue must hear of it."""
@@ -392,6 +394,7 @@ class Entry(Routing):
     def _look(self) -> None:
         """Let in what has room, and wake whoever is needed (under the lock)."""
         forming = self.forming
+        self._no_worker = None
         if not self._is_configured:
             self._is_configured = True
             self.options = self.live.now
@@ -415,6 +418,10 @@ class Entry(Routing):
             if self._has_seen_all():
                 return
 
+    def _is_unserved(self) -> bool:
+        """Is there something to run, and nobody, nor anybody to be had?"""
+        return self._no_worker is not None and not self._worker_count()
+
     @staticmethod
     def _tell(told: deque[Any]) -> None:
         """Wake those who got room; each stays noted until it is done."""
@@ -434,7 +441,7 @@ class Entry(Routing):
         if is_to_hold is not self._is_held:
             self._is_held = is_to_hold
             (lifecycle.hold if is_to_hold else lifecycle.let_go)(self)
-        if self.state is not OPEN or self._is_ending:
+        if self.state is not OPEN or self._is_ending or self._is_unserved():
             self.need = 0
         else:
             self.need = self.forming.threshold(not self._roused and self._is_free())

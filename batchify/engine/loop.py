@@ -67,7 +67,8 @@ class LoopEngine(Engine):
         if running_loop() is self.port.loop:
             self._start_task()
         elif not self.port.call(self._start_task):
-            raise RuntimeError("the event loop is closed")
+            self._no_worker = "the event loop is closed"
+            return
         self._roused = True
 
     def _start_task(self) -> None:

@@ -319,11 +319,9 @@ class Running(Entry):
                 future._s = Chunk(route, [PENDING] * count, future._t)
                 self.forming.add_chunk(future)
                 futures.append(future)
-            try:
-                self._look()
-            except RuntimeError:  # no thread could be started: the calls one by one will tell
-                while futures and not self._worker_count():
-                    self.forming.end(futures.pop())
+            self._look()
+            while futures and self._is_unserved():  # the calls one by one will tell
+                self.forming.end(futures.pop())
             self._end()
         self._after()
         return futures

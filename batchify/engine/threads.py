@@ -91,9 +91,8 @@ class ThreadEngine(Engine):
         try:
             self._spawn()
             self._roused = True
-        except RuntimeError:  # no more threads are to be had
-            if not self._threads:
-                raise
+        except RuntimeError as error:  # no more threads are to be had
+            self._no_worker = str(error)
 
     def _spawn(self) -> None:
         bell = self.seam.bell()
