@@ -118,7 +118,7 @@ AT_ONCE = 16  # batches that are submitted at a time: 2 instead of 6 us each
 class _Lot:
     """One future, for an item or for a batch of them; or an item that the call refused."""
 
-    __slots__ = ("count", "future", "is_chunk", "refused")
+    __slots__ = ("count", "future", "has_arrived", "is_chunk", "refused")
 
     def __init__(
         self,
@@ -131,6 +131,7 @@ class _Lot:
         self.count = count
         self.is_chunk = is_chunk
         self.refused = refused
+        self.has_arrived = False
 
     def is_done(self) -> bool:
         return self.future is None or self.future.done()
@@ -191,10 +192,12 @@ class Bulk:
             return
 
         def arrive(_: object) -> None:
-            self.arrived.append(lot)
+            if not lot.has_arrived:
+                lot.has_arrived = True
+                self.arrived.append(lot)
             self.notify()
 
-        if future is None or not future._watch(arrive):
+        if future is None or not future._watch((arrive,)):
             arrive(future)
 
     def ready(self) -> list[Any] | None:
@@ -257,7 +260,7 @@ class Bulk:
             future = lot.future
             # What has started goes on, but not what of it is to run again.
             is_left = future is not None and not future.cancel() and lot.is_chunk
-            if future is not None and is_left and not future._watch(_cancel_rest_of):
+            if future is not None and is_left and not future._watch((_cancel_rest_of,)):
                 _cancel_rest_of(future)
         self.lots.clear()
 

@@ -16,8 +16,9 @@ and stores `_v` before `_s`. Readers take no lock.
 
 Who wants to be told of the end registers in `engine.watched`. Both sides first write, then look
 (the watcher: registers, then reads the state; the engine: stores the state, then looks for
-watchers), and every watcher is taken out by an atomic `popleft`, so each is told exactly once,
-and the caller's side needs no lock that a signal handler or `__del__` could meet.
+watchers), and users' callbacks are taken by an atomic `del`, so each is called exactly once, and
+the caller's side needs no lock that a signal handler or `__del__` could meet. They stay
+registered until all are told: when a handler raises in between, somebody tells the others later.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
@@ -115,40 +117,64 @@ class View:
                     waiter.add_cancelled(future)
 
 
-def fire(pokes: deque[Callable[[Any], object]], future: BatchFuture[Any]) -> None:
-    """Tell everyone who watches a future, each once, whoever calls this and however often."""
-    while True:
-        try:
-            poke = pokes.popleft()
-        except IndexError:
-            return
-        run_callback(poke, future)
+# Who is to be told. In a list: a user's callback, called once; the list is empty from then on. In
+# a tuple: the engine's own, for whom it is no harm to be told once more.
+Poke = list[Callable[[Any], object]] | tuple[Callable[[Any], object]]
 
 
-_local = threading.local()
-
-
-def run_callback(callback: Callable[[Any], object], future: BatchFuture[Any]) -> None:
-    """Run one callback of a future that is done; what it raises is logged by type.
+class _Callbacks(threading.local):
+    """Those that this thread is to run.
 
     A callback that leads to further callbacks has them run after it, not inside it: chains of
-    any length need no stack.
+    any length need no stack. Each stays here until it was run: when a signal handler raises in
+    between, `run_callbacks` goes on.
     """
-    queue: deque[tuple[Callable[[Any], object], BatchFuture[Any]]] | None
-    queue = getattr(_local, "queue", None)
-    if queue is not None:
-        queue.append((callback, future))
+
+    def __init__(self) -> None:
+        self.queue: deque[tuple[Poke, BatchFuture[Any]]] = deque()
+        self.is_busy = False
+
+
+_callbacks = _Callbacks()
+
+
+def fire(pokes: deque[Poke], future: BatchFuture[Any]) -> None:
+    """Tell everyone who watches a future, whoever calls this and however often."""
+    queue = _callbacks.queue
+    for poke in pokes.copy():  # one step also where there is no GIL
+        queue.append((poke, future))
+    run_callbacks()
+
+
+def run_callbacks() -> None:
+    """Run the callbacks of futures that are done, unless this thread does so further down."""
+    callbacks = _callbacks
+    if callbacks.is_busy:
         return
-    queue = _local.queue = deque([(callback, future)])
+    queue = callbacks.queue
+    callbacks.is_busy = True
     try:
         while queue:
-            callback, future = queue.popleft()
-            try:
-                callback(future)
-            except BaseException as error:  # also SystemExit: the neighbours must hear too
-                log.error("a done-callback raised %s", type(error).__name__)
+            poke, future = queue[0]
+            _run_callback(poke, future)
+            queue.popleft()
     finally:
-        _local.queue = None
+        callbacks.is_busy = False
+
+
+def _run_callback(poke: Poke, future: BatchFuture[Any]) -> None:
+    if poke.__class__ is tuple:
+        poke[0](future)
+        return
+    try:
+        callback = poke[0]
+        del poke[0]  # type: ignore[union-attr]  # only one thread can
+    except IndexError:
+        return
+    try:
+        callback(future)
+    except BaseException as error:  # also SystemExit: the neighbours must hear too
+        log.error("a done-callback raised %s", type(error).__name__)
 
 
 class BatchFuture(Future[R], Generic[R]):
@@ -240,8 +266,9 @@ class BatchFuture(Future[R], Generic[R]):
         Callbacks run after all futures of the batch are done, in the context of who adds them.
         They occupy the worker: keep them short. What they raise is logged.
         """
-        context = copy_context()
-        if not self._watch(lambda future: context.run(fn, future)):
+        # All C: no signal handler can raise after it was taken and before `fn` has begun.
+        call: Any = copy_context().run
+        if not self._watch([partial(call, fn)]):
             try:
                 fn(self)
             except Exception as error:
@@ -279,8 +306,8 @@ class BatchFuture(Future[R], Generic[R]):
             if engine is not None:  # else the state has just changed
                 return engine
 
-    def _watch(self, poke: Callable[[Any], object]) -> bool:
-        """Have `poke(self)` called at the end, exactly once; False when it is done already."""
+    def _watch(self, poke: Poke) -> bool:
+        """Have `poke` told of the end; False when that has come already."""
         engine = self._engine()
         if engine is None:
             return False
@@ -292,11 +319,11 @@ class BatchFuture(Future[R], Generic[R]):
         if not engine.has_gil:
             engine.pass_lock()
         if self._s.__class__ is Done:  # the end may have missed us
-            watched.pop(self, None)
             fire(pokes, self)
+            watched.pop(self, None)
         return True
 
-    def _unwatch(self, engine: Engine, poke: Callable[[Any], object]) -> None:
+    def _unwatch(self, engine: Engine, poke: Poke) -> None:
         try:
             engine.watched[self].remove(poke)
         except (LookupError, ValueError):  # an IndexError: changed by the `__eq__` of another
@@ -311,7 +338,7 @@ class BatchFuture(Future[R], Generic[R]):
         if engine.caller_runs and timeout is None:
             engine.help(self)  # type: ignore[attr-defined]
         bell = engine.seam.bell()
-        poke = bell.poke
+        poke = (bell.poke,)
         rung = not self._watch(poke)
         try:
             if not rung:
@@ -336,7 +363,7 @@ class BatchFuture(Future[R], Generic[R]):
         except KeyError:
             new = View()
         view: View = self.__dict__.setdefault("view", new)
-        if view is new and not self._watch(view.finish):
+        if view is new and not self._watch([view.finish]):
             view.finish(self)  # others may have it already, and wait
         return view
 

@@ -63,14 +63,23 @@ class Port:
         # GIL one for each, as nobody could trust what the other wrote (see `interpreter`).
         if not (self._is_called and self._has_gil):
             self._is_called = True
-            with contextlib.suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(self._empty)
+            try:
+                with contextlib.suppress(RuntimeError):
+                    self.loop.call_soon_threadsafe(self._empty)
+            except BaseException:  # a signal handler's: nobody may have been called
+                self._is_called = False
+                raise
 
     def _empty(self) -> None:
         self._is_called = False  # before the look: who posts now calls again
         box = self._box
-        while box:
-            _wake(self.loop, box.popleft())
+        try:
+            while box:
+                _wake(self.loop, box[0])
+                box.popleft()
+        except BaseException:  # likewise: what is left, and what was woken once more, is next
+            self.loop.call_soon(self._empty)
+            raise
 
     def call(self, function: Callable[..., object], *args: Any) -> bool:
         """Call `function(*args)` on the loop's thread; False when the loop is closed."""
@@ -95,7 +104,7 @@ def _wake(loop: asyncio.AbstractEventLoop, futures: Sequence[LoopFuture[Any]]) -
     """Run the loop callbacks of `futures`, as the loop would run each from a handle."""
     future = callback = context = None
     try:
-        for place, future in enumerate(futures):
+        for future in futures:
             callback = future._callback
             if callback is None:
                 continue
@@ -109,12 +118,14 @@ def _wake(loop: asyncio.AbstractEventLoop, futures: Sequence[LoopFuture[Any]]) -
             try:
                 context.run(callback, future)  # type: ignore[union-attr]
             except (SystemExit, KeyboardInterrupt):
-                loop.call_soon(_wake, loop, futures[place + 1 :])
                 raise
             except BaseException as error:
                 loop.call_exception_handler(
                     {"message": "a done-callback raised", "exception": error, "future": future}
                 )
+    except BaseException:  # also a signal handler's: those that are not woken yet are next
+        loop.call_soon(_wake, loop, futures)
+        raise
     finally:
         # The error of a future, raised by who awaits it, leads to this frame by `f_back`.
         del futures, future, callback, context
@@ -229,7 +240,7 @@ def foreign_await(future: BatchFuture[Any]) -> Generator[Any, None, None]:
     batch = waits.serving_batch() if waits.serving_tasks else None
     if batch is not None:
         waits.check_await(future, batch)
-    if not future._watch(done):
+    if not future._watch([done]):
         done(future)
     try:
         if batch is None:

@@ -513,7 +513,7 @@ def _lock() -> Any:
 @contextlib.contextmanager
 def baton() -> Iterator[None]:
     """Within it, schedules can be run: the engine's locks are the scheduler's."""
-    names = ("entry", "base", "threads")
+    names = ("mending", "entry", "base", "threads")
     modules: list[Any] = [importlib.import_module(f"batchify.engine.{name}") for name in names]
     future: Any = importlib.import_module("batchify.future")
     scopes: Any = importlib.import_module("batchify.scopes")

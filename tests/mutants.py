@@ -84,8 +84,8 @@ def mutant(name: str, file: str, old: str, new: str, *tests: tuple[str, ...]) ->
 mutant(
     "watch-does-not-look-again", "future.py",
     "        if self._s.__class__ is Done:  # the end may have missed us\n"
-    "            watched.pop(self, None)\n"
     "            fire(pokes, self)\n"
+    "            watched.pop(self, None)\n"
     "        return True",
     "        return True",
     *finely("result-against-settle", "callbacks-against-settle", "entry"),
@@ -95,24 +95,24 @@ mutant(
     "        pokes.append(poke)\n"
     "        if not engine.has_gil:\n"
     "            engine.pass_lock()\n"
-    "        if self._s.__class__ is Done:  # the end may have missed us\n"
-    "            watched.pop(self, None)\n",
+    "        if self._s.__class__ is Done:  # the end may have missed us\n",
     "        is_done = self._s.__class__ is Done\n"
     "        pokes.append(poke)\n"
-    "        if is_done:\n"
-    "            watched.pop(self, None)\n",
+    "        if is_done:\n",
     *finely("callbacks-against-settle", "result-against-settle", "entry"),
 )  # fmt: skip
 mutant(
     "callbacks-catch-exception-only", "future.py",
-    "            except BaseException as error:  # also SystemExit",
-    "            except Exception as error:  # also SystemExit",
+    "    except BaseException as error:  # also SystemExit: the neighbours must hear too",
+    "    except Exception as error:",
     *on_schedule("callbacks-against-settle"),
 )  # fmt: skip
 mutant(
     "callbacks-recurse", "future.py",
-    "    if queue is not None:\n",
-    "    if queue is not None and not callback:\n",
+    "    if callbacks.is_busy:\n"
+    "        return\n",
+    "    if callbacks.is_busy and not callbacks.queue:\n"
+    "        return\n",
     *in_file("futures", "test_chains_of_callbacks_do_not_recurse"),
 )  # fmt: skip
 mutant(
@@ -156,12 +156,16 @@ mutant(
     "a-port-forgets-its-call-after-the-look", "loopfuture.py",
     "        self._is_called = False  # before the look: who posts now calls again\n"
     "        box = self._box\n"
-    "        while box:\n"
-    "            _wake(self.loop, box.popleft())\n",
+    "        try:\n"
+    "            while box:\n"
+    "                _wake(self.loop, box[0])\n"
+    "                box.popleft()\n",
     "        box = self._box\n"
-    "        while box:\n"
-    "            _wake(self.loop, box.popleft())\n"
-    "        self._is_called = False\n",
+    "        try:\n"
+    "            while box:\n"
+    "                _wake(self.loop, box[0])\n"
+    "                box.popleft()\n"
+    "            self._is_called = False\n",
     *finely("ports"),
 )  # fmt: skip
 
@@ -183,14 +187,17 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-crowded-caller-does-not-look", "engine/entry.py",
-    "            self._respect(future)\n            self._look()\n            if self._is_unserved",
-    "            self._respect(future)\n            if self._is_unserved",
+    "                self._respect(future)\n                self._look()\n"
+    "                if self._is_unserved",
+    "                self._respect(future)\n                if self._is_unserved",
     *on_schedule("first-call"),
 )  # fmt: skip
 mutant(
     "a-crowded-caller-takes-no-lock", "engine/entry.py",
-    "        bell = None\n        with self._lock:",
-    "        bell = None\n        with contextlib.nullcontext():",
+    "        try:  # as `mended`, without the frame that it costs\n"
+    "            with self._lock:",
+    "        try:\n"
+    "            if True:",
     *on_schedule("entry", "first-call", "room-against-release"),
 )  # fmt: skip
 mutant(
@@ -238,16 +245,21 @@ mutant(
     *on_schedule("map-against-room"),
 )  # fmt: skip
 mutant(
-    "an-interrupted-change-is-not-mended", "engine/entry.py",
-    "            self._recount()\n        self._is_changing = True",
-    "            pass\n        self._is_changing = True",
+    "an-interrupted-change-is-not-mended", "engine/mending.py",
+    "            self._recount()\n"
+    "        self._is_changing = True",
+    "            pass\n"
+    "        self._is_changing = True",
     *in_file("reentry", "test_a_change_that_is_broken_off_is_mended"),
 )  # fmt: skip
 mutant(
     "who-came-meanwhile-is-forgotten", "engine/entry.py",
-    "            self._end()\n        if self._nested:\n            self._look_again()\n"
-    "        if bell is not None:",
-    "            self._end()\n        if bell is not None:",
+    "                self._end()\n"
+    "            if self._nested:\n"
+    "                self._look_again()\n"
+    "            if bell is not None:",
+    "                self._end()\n"
+    "            if bell is not None:",
     *in_file("reentry", "test_the_deadline_of_a_call_from_within_a_call_counts"),
 )  # fmt: skip
 mutant(
@@ -299,28 +311,33 @@ mutant(
     *on_schedule("kinds"),
 )  # fmt: skip
 mutant(
-    "cancels-what-runs", "engine/running.py",
-    "if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):",
-    "if state.__class__ is Done:",
+    "cancels-what-runs", "engine/ending.py",
+    "            state, count = future._s, future._count\n"
+    "            if state.__class__ is Done or "
+    "(state.is_running and future.__class__ is not LoopFuture):",
+    "            state, count = future._s, future._count\n"
+    "            if state.__class__ is Done:",
     *on_schedule("cancel-against-start"),
 )  # fmt: skip
 mutant(
-    "cancel-does-not-look", "engine/running.py",
-    "            else:\n                self._look()\n                self._end()\n"
-    "        self._announce((future,))",
-    "            else:\n                self._end()\n        self._announce((future,))",
+    "cancel-does-not-look", "engine/ending.py",
+    "                    self.counts.gave_up += 1\n"
+    "            self._look()\n",
+    "                    self.counts.gave_up += 1\n",
     *on_schedule("room-by-cancel"),
 )  # fmt: skip
 mutant(
-    "cancel-takes-no-lock", "engine/running.py",
-    "        with self._lock:\n            if not is_nested:\n                self._begin()\n"
+    "cancel-takes-no-lock", "engine/ending.py",
+    "        with self._lock:\n"
+    "            self._begin()\n"
     "            state, count",
-    "        if True:\n            if not is_nested:\n                self._begin()\n"
+    "        if True:\n"
+    "            self._begin()\n"
     "            state, count",
     *on_schedule("cancel-against-start"),
 )  # fmt: skip
 mutant(
-    "an-expired-item-is-not-counted", "engine/running.py",
+    "an-expired-item-is-not-counted", "engine/ending.py",
     "            self.counts.expired += 1\n",
     "",
     *on_schedule("deadline-against-start"),
@@ -345,8 +362,9 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-stop-does-not-count", "engine/base.py",
-    "                self.counts.failed += items_of(accepted)\n            self.forming.hasten",
-    "            self.forming.hasten",
+    "        if future._s is not CANCELLED:  # by a handler\n"
+    "            self.counts.failed += count\n",
+    "",
     *on_schedule("close-against-submit"),
 )  # fmt: skip
 
@@ -354,8 +372,9 @@ mutant(
 
 mutant(
     "close-lets-in-who-has-no-room", "forming/base.py",
-    "        away = self.turn_away()\n        self._move",
-    "        away: list[Any] = []\n        self._move",
+    "        self.turn_away(turn_away)\n"
+    "        self._move",
+    "        self._move",
     *on_schedule("close-against-submit"),
 )  # fmt: skip
 mutant(
@@ -366,8 +385,9 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-given-up-batch-keeps-its-room", "engine/base.py",
-    "            self.forming.running -= items_of(running)\n            left",
-    "            left",
+    "                self.forming.running -= future._count\n"
+    "                self._drop",
+    "                self._drop",
     *on_schedule("close-with-timeout"),
 )  # fmt: skip
 mutant(
@@ -378,8 +398,9 @@ mutant(
 )  # fmt: skip
 mutant(
     "fork-keeps-what-runs", "engine/base.py",
-    "self._end_with(running + accepted + away, self._forked)",
-    "self._end_with(accepted + away, self._forked)",
+    "        for future in self._running():\n"
+    "            end(future)\n",
+    "",
     *in_file("fork", "test_fork_in_the_middle_of_a_batch"),
 )  # fmt: skip
 mutant(
@@ -402,8 +423,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-flush-ends-one-early", "engine/base.py",
-    "    left: list[None] = [None] * (len(futures) + 1)",
-    "    left: list[None] = [None] * max(1, len(futures))",
+    "{None, *futures}",
+    "{None, *futures[1:]}",
     *on_schedule("flush-against-submit", "close-against-submit"),
 )  # fmt: skip
 mutant(
@@ -416,10 +437,12 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-late-close-gives-nothing-up", "engine/control.py",
-    "        _wait(scope, futures, timeout)\n    except TimeoutError:\n"
-    "        _close(scope, starts, abandon=True)",
-    "        _wait(scope, futures, timeout)\n    except TimeoutError:\n"
-    "        _close(scope, starts, abandon=False)",
+    "            _wait(scope, futures, timeout)\n"
+    "        except TimeoutError:\n"
+    "            _close(scope, starts, abandon=True)",
+    "            _wait(scope, futures, timeout)\n"
+    "        except TimeoutError:\n"
+    "            _close(scope, starts, abandon=False)",
     *on_schedule("close-with-timeout"),
 )  # fmt: skip
 mutant(
@@ -500,10 +523,13 @@ mutant(
 )  # fmt: skip
 mutant(
     "the-deadlines-thread-is-rung-too-early", "engine/threads.py",
-    "            watch, self._watch = self._watch, None  # first: it looks without the lock\n"
-    "            if watch is not None:\n                watch.ring()\n",
-    "            watch = self._watch\n            if watch is not None:\n"
-    "                watch.ring()\n                self._watch = None\n",
+    "        watch, self._watch = self._watch, None  # first: it looks without the lock\n"
+    "        if watch is not None:\n"
+    "            watch.ring()\n",
+    "        watch = self._watch\n"
+    "        if watch is not None:\n"
+    "            watch.ring()\n"
+    "            self._watch = None\n",
     *on_schedule("deadline-against-start"),
 )  # fmt: skip
 mutant(
@@ -546,14 +572,17 @@ mutant(
 )  # fmt: skip
 mutant(
     "last-in-first-out", "forming/plain.py",
-    "        popleft = self.intake.popleft",
-    "        popleft = self.intake.pop",
+    "map(deque.popleft, ",
+    "map(deque.pop, ",
     *in_file("forming", "test_what_comes_while_the_worker_is_busy_is_the_next_batch"),
 )  # fmt: skip
 mutant(
     "the-lines-order-is-broken", "forming/plain.py",
-    "            entry = entries.popleft()\n            if entry is line.forced",
-    "            entry = entries.pop()\n            if entry is line.forced",
+    "            entry = entries[0]\n"
+    "            if entry is line.forced",
+    "            entries.rotate(1)\n"
+    "            entry = entries[0]\n"
+    "            if entry is line.forced",
     *in_file("forming", "test_hurry_lets_everything_leave_full_batches_as_ever"),
 )  # fmt: skip
 mutant(

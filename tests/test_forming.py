@@ -57,11 +57,11 @@ class Batch:
 
     def __init__(self, route: Any) -> None:
         self.route = route
-        self.entries: list[Entry] = []
+        self.futures: list[Entry] = []
         self.reason = ""
 
     def unfinished(self) -> list[Entry]:
-        return [entry for entry in self.entries if entry._s is self]
+        return [entry for entry in self.futures if entry._s is self]
 
 
 class Desk:
@@ -165,14 +165,14 @@ class Desk:
     def close(self, *, cancel: bool = False) -> tuple[list[Entry], list[Entry]]:
         """Gives what was accepted and does not run any more, and those turned away."""
         accepted: list[Entry] = []
+        away: list[Entry] = []
         with self.lock():
             self.look()
             self.is_open = False
             self.need = 0
-            away = self.forming.seal()
+            self.forming.seal(away.append)
             if cancel:
-                accepted, later = self.forming.clear()
-                away += later
+                self.forming.clear(accepted.append, away.append)
             self.forming.hasten("close")
             self.look()
         return accepted, away
@@ -246,7 +246,7 @@ class Desk:
                     assert decision.reason is not None
                     batch = Batch(decision.group.route)
                     batch.reason = decision.reason
-                    batch.entries = self.forming.take(decision.group, batch)
+                    self.forming.take(decision.group, batch)
                     self.batches.append(batch)
                     self.look()
                     return batch
@@ -265,7 +265,7 @@ class Desk:
 
     def end(self, batch: Batch) -> None:
         """All of `batch` is done; its worker is awake now, and calls `take`."""
-        self.settle(batch, len(batch.entries))
+        self.settle(batch, len(batch.futures))
         self.batches.remove(batch)
         self.forming.release(batch.route)
 
@@ -277,7 +277,7 @@ class Desk:
         if batch is None:
             return None
         self.end(batch)
-        return batch.reason, [entry.name for entry in batch.entries]
+        return batch.reason, [entry.name for entry in batch.futures]
 
     def run_all(self) -> list[tuple[str, list[Any]]]:
         return list(iter(self.run, None))
@@ -299,7 +299,7 @@ def busy_desk(kind: Any, *, size: int = 4, linger: float | None = None) -> tuple
         desk.submit(A, f"running {name}")
     running = desk.take()
     assert running is not None
-    assert len(running.entries) == size
+    assert len(running.futures) == size
     return desk, running
 
 
@@ -573,7 +573,7 @@ def test_closing_with_cancel_gives_back_what_has_not_started(kind: Any) -> None:
     entries = [desk.submit(A, name) for name in range(5)]
     batch = desk.take()
     assert batch is not None
-    assert batch.entries == entries[:2]
+    assert batch.futures == entries[:2]
     assert desk.close(cancel=True) == ([entries[2]], entries[3:])
     desk.end(batch)
     assert desk.run_all() == []
@@ -628,7 +628,7 @@ def test_grouped_takes_only_items_of_the_same_route_together() -> None:
     assert batch is not None
     assert batch.route is A
     desk.end(batch)
-    assert [entry.name for entry in batch.entries] == ["a1", "a2"]
+    assert [entry.name for entry in batch.futures] == ["a1", "a2"]
     assert desk.run_all() == [("size", ["b1", "b2"])]
 
 
@@ -647,7 +647,7 @@ def test_a_busy_route_does_not_starve_a_rare_one() -> None:
         desk.end(busy)
         busy = desk.take()
         assert busy is not None
-        left.append([entry.name for entry in busy.entries])
+        left.append([entry.name for entry in busy.futures])
     assert left == [["a1", "a1'"], ["a2", "a2'"], ["rare"], ["a3", "a3'"]]
 
 
@@ -1189,22 +1189,22 @@ class FormingMachine(RuleBasedStateMachine):
             return
         if expected is None:  # who came in between made it ready
             expected, groups = self._ready(), self._groups()
-        assert expected is not None, f"{batch.entries} left without a reason"
+        assert expected is not None, f"{batch.futures} left without a reason"
         group, reasons = expected
-        if batch.entries[0] is not group[0]:  # of those that are equally old any may be first
-            assert batch.entries[0]._t == group[0]._t, "an older one was ready"
-            group = next(group for group in groups if group[0] is batch.entries[0])
+        if batch.futures[0] is not group[0]:  # of those that are equally old any may be first
+            assert batch.futures[0]._t == group[0]._t, "an older one was ready"
+            group = next(group for group in groups if group[0] is batch.futures[0])
             reasons = self._reasons(group) or reasons
-        assert batch.entries == group[: self.size]
+        assert batch.futures == group[: self.size]
         assert batch.reason in reasons
-        assert all(entry._s is batch for entry in batch.entries)
+        assert all(entry._s is batch for entry in batch.futures)
         if self.kind is Grouped:
-            assert {entry.route for entry in batch.entries} == {batch.route}
+            assert {entry.route for entry in batch.futures} == {batch.route}
         else:
             assert batch.route in self.routes
-        for entry in batch.entries:
+        for entry in batch.futures:
             self._ends(entry, "left")
-        self.running[batch] = len(batch.entries)
+        self.running[batch] = len(batch.futures)
 
     # what holds all the time
 

@@ -11,6 +11,7 @@ import pytest
 
 from batchify import BatchAborted
 from batchify.engine.base import Engine
+from batchify.engine.ending import Ending
 from batchify.engine.entry import Entry
 from batchify.engine.routing import Routing
 from batchify.engine.running import Running
@@ -160,14 +161,14 @@ def mixed(self: Any, key: Any, *args: Any) -> Any:
 
 BREAKS = {
     "results shifted by one": broken(Running, "settle", shifted),
-    "cancel counts twice": broken(Running, "cancel", miscounted),
+    "cancel counts twice": broken(Ending, "cancel", miscounted),
     "room that is free too early": broken(Running, "settle", unnumbered),
     "batches larger than size": broken(Plain, "_take", one_too_many),
     "batches in the wrong order": broken(Plain, "_take", backwards),
     "items run twice": broken(ThreadEngine, "execute", twice),
     "who waits for room is not told": broken(Entry, "_tell", nothing),
     "who waits for a result is not told": broken(Telling, "_announce", nothing),
-    "nothing is overdue": broken(Running, "_end_overdue", forgotten),
+    "nothing is overdue": broken(Ending, "_end_overdue", forgotten),
     "flush forces nothing": broken(Plain, "force", nothing),
     "no alarm for a linger": broken(ThreadEngine, "_set_alarm", nothing),
     "close leaves the workers": broken(ThreadEngine, "_end_workers", nothing),

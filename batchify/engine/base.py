@@ -15,14 +15,26 @@ from ..errors import Forked
 from ..forming import Waiting
 from ..future import CANCELLED, Alone, BatchFuture, Refused
 from ..loopfuture import LoopFuture
-from ..options import Options
+from ..options import Live, Options
 from ..stats import REASONS, Counts, Limits, Stats
+from .ending import Ending
 from .entry import CLOSED, CLOSING, OPEN
-from .running import Running
+from .mending import mended
+from .seam import Seam
 
 
-class Engine(Running):
+class Closer:
+    """A close that goes on, until it is over: it may be interrupted."""
+
+    is_over = False
+
+
+class Engine(Ending):
     """The queue and the workers of one decorated function (or of one instance's)."""
+
+    def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
+        super().__init__(live, takes_more, seam)
+        self._closers: list[Closer] = []  # since it was opened
 
     # ---- the driver's part ----
 
@@ -39,8 +51,10 @@ class Engine(Running):
     def _running(self) -> list[BatchFuture[Any]]:
         return [f for batch in self.batches for f in batch.futures if f._s is batch]
 
+    @mended
     def left(self) -> list[BatchFuture[Any]]:
         """`unresolved`, for who does not hold the lock."""
+        self.refuse_to_wait()
         with self._lock:
             self._begin()
             self._look()
@@ -50,11 +64,22 @@ class Engine(Running):
         return left
 
     def _recount(self) -> None:
+        for batch in self._lost():
+            self._put_back(batch)
+        for future in [future for future in self._ended if not future.done()]:
+            self._ended.pop(future, None)
         self.forming.recount(items_of(self._running()))
+        self._is_configured = False  # it may have come half way
+        if self.state is OPEN:
+            self.forming.unseal()  # so may a start
+        elif self.state is CLOSED:
+            self._end_workers()
         self._roused = False  # the ring may not have come about
 
+    @mended
     def flush(self) -> list[BatchFuture[Any]]:
         """Let what was accepted leave now; gives the futures to wait for."""
+        self.refuse_to_wait()
         with self._lock:
             self._begin()
             self._look()
@@ -71,8 +96,12 @@ class Engine(Running):
         self._after()
         return left
 
+    @mended
     def push(self) -> None:
         """Let what lingers leave now; no other delay is cut."""
+        if self._is_nested():
+            self._nested.append(self.push)
+            return
         with self._lock:
             self._begin()
             self._look()
@@ -81,25 +110,23 @@ class Engine(Running):
             self._end()
         self._after()
 
-    def close(self, cancel: bool) -> list[BatchFuture[Any]]:
+    @mended
+    def close(self, cancel: bool, closer: Closer) -> list[BatchFuture[Any]]:
         """Refuse new items; gives the futures to wait for before `closed`."""
+        self.refuse_to_wait()
         with self._lock:
             if self.state is CLOSED:
                 return []
+            self._closers.append(closer)
             self._begin()
             self._look()
             self.state = CLOSING
             self.need = 0  # first: who has not seen it is in the intake, and is let in
-            away = self.forming.seal()
-            accepted: list[BatchFuture[Any]] = []
+            self.forming.seal(self._turn_away)
             if cancel:
                 self._is_stopping = True
-                accepted, later = self.forming.clear()
-                away += later
-                self.counts.failed += items_of(accepted)
+                self.forming.clear(self._drop, self._turn_away)
             self.forming.hasten("close")
-            items = [future._v for future in accepted + away]  # let go of without the lock
-            ended = self._end_with(accepted, self._closed) + self._turn_away(away)
             self._look()
             why = self._no_worker if self._is_unserved() else None
             if why is not None:  # it stays open: what was accepted may have a thread later
@@ -109,8 +136,6 @@ class Engine(Running):
                 self._set_need()
             self._end()
             left = self.unresolved()
-        del items
-        self._announce(ended)
         self._after()
         if why is not None:
             raise RuntimeError(why)
@@ -121,78 +146,94 @@ class Engine(Running):
         if self._is_unserved():
             raise RuntimeError(self._no_worker)
 
-    def _turn_away(self, away: list[BatchFuture[Any]]) -> list[BatchFuture[Any]]:
-        """Refuse those who have no room: the calls that wait raise, the futures end."""
-        for future in away:
-            state = future._s
-            if state.__class__ is not Waiting:
-                # Its call is still on the way in, and raises when it sees this. It does not when
-                # who closed has started again before it looks: then the future tells.
-                self.counts.rejected += 1
-                self._end_with((future,), self._closed, Refused)
-                continue
-            self.counts.rejected += 1
-            if isinstance(future, LoopFuture) or state.admitted is None:
-                self._end_with((future,), self._closed, Refused)
-            else:
-                future._s = CANCELLED
-            self._tell_admitted(state)
-        return away
+    def _drop(self, future: BatchFuture[Any]) -> None:
+        """End an accepted item that does not run any more."""
+        count = future._count
+        self._end_with((future,), self._closed)
+        if future._s is not CANCELLED:  # by a handler
+            self.counts.failed += count
 
+    def _turn_away(self, future: BatchFuture[Any]) -> None:
+        """Refuse one that has no room: its call raises, if it waits; else the future ends."""
+        state = future._s
+        is_blocked = (
+            state.__class__ is Waiting
+            and state.admitted is not None
+            and not isinstance(future, LoopFuture)
+        )
+        # Not blocked, but no Waiting: its call is still on the way in, and raises when it sees
+        # this. It does not when who closed has started again before: then the future tells.
+        if is_blocked:
+            self._ended[future] = future._v
+            future._s = CANCELLED
+        else:
+            self._end_with((future,), self._closed, Refused)
+        self.counts.rejected += 1
+        self._tell_admitted(state)
+
+    @mended
     def closed(self, abandon: bool = True) -> int:
         """The end of a close: what is left ends in `Closed`. Gives how many those were.
 
         Args:
             abandon: end also the items of batches that run; else these end by themselves.
         """
+        self.refuse_to_wait()
         with self._lock:
             self._begin()
             self._look()
             self.need = 0
-            accepted, away = self.forming.clear()
             running = self._running() if abandon else []
-            self.forming.running -= items_of(running)
-            left = items_of(accepted + running)
-            self.counts.failed += left
-            items = [future._v for future in accepted + running + away]
-            ended = self._end_with(accepted + running, self._closed)
-            ended += self._turn_away(away)
+            left = items_of(running) + items_of(self.forming.entries())
+            self.forming.clear(self._drop, self._turn_away)
+            for future in running:
+                self.forming.running -= future._count
+                self._drop(future)
             if abandon:
                 self.batches.clear()
             self.state = CLOSED
             self.forming.hasten(None)
             self._set_need()
             self.forming.is_sealed = True
+            self._end_workers()
             self._end()
-        del items
-        self._announce(ended)
         self._after()
-        self._end_workers()
         return left
 
     def _end_workers(self) -> None:
-        """Let the workers go: no batch will come."""
+        """Let the workers go, as no batch will come (under the lock, perhaps more than once)."""
         raise NotImplementedError
 
     def join(self, timeout: float | None) -> None:
         """Wait for the workers to be gone, where that is possible from here."""
 
+    @mended
     def start(self) -> None:
-        """Open again after a close."""
+        """Open again after a close, also after one that was interrupted."""
+        if self._is_nested():
+            if self.state is not OPEN:
+                self._nested.append(self.start)
+            return
         with self._lock:
-            if self.state is CLOSED:
+            is_left = self.state is CLOSING and all(closer.is_over for closer in self._closers)
+            if self.state is CLOSED or is_left:
+                self._begin()
+                self._closers.clear()
+                self.forming.hasten(None)
                 self.state = OPEN
                 self.starts += 1
                 self._is_stopping = False
                 self.forming.unseal()
                 self._roused = False
-                self._begin()
                 self._look()
                 self.need = 1  # as at first: who comes next sees to a worker
                 self._end()
+        self._after()
 
+    @mended
     def hurry(self, is_ending: bool = True) -> list[BatchFuture[Any]]:
         """Nothing lingers any more. Gives the futures of what is unresolved."""
+        self.refuse_to_wait()
         with self._lock:
             self._is_ending = is_ending
             self._begin()
@@ -204,10 +245,11 @@ class Engine(Running):
         self._after()
         return left
 
+    @mended
     def configured(self) -> None:
         """Other limits count from now on, also for what waits."""
         self._is_configured = False  # whoever looks next sees to it
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self._is_nested():
             self._nested.append(None)
             return
         with self._lock:
@@ -222,9 +264,14 @@ class Engine(Running):
         No callback runs: those belong to the parent.
         """
         self._lock = RLock()  # another thread may have held the old one
-        running = self._running()
-        accepted, away = self.forming.clear()
-        for future in self._end_with(running + accepted + away, self._forked):
+
+        def end(future: BatchFuture[Any]) -> None:
+            self._end_with((future,), self._forked)
+
+        for future in self._running():
+            end(future)
+        self.forming.clear(end, end)
+        for future in self._ended:
             future.__dict__.pop("view", None)  # its condition may be held by a thread of the parent
         self.batches.clear()
         self.routes.clear()
@@ -236,6 +283,7 @@ class Engine(Running):
         self.counts = Counts()
         self.generation += 1
         self._nested.clear()
+        self._closers.clear()
         self._roused = self._is_ending = self._is_changing = self._is_held = False
         if self.state is CLOSING:
             self.state = CLOSED  # who closes it does so in the parent
@@ -249,9 +297,10 @@ class Engine(Running):
 
     # ---- what it did ----
 
+    @mended
     def stats(self) -> Stats:
         """A consistent snapshot."""
-        is_nested = self._lock._is_owned()  # type: ignore[attr-defined]
+        is_nested = self._is_nested()
         with self._lock:
             if not is_nested:
                 self._begin()
@@ -294,19 +343,21 @@ def items_of(futures: Sequence[BatchFuture[Any]]) -> int:
 
 def count_down(futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) -> None:
     """Call `done()` once when all `futures` are done."""
-    left: list[None] = [None] * (len(futures) + 1)
+    # Single C calls add to it and take from it, as the workers that tick are several.
+    left: set[BatchFuture[Any] | None] = {None, *futures}
 
     def tick(future: BatchFuture[Any] | None) -> None:
         if future is not None and future._is_chunk and not future.cancelled():
-            for alone in [one.future for one in future._v if type(one) is Alone]:
-                left.append(None)
-                if not alone._watch(tick):
-                    tick(alone)
-        left.pop()  # atomic, as the workers that tick are several
+            watch([one.future for one in future._v if type(one) is Alone])
+        left.discard(future)
         if not left:
             done()
 
-    for future in futures:
-        if not future._watch(tick):
-            tick(future)
+    def watch(futures: Sequence[BatchFuture[Any]]) -> None:
+        left.update(futures)
+        for future in futures:
+            if not future._watch((tick,)):
+                tick(future)
+
+    watch(futures)
     tick(None)

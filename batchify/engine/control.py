@@ -14,7 +14,7 @@ from ..loopfuture import port_of, set_done
 from ..observe import Observers
 from ..options import Options
 from ..stats import Stats
-from .base import Engine, count_down, items_of
+from .base import Closer, Engine, count_down, items_of
 from .entry import CLOSED, CLOSING, OPEN
 from .seam import Seam
 
@@ -52,27 +52,35 @@ async def aflush(scope: Scope, timeout: float | None) -> None:
 
 def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
     _refuse_in_the_middle(scope)
-    futures = _closing(scope, cancel, _refuse_to_block)
-    starts = _starts(scope)
+    closer = Closer()
     try:
-        _wait(scope, futures, timeout)
-    except TimeoutError:
-        _close(scope, starts, abandon=True)
-        raise
-    _close(scope, starts, abandon=False)
-    for engine in scope.engines():
-        engine.join(timeout)
+        futures = _closing(scope, cancel, closer, _refuse_to_block)
+        starts = _starts(scope)
+        try:
+            _wait(scope, futures, timeout)
+        except TimeoutError:
+            _close(scope, starts, abandon=True)
+            raise
+        _close(scope, starts, abandon=False)
+        for engine in scope.engines():
+            engine.join(timeout)
+    finally:
+        closer.is_over = True
 
 
 async def aclose(scope: Scope, timeout: float | None, cancel: bool) -> None:
-    futures = _closing(scope, cancel, _refuse_to_await)
-    starts = _starts(scope)
+    closer = Closer()
     try:
-        await _await(futures, timeout)
-    except TimeoutError:
-        _close(scope, starts, abandon=True)
-        raise
-    _close(scope, starts, abandon=False)
+        futures = _closing(scope, cancel, closer, _refuse_to_await)
+        starts = _starts(scope)
+        try:
+            await _await(futures, timeout)
+        except TimeoutError:
+            _close(scope, starts, abandon=True)
+            raise
+        _close(scope, starts, abandon=False)
+    finally:
+        closer.is_over = True
 
 
 def start(scope: Scope) -> None:
@@ -107,7 +115,7 @@ def _flushed(scope: Scope) -> list[BatchFuture[Any]]:
     return [future for engine in scope.engines() for future in engine.flush()]
 
 
-def _closing(scope: Scope, cancel: bool, refuse: Any) -> list[BatchFuture[Any]]:
+def _closing(scope: Scope, cancel: bool, closer: Closer, refuse: Any) -> list[BatchFuture[Any]]:
     """Begin to close; gives what to wait for.
 
     A close that would wait for itself is refused before it changes anything; with `cancel` it
@@ -118,7 +126,7 @@ def _closing(scope: Scope, cancel: bool, refuse: Any) -> list[BatchFuture[Any]]:
             refuse(future)
     scope.set_state(CLOSING)
     try:
-        futures = [future for engine in scope.engines() for future in engine.close(cancel)]
+        futures = [future for engine in scope.engines() for future in engine.close(cancel, closer)]
     except RuntimeError:  # no thread is to be had for what was accepted
         scope.set_state(OPEN)
         raise

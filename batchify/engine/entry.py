@@ -6,19 +6,26 @@ under the lock only. While the room may shrink it is 0, so that no caller passes
 writes it looks at the intake again afterwards, so that no item is left without a wake-up.
 
 The lock is re-entrant: a finalizer or a signal handler that comes while a thread holds it finds
-it owned, leaves a note (`_nested`), and the holder looks again when it has let go. A handler may
-also raise in the middle of a change that a caller makes: whoever holds the lock next finds
-`_is_changing`, and counts anew. No user code runs under it.
+it owned, leaves a note (`_nested`), and the holder looks again when it has let go. Who would have
+to wait there gets a `Deadlock`: the holder is below it, on the same stack.
+
+A handler may also raise, at any instant of what the main thread does:
+- in the middle of a change, which leaves `_is_changing`: the thread mends it on its way out
+  (`mended`), or whoever takes the lock next does (`_begin`): all is counted anew, from the states
+  of the items. So nothing is taken out of one place before it is in the next;
+- after items have ended, before their watchers are told: they stay in `_ended` until they are;
+- with a batch in hand: `_lost` finds it. Its items wait again, or end in `BatchAborted` if it had
+  begun.
+No user code runs under the lock.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from asyncio import _get_running_loop as running_loop
 from collections import deque
 from collections.abc import Callable
-from threading import RLock, get_ident
+from threading import get_ident
 from typing import Any
 from weakref import ref
 
@@ -31,6 +38,7 @@ from ..options import Live
 from ..stats import Counts
 from ..terms import NO_TERMS, Terms
 from . import lifecycle
+from .mending import holding, mended
 from .routing import Routing
 from .seam import Seam
 
@@ -62,18 +70,14 @@ class Entry(Routing):
         self.state = OPEN
         self.starts = 0  # how often it was opened again
         self.generation = 0  # grows with each fork
-        self._lock = RLock()
-        self._nested: deque[BatchFuture[Any] | None] = (
-            deque()
-        )  # came while this thread held the lock
+        # What came while this thread held the lock: items, what is to be done, None for a look.
+        self._nested: deque[BatchFuture[Any] | Callable[[], object] | None] = deque()
         self._worker_idents: set[int] = set()
-        self._is_changing = False
         self._roused = False  # somebody was woken, and has not looked yet
         self._is_ending = False  # the process or the loop ends
         self._is_held = False  # by `lifecycle`
         self._no_worker: str | None = None  # why nobody could be woken or started, at the last look
         self._next_deadline = math.inf  # when somebody calls `expire`
-        self._ended: deque[tuple[BatchFuture[Any], Any]] = deque()  # to be told, with their items
 
     # ---- the driver's part ----
 
@@ -140,6 +144,7 @@ class Entry(Routing):
 
         return submit
 
+    @mended
     def submit(
         self,
         route: Route,
@@ -155,7 +160,7 @@ class Entry(Routing):
         if terms is not NO_TERMS:
             future._terms = terms
         is_special = terms.deadline is not None or bool(terms.priority)
-        if is_special and not self._lock._is_owned():  # type: ignore[attr-defined]
+        if is_special and not self._is_nested():
             with self._lock:  # before it is where a worker may take it
                 self._begin()
                 self._sort()
@@ -166,11 +171,7 @@ class Entry(Routing):
         else:
             is_crowded = self._put_in(future)
         if is_crowded or is_special:
-            try:
-                return self.crowded(future, route, wait, timeout, admitted)
-            except BaseException:
-                self._after()
-                raise
+            return self.crowded(future, route, wait, timeout, admitted)
         return future
 
     def _put_in(self, future: BatchFuture[Any]) -> bool:
@@ -200,6 +201,7 @@ class Entry(Routing):
         future._asyncio_future_blocking = False
         return future
 
+    @holding
     def crowded(
         self,
         future: BatchFuture[Any],
@@ -209,48 +211,68 @@ class Entry(Routing):
         admitted: Callable[[], object] | None = None,
     ) -> BatchFuture[Any]:
         """What a caller does who found the intake as long as `need`."""
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self._is_nested():
             self._nested.append(future)
             return future
         bell = None
-        with self._lock:
-            self._begin()
-            if type(future._v) is Refused:  # a close turned it away, and counted it
-                self._end()
-                raise self._closed()  # not the future's, which would lead to this frame
-            if self.state is not OPEN:
-                if self._take_back(future):
-                    raise self._refused(future, self._closed())
-                self._end()
-                return future  # it came just before the close
-            self._respect(future)
-            self._look()
-            if self._is_unserved() and self._take_back(future):
-                raise self._refused(future, RuntimeError(self._no_worker))
-            if self.forming.is_waiting(future):
-                on_loop = isinstance(future, LoopFuture)
-                if not wait or (not on_loop and waits.serves(self)):
-                    self.forming.withdraw(future)
-                    # No name for the error here: it would be a cycle, through its traceback.
-                    why = self._full if not wait else self._own_queue_full
-                    raise self._refused(future, why())
-                # A finalizer that runs in a worker, between two batches, must not hold it up.
-                if not on_loop and get_ident() not in self._worker_idents:
-                    bell = self.seam.bell()
-                    admitted = bell.ring
-                future._s = Waiting(route, admitted)
-                self.forming.waiting += 1
+        try:  # as `mended`, without the frame that it costs
+            with self._lock:
+                self._begin()
+                if self.state is not OPEN or type(future._v) is Refused:
+                    return self._came_late(future)
+                self._respect(future)
                 self._look()
-            self._end()
-        if self._nested:
-            self._look_again()
-        if bell is not None:
-            self._wait_for_room(future, bell, timeout)
-        elif timeout is not None and isinstance(future, LoopFuture) and self._waits(future):
-            future._port.loop.call_later(timeout, self._expire, ref(future))
-        elif self._is_ending and not isinstance(future, LoopFuture):
-            self._wait_at_the_end(future)
+                if self._is_unserved() and self._take_back(future):
+                    raise self._refused(future, RuntimeError(self._no_worker))
+                if self.forming.is_waiting(future):
+                    bell = self._have_wait(future, route, wait, admitted)
+                self._end()
+            if self._nested:
+                self._look_again()
+            if bell is not None:
+                self._wait_for_room(future, bell, timeout)
+            elif timeout is not None and isinstance(future, LoopFuture) and self._waits(future):
+                future._port.loop.call_later(timeout, self._expire, ref(future))
+            elif self._is_ending and not isinstance(future, LoopFuture):
+                self._wait_at_the_end(future)
+        except BaseException:
+            self._mend()
+            raise
         return future
+
+    def _came_late(self, future: BatchFuture[Any]) -> BatchFuture[Any]:
+        """Let in what came just before a close, and refuse the others (under the lock)."""
+        if type(future._v) is Refused:  # the close turned it away, and counted it
+            self._end()
+            raise self._closed()  # not the future's, which would lead to this frame
+        if self._take_back(future):
+            raise self._refused(future, self._closed())
+        self._end()
+        return future
+
+    def _have_wait(
+        self,
+        future: BatchFuture[Any],
+        route: Route,
+        wait: bool,
+        admitted: Callable[[], object] | None,
+    ) -> Any:
+        """See to one that has no room yet (under the lock); gives the bell, if its call waits."""
+        bell = None
+        on_loop = isinstance(future, LoopFuture)
+        if not wait or (not on_loop and waits.serves(self)):
+            self.forming.withdraw(future)
+            # No name for the error here: it would be a cycle, through its traceback.
+            why = self._full if not wait else self._own_queue_full
+            raise self._refused(future, why())
+        # A finalizer that runs in a worker, between two batches, must not hold it up.
+        if not on_loop and get_ident() not in self._worker_idents:
+            bell = self.seam.bell()
+            admitted = bell.ring
+        future._s = Waiting(route, admitted)
+        self.forming.waiting += 1
+        self._look()
+        return bell
 
     def _respect(self, future: BatchFuture[Any]) -> None:
         """See to what a call asked for, if its item has not started (under the lock)."""
@@ -278,6 +300,7 @@ class Entry(Routing):
     def _waits(future: BatchFuture[Any]) -> bool:
         return future._s.__class__ is Waiting
 
+    @mended
     def _wait_for_room(self, future: BatchFuture[Any], bell: Any, timeout: float | None) -> None:
         is_over = False
         try:
@@ -299,6 +322,7 @@ class Entry(Routing):
         if future._s is CANCELLED:
             raise self._closed()
 
+    @mended
     def _expire(self, weak: ref[LoopFuture[Any]]) -> None:
         """A call on a loop waited too long for its room."""
         future = weak()
@@ -315,7 +339,6 @@ class Entry(Routing):
             self._end_with((future,), self._full, Refused)
             self._end()
         self._tell_admitted(state)
-        self._announce((future,))
         self._after()
 
     def _wait_at_the_end(self, future: BatchFuture[Any]) -> None:
@@ -323,7 +346,7 @@ class Entry(Routing):
         if waits.serving_threads.get(get_ident()):
             return
         bell = self.seam.bell()
-        if future._watch(bell.poke) and not bell.wait(self.options.exit_timeout):
+        if future._watch((bell.poke,)) and not bell.wait(self.options.exit_timeout):
             lifecycle.give_up(self)  # else the next call would wait as long again
 
     def _take_back(self, future: BatchFuture[Any]) -> bool:
@@ -333,7 +356,7 @@ class Entry(Routing):
         state = future._s
         if self.state is not OPEN or state.__class__ is Done or state.is_running:
             return False
-        return self.forming.end(future)  # it was moved on, and counts as never accepted
+        return bool(self.forming.end(future))  # it was moved on, and counts as never accepted
 
     def _refused(self, future: BatchFuture[Any], error: Exception) -> Exception:
         """Count a refused call; who watches all that is in the queue must hear of it."""
@@ -346,6 +369,7 @@ class Entry(Routing):
         """Count a call that was refused for its arguments."""
         with self._lock:
             self.counts.rejected += 1
+        self._after()
 
     @staticmethod
     def _tell_admitted(state: Any) -> None:
@@ -359,17 +383,6 @@ class Entry(Routing):
     def _full(self) -> QueueFull:
         return QueueFull(f"{self.options.name} has {self.forming.capacity} unresolved items")
 
-    def refuse_to_wait(self) -> None:
-        """Raise where a handler or a finalizer, which came in the middle of a change, would wait.
-
-        Whoever it waits for needs the lock, which this thread holds until it returns.
-        """
-        if self._lock._is_owned():  # type: ignore[attr-defined]
-            raise Deadlock(
-                f"waiting here could never end: this came in the middle of a call of "
-                f"{self.options.name} (in a signal handler or a finalizer), which must end first"
-            )
-
     def _own_queue_full(self) -> Deadlock:
         return Deadlock(
             f"a batch or a callback of {self.options.name} submitted to its own full queue: "
@@ -377,19 +390,6 @@ class Entry(Routing):
         )
 
     # ---- who looks ----
-
-    def _begin(self) -> None:
-        """Begin a change (the first thing under the lock); `_end` ends it."""
-        if self._is_changing:
-            self._recount()
-        self._is_changing = True
-
-    def _end(self) -> None:
-        self._is_changing = False
-
-    def _recount(self) -> None:
-        """Repair what an exception from a signal handler left behind."""
-        raise NotImplementedError
 
     def _look(self) -> None:
         """Let in what has room, and wake whoever is needed (under the lock)."""
@@ -439,33 +439,45 @@ class Entry(Routing):
         # No timer and no batch keeps what waits without a limit; its callers may have gone.
         is_to_hold = self.forming.linger is None and self.forming.pending > 0
         if is_to_hold is not self._is_held:
-            self._is_held = is_to_hold
             (lifecycle.hold if is_to_hold else lifecycle.let_go)(self)
+            self._is_held = is_to_hold  # last: an exception from a signal leaves it to the next
         if self.state is not OPEN or self._is_ending or self._is_unserved():
             self.need = 0
         else:
             self.need = self.forming.threshold(not self._roused and self._is_free())
 
+    @mended
     def _look_again(self) -> None:
         """Look, also for those who came while this thread held the lock."""
-        refused: list[BatchFuture[Any]] = []
         with self._lock:
             self._begin()
+            later: list[Any] = []
             while self._nested:
                 future = self._nested.popleft()
                 if future is None:  # other limits
                     continue
+                if not isinstance(future, BatchFuture):
+                    later.append(future)  # to be called without the lock
+                    continue
                 route = future._s
-                if self.state is OPEN:
+                if route is CANCELLED:
+                    self._take_out(future)
+                elif self.state is OPEN:
                     self._respect(future)
                 elif self.forming.withdraw(future):
                     future._s = route
-                    refused += self._end_with((future,), self._closed)
+                    self._end_with((future,), self._closed)
                     self.counts.rejected += 1
             self._look()
             self._end()
-        if refused:
-            self._announce(refused)
+        for act in later:
+            act()
+        if self._ended:
+            self._tell_ended()
+
+    def _take_out(self, future: BatchFuture[Any]) -> None:
+        """See to one that was cancelled in the middle of another change (under the lock)."""
+        raise NotImplementedError
 
     def _after(self) -> None:
         """What is left to do when the lock is free: tell, forget, look again."""
@@ -474,11 +486,3 @@ class Entry(Routing):
         self._forget_routes()
         if self._nested:
             self._look_again()
-
-    def _tell_ended(self) -> None:
-        """Tell those who ended without a batch; their items go here, without the lock."""
-        while self._ended:
-            with contextlib.suppress(IndexError):  # two who pop
-                future, item = self._ended.popleft()
-                del item
-                self._announce((future,))

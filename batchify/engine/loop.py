@@ -30,7 +30,8 @@ from ..options import Live
 from ..outcome import Give, caught
 from . import lifecycle
 from .base import Engine, count_down
-from .running import Batch
+from .batch import Batch
+from .mending import holding, mended
 from .seam import Seam
 
 _YEAR = 365 * 24 * 3600.0
@@ -143,6 +144,10 @@ class LoopEngine(Engine):
             return [self.port.thread]
         return [batch]
 
+    def _lost(self) -> list[Batch]:
+        known = list(self._tasks.values())
+        return [batch for batch in list(self.batches) if batch not in known]
+
     # ---- in and out ----
 
     def submit_here(self, route: Route) -> tuple[Any, ...]:
@@ -159,34 +164,41 @@ class LoopEngine(Engine):
 
     # ---- one batch ----
 
+    @holding
     async def _work(self) -> None:
         """Take a batch and run it: the body of a task."""
         task = asyncio.current_task()
         assert task is not None
-        with self._lock:
-            self._begin()
-            self._roused = False
-            batch = self._take()
-            if not isinstance(batch, Batch):
-                self._end()
-                return  # cancelled meanwhile; _task_ended looks on
-            batch.thread = get_ident()
-            self._tasks[task] = batch
-            if self._timer is not None and not self.forming.pending:
-                self._timer.cancel()
-                self._timer = None
-            self._look()
-            self._end()
-        self._after()
-        waits.serving_tasks[task] = batch
         try:
+            with self._lock:
+                self._begin()
+                self._roused = False
+                batch = self._take()
+                if not isinstance(batch, Batch):
+                    self._end()
+                    return  # cancelled meanwhile; _leave looks on
+                batch.thread = get_ident()
+                self._tasks[task] = batch
+                if self._timer is not None and not self.forming.pending:
+                    self._timer.cancel()
+                    self._timer = None
+                self._look()
+                self._end()
+            self._after()
+            waits.serving_tasks[task] = batch
             await self._drive(batch)
+        except BaseException:  # a signal handler raised: some may be done, and not told
+            taken = self._tasks.get(task)
+            if taken is not None:
+                self._note_told(taken)
+            raise
         finally:
             waits.serving_tasks.pop(task, None)
             self._leave(task)
             # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
             del self, batch, task
 
+    @mended
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """After the task: it may have been cancelled before its first step."""
         if not task.cancelled():
@@ -196,22 +208,20 @@ class LoopEngine(Engine):
                 self._roused = False
             self._leave(task)
 
+    @mended
     def _leave(self, task: asyncio.Task[None]) -> None:
-        batch = self._tasks.pop(task, None)
-        ended: list[BatchFuture[Any]] = []
         with self._lock:
             self._begin()
+            batch = self._tasks.get(task)
             if batch is not None:
                 if batch.left:
-                    ended = self._abort(batch, "the task of the batch was ended")
-                self.finish(batch)
+                    self._abort(batch, "the task of the batch was ended")
+                self.batches.discard(batch)
+            self._tasks.pop(task, None)
             if not self.port.loop.is_closed():
                 self._look()
             self._end()
-        if ended:
-            self._announce(ended)
-        if self._nested:
-            self._look_again()
+        self._after()
 
     async def _drive(self, batch: Batch) -> None:
         talk = batch.talk(can_await=True)

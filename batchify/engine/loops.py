@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable
@@ -44,7 +45,8 @@ class Background:
         try:
             seam.spawn(_run_background, (self.port,), "batchify:background")
         except BaseException:  # no thread to be had: nobody will close it
-            self.loop.close()
+            with contextlib.suppress(RuntimeError):  # it runs: `__del__` ends it
+                self.loop.close()
             raise
 
     def __del__(self) -> None:
@@ -73,6 +75,9 @@ def background(seam: Seam) -> Background:
         found = None if _background is None else _background()
         if found is None:
             found = Background(seam)
+            made = None if _background is None else _background()
+            if made is not None:  # by a handler or a finalizer, meanwhile
+                return made
             _background = ref(found)
         return found
 
@@ -141,7 +146,9 @@ class AsyncEngine:
                 engine.observers = self.observers
                 if self.state is not OPEN:
                     engine.closed()
-                self._engines[port] = engine
+                made = self._engines.setdefault(port, engine)
+                if made is not engine:  # a handler or a finalizer came meanwhile
+                    return made
                 lifecycle.register(engine)
                 if home is None:
                     port.engines.add(engine)

@@ -10,13 +10,13 @@ from typing import Any
 from ..forming import Grouped, Plain, Route
 from ..options import Options
 from ..terms import NO_TERMS, Terms, hashable, terms_of
+from .mending import Mending
 from .seam import Seam
-from .telling import Telling
 
 MANY = 1000  # looks at a route that is being forgotten: it takes a microsecond
 
 
-class Routing(Telling):
+class Routing(Mending):
     """Kinds of items: equal keys and equal extra arguments go the same way."""
 
     options: Options

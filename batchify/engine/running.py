@@ -2,85 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import BatchAborted, DeadlineExceeded
+from ..errors import BatchAborted
 from ..forming import Chunk, Route
-from ..future import CANCELLED, ERROR, RESULT, Alone, BatchFuture, Done, Failure
-from ..loopfuture import LoopFuture
+from ..future import CANCELLED, ERROR, RESULT, Alone, BatchFuture, Failure
 from ..observe import EVERYWHERE, BatchEvent, Observers
 from ..options import Live
-from ..outcome import Give, Talk, Work, conduct, exhausted
+from ..outcome import Give, exhausted
 from ..retry import Retry
 from ..stats import AT_ONCE
 from ..terms import NO_TERMS, Terms
+from .batch import Batch
 from .entry import CLOSED, OPEN, Entry
+from .mending import holding, mended
 from .seam import Seam
 from .telling import PENDING
-
-
-class Batch:
-    """A batch that runs. Its futures have it as their state.
-
-    A chunk is a batch with one future for all its items: the list of their outcomes.
-    """
-
-    __slots__ = (
-        "began", "chunk", "engine", "futures", "is_flushed", "left", "ran", "reason", "route",
-        "thread",
-    )  # fmt: skip
-    is_running = True
-
-    def __init__(self, engine: Running, route: Route, reason: str, began: float) -> None:
-        self.engine = engine
-        self.route = route
-        self.reason = reason
-        self.began = began
-        self.futures: list[BatchFuture[Any]] = []
-        self.chunk: list[Any] | None = None  # the outcomes so far
-        self.is_flushed = False  # some of its items are being flushed
-        self.left = 0  # how many items are not settled
-        self.ran = 0.0  # seconds until the last was settled
-        self.thread = 0  # the ident of the thread that runs it
-
-    @property
-    def size(self) -> int:
-        """How many items."""
-        return len(self.futures if self.chunk is None else self.chunk)
-
-    @property
-    def queued(self) -> float:
-        """For how many seconds the oldest had waited."""
-        return max(0.0, self.began - self.futures[0]._t)
-
-    def items(self) -> list[Any]:
-        if self.chunk is not None:
-            return self.futures[0]._v  # type: ignore[no-any-return]
-        return [future._v for future in self.futures]
-
-    def talk(self, can_await: bool) -> Talk:
-        """Run it: see `conduct`."""
-        route, options = self.route, self.engine.options
-        work: Work | None = route.work  # the same for all batches of a route
-        if work is None:
-            on_error, isolate = options.on_error, options.isolate
-            work = route.work = Work(
-                route.function,
-                route.args,
-                route.kwargs,
-                on_error,
-                route.batched,
-                isolate,
-                can_await,
-            )
-        if options.dedupe is None:
-            return conduct(work, self.items())
-        return conduct(work, self.items(), [future._terms.twin for future in self.futures])
-
-    def holders(self, me: Any) -> list[Any] | None:
-        return self.engine.holders_of(self, me)
 
 
 class Running(Entry):
@@ -96,6 +34,10 @@ class Running(Entry):
 
     def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
         """Who must act before `batch` can end."""
+        raise NotImplementedError
+
+    def _end_overdue(self, now: float) -> None:
+        """End what has come to its deadline (under the lock)."""
         raise NotImplementedError
 
     # ---- taking ----
@@ -117,22 +59,53 @@ class Running(Entry):
         chunk: Chunk | None = getattr(group, "_s", None)
         route = chunk.route if chunk is not None else group.route
         batch = Batch(self, route, decision.reason or "", now)
-        futures = batch.futures = forming.take(group, batch)
-        if not futures:  # cancelled meanwhile, by a finalizer that ran in this thread
-            return self._take()
-        batch.left = len(futures)
         if chunk is not None:
-            batch.left = chunk.count
             batch.chunk = chunk.chunk
             batch.is_flushed = chunk.is_flushed
-        self.batches.add(batch)
+        self.batches.add(batch)  # first: what is in no queue any more is in a batch
+        forming.take(group, batch)
+        if not batch.futures:  # cancelled meanwhile, by a finalizer that ran in this thread
+            self.batches.discard(batch)
+            self.forming.release(batch.route)
+            return self._take()
+        batch.left = len(batch.futures) if chunk is None else chunk.count
         counts = self.counts
         counts.batches += 1
         counts.reasons[batch.reason] += 1
         return batch
 
+    def _lost(self) -> list[Batch]:
+        """Batches that nobody runs: a signal handler raised before or after (under the lock)."""
+        raise NotImplementedError
+
+    def _put_back(self, batch: Batch) -> None:
+        """The items of a lost batch wait again, before all others, if it never began."""
+        if batch.has_begun:
+            self._abort(batch, "a signal handler raised")
+            self.batches.discard(batch)
+            return
+        route: Route | None = batch.route
+        live = []
+        for future in batch.futures:
+            state = future._s
+            if state.__class__ is Route:
+                route = state
+            if state is batch or state.__class__ is Route:
+                live.append(future)
+        if batch.chunk is not None and live:
+            chunk = live[0]._s = Chunk(batch.route, batch.chunk, live[0]._t)
+            chunk.is_flushed = batch.is_flushed
+            self.forming.chunks.appendleft(live[0])
+        elif live:
+            self.forming._bring_in(live, route)
+        self.batches.discard(batch)
+        if batch.left:
+            batch.left = 0
+            self.forming.release(batch.route)
+
     # ---- settling ----
 
+    @holding
     def settle(self, batch: Batch, give: Give) -> None:
         """End items of `batch` with their values, then tell everyone."""
         futures: Sequence[BatchFuture[Any]] = batch.futures
@@ -162,6 +135,7 @@ class Running(Entry):
         if self._nested:
             self._look_again()
 
+    @holding
     def _settle_part(self, batch: Batch, give: Give) -> None:
         values = give.values if give.is_clean else self._tried(batch, give)
         if batch.chunk is not None:
@@ -197,10 +171,12 @@ class Running(Entry):
                 self._run_again(batch, future, place, now, value.after)
                 retried += 1
             elif issubclass(type(value), (Failure, Retry)):
-                failed += 1
-                future._v = value if isinstance(value, Failure) else Failure(self._closed())
-                future._s = ERROR
-            else:
+                failure = value if isinstance(value, Failure) else Failure(self._closed())
+                if future._s is batch:
+                    failed += 1
+                    future._v = failure
+                    future._s = ERROR
+            elif future._s is batch:  # no handler has cancelled it just now
                 succeeded += 1
                 future._v = value
                 future._s = RESULT
@@ -220,21 +196,32 @@ class Running(Entry):
                 counts.record()
             self.forming.release(batch.route)
 
-    def _abort(self, batch: Batch, reason: str) -> list[BatchFuture[Any]]:
-        """End what `batch` left unsettled (under the lock); gives it, to be announced."""
-        left = [future for future in batch.futures if future._s is batch]
-        count = sum(future._count for future in left)
-        self.forming.running -= count
-        self.counts.failed += count
-        return self._end_with(left, lambda: BatchAborted(reason))
-
-    def finish(self, batch: Batch) -> None:
-        """`batch` is over."""
+    @holding
+    def finish(self, batch: Batch, reason: str = "") -> None:
+        """`batch` is over; what it left unsettled ends in `BatchAborted`, for `reason`."""
         with self._lock:
-            self.batches.discard(batch)
-            if batch.left:  # it was aborted
-                batch.left = 0
-                self.forming.release(batch.route)
+            if batch.left:
+                self._begin()
+                self._abort(batch, reason)
+                self._end()
+            self.batches.discard(batch)  # last: else nobody would find it after an interrupt
+
+    def _abort(self, batch: Batch, reason: str) -> None:
+        self._note_told(batch)
+        left = [future for future in batch.futures if future._s is batch]
+        for future in left:
+            count = future._count
+            self._end_with((future,), lambda: BatchAborted(reason))
+            self.forming.running -= count
+            if future._s is not CANCELLED:  # by a handler
+                self.counts.failed += count
+        if batch.left:
+            batch.left = 0
+            self.forming.release(batch.route)
+
+    def _note_told(self, batch: Batch) -> None:
+        """Some of `batch` may be done and not told, as an exception broke in."""
+        self._ended.update(dict.fromkeys(batch.futures))
 
     def is_observed(self) -> bool:
         """Is anybody to be told of batches?"""
@@ -250,6 +237,7 @@ class Running(Entry):
         if errors:
             with self._lock:
                 self.counts.observer_errors += errors
+            self._after()
 
     # ---- what runs again ----
 
@@ -292,6 +280,7 @@ class Running(Entry):
 
     # ---- chunks ----
 
+    @mended
     def submit_chunks(
         self, function: Callable[..., Any], chunks: list[list[Any]], batched: Callable[[], Any]
     ) -> list[BatchFuture[Any]]:
@@ -301,7 +290,7 @@ class Running(Entry):
         `Alone` for items that run again.
         """
         futures: list[BatchFuture[Any]] = []
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self._is_nested():
             return futures
         route = Route(self, function, batched=batched)
         with self._lock:
@@ -326,6 +315,7 @@ class Running(Entry):
         self._after()
         return futures
 
+    @holding
     def _settle_chunk(self, batch: Batch, give: Give, values: Sequence[Any]) -> None:
         future, outcomes, places = batch.futures[0], batch.chunk, give.places
         assert outcomes is not None
@@ -377,73 +367,17 @@ class Running(Entry):
             if future._s.count > self.options.size:
                 alone = [self._alone(future, item) for item in future._v]
                 self.forming.break_up(future, RESULT, [Alone(one) for one in alone], alone)
-                self._ended.append((future, None))
+                self._ended[future] = None
 
     def _alone(self, chunk: BatchFuture[Any], item: Any) -> BatchFuture[Any]:
         """A future for one item of a chunk, to be given a state."""
         future: BatchFuture[Any] = self._new_future()
         future._v = item
         future._t = chunk._t
+        future._s = None
         return future
 
     def _new_future(self) -> BatchFuture[Any]:
         """A future for whoever waits for it."""
         future: BatchFuture[Any] = BatchFuture()
         return future
-
-    # ---- what ends early ----
-
-    def cancel(self, future: BatchFuture[Any]) -> bool:
-        """Take out one item; see `BatchFuture.cancel`."""
-        item = future._v  # let go of without the lock: that may run a finalizer
-        is_nested = self._lock._is_owned()  # type: ignore[attr-defined]
-        with self._lock:
-            if not is_nested:
-                self._begin()
-            state, count = future._s, future._count
-            if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):
-                if not is_nested:
-                    self._end()
-                return state is CANCELLED
-            if state.is_running:
-                future._s = CANCELLED  # detached: the batch goes on without it
-                self.counts.cancelled += count
-                self.forming.running -= count
-            elif self.forming.end(future):
-                self.counts.cancelled += count
-            else:
-                self.counts.gave_up += 1
-            if is_nested:
-                self._nested.append(future)
-            else:
-                self._look()
-                self._end()
-        self._announce((future,))
-        self._forget_routes()
-        if self._nested and not is_nested:
-            self._look_again()
-        del item
-        return True
-
-    def expire(self) -> float | None:
-        """End what is overdue; gives the next deadline."""
-        with self._lock:
-            self._begin()
-            self._end_overdue(self.seam.clock())
-            when = self.forming.deadline
-            self._next_deadline = math.inf if when is None else when
-            self._look()
-            self._end()
-        self._after()
-        return when
-
-    def _end_overdue(self, now: float) -> None:
-        for future in self.forming.overdue(now):
-            state = future._s
-            if state.__class__ is Done or state.is_running:
-                continue
-            self._ended.append((future, future._v))
-            late = DeadlineExceeded(f"{self.options.name}: the item did not start in time")
-            self.forming.end(future, ERROR, Failure(late))
-            self.counts.expired += 1
-            self._tell_admitted(state)

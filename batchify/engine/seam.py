@@ -109,6 +109,10 @@ class ThreadSeam:
             _starting.append(thread)
             gc.disable()
             thread.start()
+        except RuntimeError as error:
+            if error.__context__ is not None:  # a signal handler raised in its Condition
+                raise error.__context__ from None
+            raise
         finally:
             if thread in _starting:
                 _starting.remove(thread)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..future import ERROR, RESULT, BatchFuture, Done, Failure, fire
+from ..future import ERROR, RESULT, BatchFuture, Done, Failure, Poke, fire
 from ..interpreter import has_gil
 from ..loopfuture import LoopFuture
 
@@ -17,9 +17,11 @@ class Telling:
     """Who waits for what, and how they hear of it."""
 
     def __init__(self) -> None:
-        self.watched: dict[BatchFuture[Any], deque[Callable[[Any], object]]] = {}
+        self.watched: dict[BatchFuture[Any], deque[Poke]] = {}
         self.has_loop_callers = False
         self.has_gil = has_gil()
+        # Those who end without a batch, with their items: from before they end until they are told.
+        self._ended: dict[BatchFuture[Any], Any] = {}
 
     def pass_lock(self) -> None:
         """See `interpreter`: for who has written, and is about to read, where there is no GIL."""
@@ -32,31 +34,40 @@ class Telling:
         watched = self.watched
         if watched:
             for future in futures:
-                pokes = watched.pop(future, None)
+                pokes = watched.get(future)
                 if pokes is not None:
                     fire(pokes, future)
+                    watched.pop(future, None)
+
+    def _tell_ended(self) -> None:
+        """Tell those who ended without a batch; their items go here, without the lock."""
+        ended = [future for future in list(self._ended) if future.done()]
+        self._announce(ended)
+        for future in ended:
+            self._ended.pop(future, None)
 
     def _end_with(
         self,
         futures: Iterable[BatchFuture[Any]],
         error: Callable[[], Exception],
         kind: type[Failure] = Failure,
-    ) -> list[BatchFuture[Any]]:
-        """End futures with an error (under the lock); gives them, to be announced."""
-        ended = []
+    ) -> None:
+        """End futures with an error (under the lock); `_tell_ended` tells of it."""
         for future in futures:
             state = future._s
             if state.__class__ is Done:
                 continue
+            self._ended[future] = future._v
             outcomes = getattr(state, "chunk", None)
+            value: Any
             if outcomes is None:
-                future._v = kind(error())
-                future._s = ERROR
+                final, value = ERROR, kind(error())
             else:  # each of its items ends on its own
-                future._v = [Failure(error()) if one is PENDING else one for one in outcomes]
-                future._s = RESULT
-            ended.append(future)
-        return ended
+                final = RESULT
+                value = [Failure(error()) if one is PENDING else one for one in outcomes]
+            if future._s is state:  # else a handler has cancelled it just now
+                future._v = value
+                future._s = final
 
     def _post(self, futures: Sequence[BatchFuture[Any]]) -> None:
         """Have those that were made on loops woken there."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from contextvars import Context
-from threading import TIMEOUT_MAX, get_ident
+from threading import TIMEOUT_MAX, get_ident, main_thread
 from typing import Any
 from weakref import ref
 
@@ -24,8 +24,9 @@ from ..options import Live, kind
 from ..outcome import Give, caught
 from . import lifecycle
 from .base import Engine
+from .batch import Batch
 from .entry import CLOSED
-from .running import Batch
+from .mending import holding
 from .seam import Bell, Seam, collect_again
 
 
@@ -56,8 +57,13 @@ class ThreadEngine(Engine):
         bells: set[Bell] = set()
 
         def ring_all(_: object) -> None:
-            for bell in list(bells):
-                bell.ring()
+            try:
+                for bell in list(bells):
+                    bell.ring()
+            except BaseException:  # a signal handler's, which goes no further than here
+                for bell in list(bells):
+                    bell.ring()
+                raise
 
         self._bells = bells
         self._weak = ref(self, ring_all)
@@ -153,19 +159,16 @@ class ThreadEngine(Engine):
 
     def _end_workers(self) -> None:
         # They are told to go for good, whoever starts again: new ones come then.
-        with self._lock:
-            if self.state is not CLOSED:
-                return
-            self._leaving = [thread for thread in self._threads.values() if thread is not None]
-            for bell in self._idle:
-                bell.ring()
-            watch, self._watch = self._watch, None  # first: it looks without the lock
-            if watch is not None:
-                watch.ring()
-                self._next_deadline = math.inf
-            self._threads.clear()
-            self._idle.clear()
-            self._alarms.clear()
+        self._leaving += [thread for thread in self._threads.values() if thread is not None]
+        for bell in self._idle:
+            bell.ring()
+        watch, self._watch = self._watch, None  # first: it looks without the lock
+        if watch is not None:
+            watch.ring()
+            self._next_deadline = math.inf
+        self._idle.clear()
+        self._alarms.clear()
+        self._threads.clear()  # last: whoever is in none of these is not told any more
 
     def join(self, timeout: float | None) -> None:
         threads, self._leaving = self._leaving, []
@@ -189,8 +192,22 @@ class ThreadEngine(Engine):
     def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
         return [batch.thread]
 
+    def _recount(self) -> None:
+        self._idle[:] = [bell for bell in self._idle if bell in self._threads]
+        super()._recount()
+
+    def _lost(self) -> list[Batch]:
+        me = main_thread().ident  # handlers run there only
+        begun = waits.serving_threads.get(me or 0, ())
+        return [
+            batch
+            for batch in list(self.batches)
+            if not batch.thread or (batch.thread == me == get_ident() and batch not in begun)
+        ]
+
     # ---- what a worker does ----
 
+    @holding
     def next(self, bell: Bell) -> Batch | float | Stop | None:
         """What the worker of `bell` does next: a batch, or a sleep, which may have an end."""
         with self._lock:
@@ -238,48 +255,67 @@ class ThreadEngine(Engine):
             self._idle.remove(bell)
             self._alarms.pop(bell, None)
 
+    @holding
     def help(self, future: BatchFuture[Any]) -> None:
         """Run batches in this thread, which waits for `future`, while a worker is free."""
         if sys.exception() is not None:  # this caller's; what the batch raises would lead to it
             return
         batch: Batch | float | None = None
-        while not future.done() and not self._lock._is_owned():  # type: ignore[attr-defined]
-            with self._lock:
-                self._begin()
-                is_free = len(self.batches) < self.options.workers and self.state is not CLOSED
-                batch = self._take() if is_free else None
-                if isinstance(batch, Batch):
-                    batch.thread = get_ident()
-                self._look()
-                self._end()
-            self._after()
-            if not isinstance(batch, Batch):
-                break
-            Context().run(self.execute, batch)  # also who hears of it: not in this caller's
-            with self._lock:  # others may be ready, and this thread may be content
-                self._begin()
-                self._look()
-                self._end()
-        del self, future, batch  # as in `execute`
-
-    def execute(self, batch: Batch) -> None:
-        """Run one batch in this thread."""
-        stack = waits.serving_threads.setdefault(batch.thread, [])
-        stack.append(batch)
+        fault: BaseException | None = None
         try:
-            self._drive(batch)
-        except BaseException as error:  # a fault of the engine itself, or no memory
-            reason = f"the batch could not be settled: {kind(error)}"
-            with self._lock:
-                ended = self._abort(batch, reason)
-            self._announce(ended)
+            while not future.done() and not self._is_nested():
+                with self._lock:
+                    self._begin()
+                    is_free = len(self.batches) < self.options.workers and self.state is not CLOSED
+                    batch = self._take() if is_free else None
+                    if isinstance(batch, Batch):
+                        batch.thread = get_ident()
+                    self._look()
+                    self._end()
+                self._after()
+                if not isinstance(batch, Batch):
+                    break
+                # In nobody's context: also who hears of it.
+                fault = Context().run(self.execute, batch)
+                if fault is not None:
+                    raise fault  # a signal handler did, in this thread
+                with self._lock:  # others may be ready, and this thread may be content
+                    self._begin()
+                    self._look()
+                    self._end()
+                self._after()
+        except BaseException:
+            self._mend()
+            raise
         finally:
-            stack.pop()
+            del self, future, batch, fault  # as in `execute`
+
+    @holding
+    def execute(self, batch: Batch) -> BaseException | None:
+        """Run one batch in this thread; gives a fault of the engine itself."""
+        fault: BaseException | None = None
+        stack: list[Any] = []
+        try:
+            stack = waits.serving_threads.setdefault(batch.thread, stack)
+            stack.append(batch)
+            self._drive(batch)
+        except BaseException as error:  # or no memory
+            self._note_told(batch)
+            fault = error
+        finally:
+            if batch in stack:
+                stack.remove(batch)  # first: else nobody would find it after an interrupt
             if not stack:
                 waits.serving_threads.pop(batch.thread, None)
-            self.finish(batch)
+            self.finish(batch, f"the batch could not be settled: {kind(fault)}")
+            if self._ended:
+                self._tell_ended()
             # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
             del self, batch, stack
+        try:
+            return fault
+        finally:
+            del fault
 
     def _drive(self, batch: Batch) -> None:
         context = Context()  # nobody's: never that of the caller who happened to come first

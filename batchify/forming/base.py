@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..future import CANCELLED, Done
@@ -176,13 +177,15 @@ class Forming:
 
     # ---- out ----
 
-    def end(self, entry: Any, final: Any = CANCELLED, value: Any = None) -> bool:
+    def end(self, entry: Any, final: Any = CANCELLED, value: Any = None) -> bool | None:
         """Take out an entry that has not started, and give it its final state and value.
 
-        Gives True when it had been accepted.
+        Gives True when it had been accepted; None when a handler has cancelled it meanwhile.
         """
         state = entry._s
         self._forget_about(entry)
+        if entry._s is not state:
+            return None
         entry._v = value
         entry._s = final
         if state.__class__ is Route:
@@ -234,19 +237,19 @@ class Forming:
                 return place
         return None
 
-    def clear(self) -> tuple[list[Any], list[Any]]:
-        """Empty it; gives the accepted entries and those that have no room."""
-        away = self.turn_away()
-        accepted = [*self.chunks, *self._moved()]
+    # Who is turned out is taken out last, when it has ended: an exception from a signal handler
+    # leaves it here, or done.
+
+    def clear(self, end: Callable[[Any], None], turn_away: Callable[[Any], None]) -> None:
+        """Empty it: `end` the accepted entries, and `turn_away` those that have no room."""
+        self.turn_away(turn_away)
+        for entry in [*self.chunks, *self._moved()]:
+            self._forget_about(entry)
+            end(entry)
         self.chunks.clear()
         self._clear_moved()
-        while self.intake:
-            entry = self.intake.popleft()
-            if entry._s.__class__ is not Done:
-                self._forget_about(entry)
-                accepted.append(entry)
-        self.dead = self.waiting = self.grouped = self.chunked = 0
-        return accepted, away
+        self._turn_out(end)
+        self.grouped = self.chunked = 0
 
     def _moved(self) -> list[Any]:
         """The live entries that were moved on."""
@@ -255,26 +258,27 @@ class Forming:
     def _clear_moved(self) -> None:
         raise NotImplementedError
 
-    def turn_away(self) -> list[Any]:
+    def turn_away(self, end: Callable[[Any], None]) -> None:
         """Take out the entries that have no room."""
-        if not (self.is_pressed or self.is_sealed):
-            return []
-        away = []
-        while self.intake:
-            entry = self.intake.popleft()
+        if self.is_pressed or self.is_sealed:
+            self._turn_out(end)
+            self.is_pressed = False
+
+    def _turn_out(self, end: Callable[[Any], None]) -> None:
+        intake = self.intake
+        while intake:
+            entry = intake[0]
             if entry._s.__class__ is not Done:
                 self._forget_about(entry)
-                away.append(entry)
+                end(entry)
+            intake.popleft()
         self.dead = self.waiting = 0
-        self.is_pressed = False
-        return away
 
-    def seal(self) -> list[Any]:
-        """Let nothing in any more; gives the entries that have no room."""
-        away = self.turn_away()
+    def seal(self, turn_away: Callable[[Any], None]) -> None:
+        """Let nothing in any more, and `turn_away` the entries that have no room."""
+        self.turn_away(turn_away)
         self._move(len(self.intake))
         self.is_sealed = True
-        return away
 
     def unseal(self) -> None:
         """Let entries in again."""
@@ -303,18 +307,19 @@ class Forming:
         """When the oldest entry of `group` was submitted, or ran last."""
         raise NotImplementedError
 
-    def take(self, group: Any, batch: Any) -> list[Any]:
-        """Take the next batch; its entries get the state `batch`."""
+    def take(self, group: Any, batch: Any) -> None:
+        """Move the entries of the next batch to `batch.futures`, with the state `batch`."""
         if self.chunks and group is self.chunks[0]:
             count = group._s.count
+            batch.futures.append(group)
             group._s = batch
             self.chunks.popleft()
             self.chunked -= count
             self.running += count
-            return [group]
-        return self._take(group, batch)
+            return
+        self._take(group, batch)
 
-    def _take(self, group: Any, batch: Any) -> list[Any]:
+    def _take(self, group: Any, batch: Any) -> None:
         raise NotImplementedError
 
     def force(self, is_flush: bool = True) -> None:

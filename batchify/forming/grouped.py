@@ -9,15 +9,16 @@ from itertools import islice, takewhile
 from typing import Any
 
 from ..future import Done
-from .base import NEVER, NOTHING, Decision, Forming
+from .base import NEVER, NOTHING, Decision
 from .plain import Plain
 from .ranking import Ranking
+from .recounting import Recounting
 from .states import Delayed, Group, Route, Waiting
 
 PATIENCE = 1.0  # seconds that an item lets those of higher priority pass without a claim
 
 
-class Grouped(Forming):
+class Grouped(Recounting):
     """A group for each kind of items: equal keys and equal extra arguments go together.
 
     Of the groups that are ready, the one with the oldest entry leaves first, so that a busy one
@@ -105,7 +106,8 @@ class Grouped(Forming):
         if number < 0:  # it will hide the age of those behind it
             group.since = min(terms.again or entry._t, group.age[0] if group.entries else math.inf)
         group.entries[entry] = number
-        entry._s = group
+        if entry._s.__class__ is not Done:  # no handler has cancelled it just now
+            entry._s = group
         group.weight += terms.weight
         if number < 0:
             group.entries.move_to_end(entry, last=False)
@@ -135,7 +137,8 @@ class Grouped(Forming):
         if after > 0 and self.hurry is None:
             delayed = Delayed(route)
             delayed.mark = self._delayed.put(now + after, entry)
-            entry._s = delayed
+            if entry._s.__class__ is not Done:
+                entry._s = delayed
             route.users.append(None)
         else:
             self._bring_in([entry], route)
@@ -160,9 +163,13 @@ class Grouped(Forming):
     def _wake(self, now: float | None) -> None:
         """Put the delayed entries whose time has come, or all, to the front."""
         while (when := self._delayed.rank()) is not None and (now is None or when <= now):
-            entry = self._delayed.pop()
-            route = entry._s.route
+            entry: Any = self._delayed.first()
+            if entry._s.__class__ is not Delayed:  # a handler has cancelled it
+                self._delayed.pop()
+                continue
+            route, mark = entry._s.route, entry._s.mark
             self._bring_in([entry], route)
+            self._delayed.discard(mark)  # last: an exception from a signal leaves it somewhere
             self.release(route)
 
     # ---- where a group stands ----
@@ -201,7 +208,7 @@ class Grouped(Forming):
         group.mark = self._ready.put((-group.top, age), group)
 
     def _forget(self, group: Group) -> None:
-        del self.by_kin[group.route.kin]
+        self.by_kin.pop(group.route.kin, None)
         if not self.is_used(group.route):
             self.gone.append(group.route)
         if not self.by_kin:
@@ -247,7 +254,7 @@ class Grouped(Forming):
         found = []
         while (when := self._deadlines.rank()) is not None and when <= now:
             entry = self._deadlines.pop()
-            del self.minded[entry]
+            self.minded.pop(entry, None)
             found.append(entry)
         return found
 
@@ -261,9 +268,9 @@ class Grouped(Forming):
         if mark is not None:
             self._deadlines.discard(mark)
         state = entry._s
-        route = state.route if state.__class__ is Waiting else state
+        route = state.route if state.__class__ in (Waiting, Delayed) else state
         if route.__class__ is Route:
-            self.release(route)  # it came to no group
+            self.release(route)  # it is in no group
 
     def release(self, route: Route) -> None:
         if route.users:
@@ -341,20 +348,23 @@ class Grouped(Forming):
         if self._has_priorities:
             self._rank_all(group)
 
-    def _take(self, group: Any, batch: Any) -> list[Any]:
+    def _take(self, group: Any, batch: Any) -> None:
         if group.is_mixed:
             self._sort_front(group)
         by_rank = self._has_priorities and not self._takes_oldest
         numbered = self._highest(group) if by_rank else self._oldest(group)
         self._is_by_age = self._has_priorities and not self._is_by_age
         weight = 0.0
-        taken = []
+        taken: list[Any] = batch.futures
         if group.boundary and group.is_flush:
             batch.is_flushed = any(0 < number <= group.boundary for number, _ in numbered)
         for number, entry in numbered:
-            del group.entries[entry]
-            entry._s = batch
             taken.append(entry)
+            if entry._s.__class__ is Done:
+                taken.pop()
+            else:
+                entry._s = batch
+            del group.entries[entry]
             weight += entry._terms.weight
             group.forced -= number <= group.boundary
             if self.minded:
@@ -365,7 +375,6 @@ class Grouped(Forming):
         self.grouped -= len(taken)
         self.running += len(taken)
         self._rate(group)
-        return taken
 
     def _oldest(self, group: Group) -> list[tuple[int, Any]]:
         """The entries of the next batch, by age."""
@@ -402,7 +411,6 @@ class Grouped(Forming):
     def _remove(self, state: Any, entry: Any) -> None:
         if state.__class__ is Delayed:
             self._delayed.discard(state.mark)
-            self.release(state.route)
             return
         group: Group = state
         was_full, was_oldest = self._is_full(group), entry is group.oldest
@@ -422,36 +430,9 @@ class Grouped(Forming):
             group.entries.clear()
             self._unrate(group)
             self._forget(group)
-        for entry in self._delayed.things():
-            self.release(entry._s.route)
         self._delayed.clear()
         self._deadlines.clear()
         self.minded.clear()
-
-    def _recount_moved(self) -> None:
-        known = list(self.by_kin.values())
-        self._lingering.clear()
-        self._ready.clear()
-        self._ready_by_age.clear()
-        delayed = [e for e in self._delayed.things() if e._s.__class__ is Delayed]
-        self._delayed.clear()
-        for entry in delayed:  # they lost the time until when: they run now
-            route = entry._s.route
-            self._bring_in([entry], route)
-            self.release(route)
-        for group in known:
-            live = {e: n for e, n in group.entries.items() if not _is_elsewhere(e)}
-            group.entries.clear()
-            for entry in sorted(live, key=live.__getitem__):
-                group.entries[entry] = live[entry]
-                entry._s = group
-            group.is_ready = False
-            group.weight = sum(entry._terms.weight for entry in live)
-            group.forced = sum(number <= group.boundary for number in live.values())
-            self._rank_all(group)
-        self.grouped = sum(len(group.entries) for group in self.by_kin.values())
-        for group in list(self.by_kin.values()):
-            self._rate(group)
 
     # ---- all at once ----
 
@@ -482,9 +463,3 @@ class Grouped(Forming):
             return len(self.intake) + 1 if self.dead and not self.is_pressed else 1
         room = self._room()
         return NEVER if room is None else room + self.dead + 1
-
-
-def _is_elsewhere(entry: Any) -> bool:
-    """Does `entry`, which a group still has, belong to a batch by now, or to nobody?"""
-    state = entry._s
-    return state.__class__ is Done or state.is_running

@@ -58,6 +58,11 @@ class Ranking(Generic[T]):
         """All, in no order."""
         return list(self._things.values())
 
+    def ranked(self) -> list[tuple[Any, T]]:
+        """All with their ranks, in order."""
+        things = self._things
+        return [(rank, things[number]) for rank, number in sorted(self._heap) if number in things]
+
     def clear(self) -> None:
         """Take out everything."""
         self._heap.clear()

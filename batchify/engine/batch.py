@@ -1,0 +1,76 @@
+"""A batch that runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..forming import Route
+from ..future import BatchFuture
+from ..outcome import Talk, Work, conduct
+
+if TYPE_CHECKING:
+    from .running import Running
+
+
+class Batch:
+    """A batch that runs. Its futures have it as their state.
+
+    A chunk is a batch with one future for all its items: the list of their outcomes.
+    """
+
+    __slots__ = (
+        "began", "chunk", "engine", "futures", "has_begun", "is_flushed", "left", "ran", "reason",
+        "route", "thread",
+    )  # fmt: skip
+    is_running = True
+
+    def __init__(self, engine: Running, route: Route, reason: str, began: float) -> None:
+        self.engine = engine
+        self.route = route
+        self.reason = reason
+        self.began = began
+        self.futures: list[BatchFuture[Any]] = []
+        self.chunk: list[Any] | None = None  # the outcomes so far
+        self.has_begun = False  # the function may have been called
+        self.is_flushed = False  # some of its items are being flushed
+        self.left = 0  # how many items are not settled
+        self.ran = 0.0  # seconds until the last was settled
+        self.thread = 0  # the ident of the thread that runs it
+
+    @property
+    def size(self) -> int:
+        """How many items."""
+        return len(self.futures if self.chunk is None else self.chunk)
+
+    @property
+    def queued(self) -> float:
+        """For how many seconds the oldest had waited."""
+        return max(0.0, self.began - self.futures[0]._t)
+
+    def items(self) -> list[Any]:
+        if self.chunk is not None:
+            return self.futures[0]._v  # type: ignore[no-any-return]
+        return [future._v for future in self.futures]
+
+    def talk(self, can_await: bool) -> Talk:
+        """Run it: see `conduct`."""
+        self.has_begun = True
+        route, options = self.route, self.engine.options
+        work: Work | None = route.work  # the same for all batches of a route
+        if work is None:
+            on_error, isolate = options.on_error, options.isolate
+            work = route.work = Work(
+                route.function,
+                route.args,
+                route.kwargs,
+                on_error,
+                route.batched,
+                isolate,
+                can_await,
+            )
+        if options.dedupe is None:
+            return conduct(work, self.items())
+        return conduct(work, self.items(), [future._terms.twin for future in self.futures])
+
+    def holders(self, me: Any) -> list[Any] | None:
+        return self.engine.holders_of(self, me)

@@ -1,0 +1,91 @@
+"""What ends before its batch: items that are cancelled, and those whose deadline comes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import DeadlineExceeded
+from ..forming import Waiting
+from ..future import CANCELLED, ERROR, BatchFuture, Done, Failure
+from ..loopfuture import LoopFuture
+from .mending import mended
+from .running import Running
+
+
+class Ending(Running):
+    """An engine as far as its items go, with a batch or without."""
+
+    @mended
+    def cancel(self, future: BatchFuture[Any]) -> bool:
+        """Take out one item; see `BatchFuture.cancel`."""
+        if self._is_nested():
+            return self._cancel_in_between(future)
+        with self._lock:
+            self._begin()
+            state, count = future._s, future._count
+            if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):
+                self._end()
+                return state is CANCELLED
+            self._ended[future] = future._v
+            if state.is_running:
+                future._s = CANCELLED  # detached: the batch goes on without it
+                self.counts.cancelled += count
+                self.forming.running -= count
+            else:
+                was_accepted = self.forming.end(future)
+                if was_accepted:
+                    self.counts.cancelled += count
+                elif was_accepted is not None:
+                    self.counts.gave_up += 1
+            self._look()
+            self._end()
+        self._after()
+        return True
+
+    def _cancel_in_between(self, future: BatchFuture[Any]) -> bool:
+        """`cancel`, in a handler or a finalizer: who holds the lock takes it out (`_take_out`).
+
+        Until then it may be where it was; so whoever takes something looks whether it is done.
+        """
+        state, count = future._s, future._count
+        if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):
+            return state is CANCELLED
+        self._ended[future] = future._v
+        future._s = CANCELLED
+        if state.__class__ is Waiting:
+            self.counts.gave_up += 1
+        else:
+            self.counts.cancelled += count
+        self._nested.append(future)
+        return True
+
+    def _take_out(self, future: BatchFuture[Any]) -> None:
+        if not any(future in batch.futures for batch in self.batches):
+            future._v = None
+        self._recount()
+
+    @mended
+    def expire(self) -> float | None:
+        """End what is overdue; gives the next deadline."""
+        with self._lock:
+            self._begin()
+            self._end_overdue(self.seam.clock())
+            when = self.forming.deadline
+            self._next_deadline = math.inf if when is None else when
+            self._look()
+            self._end()
+        self._after()
+        return when
+
+    def _end_overdue(self, now: float) -> None:
+        for future in self.forming.overdue(now):
+            state = future._s
+            if state.__class__ is Done or state.is_running:
+                continue
+            self._ended[future] = future._v
+            late = DeadlineExceeded(f"{self.options.name}: the item did not start in time")
+            if self.forming.end(future, ERROR, Failure(late)) is None:
+                continue
+            self.counts.expired += 1
+            self._tell_admitted(state)

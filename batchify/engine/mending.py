@@ -1,0 +1,144 @@
+"""What signal handlers break, by raising at any instant, and what mends it.
+
+Only the main thread meets them. It mends what it has broken on the way out; when it is hit
+there, too, whoever takes the lock next does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable
+from threading import RLock, get_ident, main_thread
+from types import CodeType, FrameType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from ..errors import Deadlock
+from ..future import run_callbacks
+from ..options import Options
+from .telling import Telling
+
+P = ParamSpec("P")
+R = TypeVar("R")
+E = TypeVar("E", bound="Mending")
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+_holders: set[CodeType] = set()  # of the functions that take the lock
+
+
+def holding(function: Callable[P, R]) -> Callable[P, R]:
+    """Note that `function`, which has its engine as `self`, takes the lock."""
+    _holders.add(function.__code__)
+    return function
+
+
+def mended(change: Callable[Concatenate[E, P], R]) -> Callable[Concatenate[E, P], R]:
+    """For what takes the lock in callers' threads: an exception leaves nothing broken."""
+    holding(change)
+
+    @functools.wraps(change)
+    def whole(self: E, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return change(self, *args, **kwargs)
+        except BaseException:
+            self._mend()
+            raise
+        finally:
+            # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
+            del self, args, kwargs
+
+    return whole
+
+
+def _is_of_this_call(frame: FrameType) -> bool:
+    """Until the handler or the finalizer that made the call."""
+    code = frame.f_code
+    return code.co_filename.startswith(_PACKAGE) and code.co_name != "__del__"
+
+
+class Mending(Telling):
+    """The lock, and the note that a change is being made under it."""
+
+    options: Options
+    _nested: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = RLock()
+        self._is_changing = False
+
+    def _begin(self) -> None:
+        """Begin a change (the first thing under the lock); `_end` ends it."""
+        if self._is_changing:
+            self._recount()
+        self._is_changing = True
+
+    def _end(self) -> None:
+        self._is_changing = False
+
+    def _recount(self) -> None:
+        """Repair what an exception from a signal handler left behind (under the lock)."""
+        raise NotImplementedError
+
+    def _lost(self) -> list[Any]:
+        raise NotImplementedError
+
+    def _look(self) -> None:
+        raise NotImplementedError
+
+    def _after(self) -> None:
+        raise NotImplementedError
+
+    def _mend(self) -> None:
+        """See to what an exception may have left half done, if that is not for who is below."""
+        if self._is_nested():
+            return
+        if self._is_changing or self._lost():
+            with contextlib.suppress(RuntimeError), self._lock:  # no thread could be started
+                self._is_changing = True
+                self._recount()
+                self._look()
+                self._end()
+        run_callbacks()
+        self._after()
+
+    def _is_nested(self) -> bool:
+        """Did a finalizer or a signal handler call, while this thread held the lock?
+
+        CPython 3.14 can leave a `with lock:` without letting go (gh-148874), when a handler
+        raises on the way in. Then nobody holds it below, and it is let go here.
+        """
+        lock: Any = self._lock
+        if not lock._is_owned():
+            return False
+        if get_ident() != main_thread().ident or self._is_held_below():
+            return True
+        while lock._is_owned():
+            lock.release()
+        return False
+
+    def _is_held_below(self) -> bool:
+        """Is a call that takes the lock on the stack, below the one that asks?"""
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and _is_of_this_call(frame):
+            frame = frame.f_back
+        while frame is not None:
+            if frame.f_code in _holders and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
+
+    def refuse_to_wait(self) -> None:
+        """Raise where a handler or a finalizer, which came in the middle of a change, would wait.
+
+        Whoever it waits for needs the lock, which this thread holds until it returns.
+        """
+        if self._is_nested():
+            raise Deadlock(
+                f"waiting here could never end: this came in the middle of a call of "
+                f"{self.options.name} (in a signal handler or a finalizer), which must end first"
+            )
+        if self._lost():  # it was hit once more while it mended
+            self._mend()

@@ -1,0 +1,796 @@
+"""A signal, a finalizer, at every single opcode of the engine that the main thread runs.
+
+    python -m tests.interrupts                        every opcode of every scenario, in every mode
+    python -m tests.interrupts cancel close -m raise  some of them
+    python -m tests.interrupts cancel -m raise --at 17 -v
+
+How the signal comes: a trace function that is one C call trips SIGINT at opcode `k`, so that
+CPython runs the handler where it would run that of a real signal that came just then: at its next
+look, in that frame or in one that it calls. Nothing is raised where no real signal could raise.
+A finalizer may run at any opcode: for those the trace function itself does what the finalizer does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import functools
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import batchify
+from batchify import Closed, Deadlock, QueueFull, batched
+from tests.manual import in_thread
+
+PACKAGE = os.path.dirname(batchify.__file__)
+PATIENCE = 2.0  # seconds for what must come by itself
+ATTEMPTS = 20_000  # more opcodes than any scenario has
+
+
+class Interrupt(Exception):
+    """What the handler raises: the hard case, as an event loop goes on after it."""
+
+
+class Stop(KeyboardInterrupt):
+    """The same, as Ctrl-C: an event loop ends."""
+
+
+class Hang(BaseException):
+    """The main thread came to no end."""
+
+
+# What an item may end in whose batch ran in the main thread.
+ABORTED = (Closed, QueueFull, batchify.BatchAborted, batchify.BadResult)
+
+
+class Broken(AssertionError):
+    """A promise that was not kept."""
+
+
+# ---- the interrupt ----
+
+# Both are called as trace functions, and are no Python code: nothing looks for signals in them.
+_ignore = functools.partial(sys.audit, "tests.interrupts")
+_trip = ctypes.PyDLL(None).PyErr_SetInterrupt
+_trip.argtypes = (ctypes.py_object,) * 3  # frame, event, argument: it takes none of them
+_trip.restype = None
+
+
+class Injector:
+    """Does one thing to the main thread at opcode `at` of the package's code."""
+
+    def __init__(self, at: int, action: Callable[[], object] | None, error: Any) -> None:
+        self.at = at
+        self.action = action  # what a handler, or a finalizer, does
+        self.error = error  # what a handler raises; None: it is a finalizer
+        self.count = 0
+        self.place = ""
+        self.is_done = False
+
+    def __enter__(self) -> Injector:
+        signal.signal(signal.SIGINT, self.handle)
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event != "opcode":
+            return self.trace
+        self.count += 1
+        if self.count <= self.at:
+            return self.trace
+        name = os.path.relpath(frame.f_code.co_filename, PACKAGE)
+        self.place = f"{name}:{frame.f_lineno} {frame.f_code.co_qualname} +{frame.f_lasti}"
+        if self.error is None:
+            sys.settrace(None)
+            frame.f_trace = None
+            self.is_done = True
+            if self.action is not None:
+                self.action()
+            return None
+        sys.settrace(_ignore)
+        return _trip  # at the next event of this frame
+
+    def handle(self, *_: object) -> None:
+        sys.settrace(None)
+        if self.is_done:
+            return
+        self.is_done = True
+        if self.action is not None:
+            self.action()
+        raise self.error
+
+
+# ---- the world that is interrupted ----
+
+
+@dataclass
+class World:
+    """A batched function, and what is known of its items."""
+
+    options: dict[str, Any]
+    is_async: bool = False
+    known: dict[Any, Any] = field(default_factory=dict)  # futures of calls that came to their end
+    unknown: set[Any] = field(default_factory=set)  # items of calls that were interrupted
+    ran: Counter[Any] = field(default_factory=Counter)
+    ends: list[Any] = field(default_factory=list)  # the futures that told of their end
+    watched: set[Any] = field(default_factory=set)
+    made: list[Any] = field(default_factory=list)  # items of handlers and finalizers
+    calls: list[Any] = field(default_factory=list)  # of other threads
+    may_fail: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+
+        def run(items: list[Any]) -> list[Any]:
+            self.ran.update(items)
+            assert self.gate.wait(10)
+            return [("done", item) for item in items]
+
+        async def run_async(items: list[Any]) -> list[Any]:
+            self.ran.update(items)
+            for _ in range(1000):
+                if self.gate.is_set():
+                    break
+                await asyncio.sleep(0.0005)
+            return [("done", item) for item in items]
+
+        self.f: Any = batched(run_async if self.is_async else run, **self.options)
+
+    # ---- what scenarios do ----
+
+    def call(self, item: Any, how: Any = None) -> Any:
+        """Submit from the main thread: unknown until the call has come back."""
+        self.unknown.add(item)
+        try:
+            future = (how or self.f)(item)
+        except (QueueFull, Closed, Deadlock):
+            self.unknown.discard(item)
+            if self.ran[item]:
+                raise Broken(f"{item} was refused, and ran") from None
+            return None
+        self.known[item] = future
+        self.unknown.discard(item)
+        return future
+
+    def watch(self, item: Any) -> None:
+        self.known[item].add_done_callback(self.ends.append)
+        self.watched.add(item)
+
+    def before(self, *items: Any, how: Any = None) -> None:
+        """Items of the time before, which the interrupt must not touch; all are watched."""
+        for item in items:
+            self.call(item, how)
+            self.watch(item)
+
+    def warm(self) -> None:
+        self.call("warm").result(PATIENCE)
+
+    def busy(self, *items: Any) -> None:
+        """The worker holds the first, the others wait behind it."""
+        self.gate.clear()
+        self.before(items[0])
+        until(lambda: self.ran[items[0]], "no worker took the first item")
+        self.before(*items[1:])
+
+    def other(self, function: Callable[..., Any], *args: Any) -> None:
+        """Another thread does something, too."""
+        self.calls.append(in_thread(function, *args))
+
+    def wait_elsewhere(self, item: Any) -> None:
+        """Another thread waits for the result of an item."""
+        self.other(self.known[item].exception if self.may_fail else self.known[item].result, 10)
+
+    def submit_elsewhere(self, item: Any) -> None:
+        """Another thread submits; it may have to wait for room."""
+
+        def work() -> None:
+            self.known[item] = self.f(item)
+
+        self.other(work)
+        until(lambda: self.f.stats().submitted > self.f.stats().accepted, "nobody waits")
+
+    def open(self, delay: float = 0.003) -> None:
+        def work() -> None:
+            time.sleep(delay)
+            self.gate.set()
+
+        self.other(work)
+
+    # ---- what handlers and finalizers do ----
+
+    def reenter(self) -> None:
+        item = ("made", len(self.made))
+        try:
+            future = self.f.options(timeout=0.01)(item)
+        except (Closed, Deadlock, QueueFull):
+            return
+        self.made.append(item)
+        self.known[item] = future
+
+    def meddle(self) -> None:
+        """All that a handler might do, besides."""
+        for act in (
+            self.f.stats,
+            lambda: [future.cancel() for future in list(self.known.values())[-2:]],
+            lambda: self.f.flush(0.001),
+            lambda: setattr(self.f, "size", self.f.size),
+            lambda: self.known and next(iter(self.known.values())).exception(0.001),
+            lambda: list(self.f.map([("mapped", 1), ("mapped", 2)])) and None,
+            self.reenter,
+        ):
+            with contextlib.suppress(TimeoutError, Deadlock, CancelledError, Closed, QueueFull):
+                act()
+
+    # ---- what must hold afterwards ----
+
+    def check(self) -> None:
+        try:
+            in_thread(self._check).result(30)
+        finally:
+            self.gate.set()
+
+    def _check(self) -> None:
+        self.gate.set()
+        for call in self.calls:
+            if not call.is_done():
+                call.thread.join(PATIENCE)
+                if not call.is_done():
+                    raise Broken("another thread hangs")
+            call.result()
+        until(
+            lambda: all(future.done() for future in list(self.known.values())),
+            lambda: f"never done: {[i for i, f in self.known.items() if not f.done()]}",
+        )
+        self._check_futures()
+        with contextlib.suppress(Closed):
+            if self.f("probe").result(PATIENCE) != ("done", "probe"):
+                raise Broken("the probe got another value")
+        self.f.flush(5)
+        self._check_stats()
+        self._check_room()
+        self.f.close(5)
+        if not isinstance(error_of(lambda: self.f("late")), Closed):
+            raise Broken("it is not closed")
+        self.f.start()
+        if self.f("again").result(PATIENCE) != ("done", "again"):
+            raise Broken("it does not start again")
+        self.f.close(5)
+        self._check_stats()
+        if more := [item for item, times in self.ran.items() if times > 1]:
+            raise Broken(f"ran twice: {more}")
+
+    def _check_futures(self) -> None:
+        for item, future in self.known.items():
+            if future.cancelled():
+                continue
+            error = future.exception(0)
+            if isinstance(error, (*ABORTED, *self.may_fail)):
+                continue
+            if error is not None or future.result(0) != ("done", item):
+                raise Broken(f"{item} ended in {error or future.result(0)!r}")
+            if self.ran[item] != 1:
+                raise Broken(f"{item} ran {self.ran[item]} times")
+        until(
+            lambda: all(self.known[item] in self.ends for item in self.watched),
+            lambda: f"never told: {[i for i in self.watched if self.known[i] not in self.ends]}",
+        )
+        if len(set(self.ends)) < len(self.ends):
+            raise Broken("told twice")
+
+    def _check_stats(self) -> None:
+        stats = self.f.stats()
+        if stats.pending or stats.running:
+            raise Broken(f"{stats.pending} pending, {stats.running} running at the end")
+        ended = stats.succeeded + stats.failed + stats.cancelled + stats.expired
+        if stats.accepted != ended or stats.submitted < stats.accepted + stats.rejected:
+            raise Broken(f"the counts do not add up: {stats}")
+
+    def _check_room(self) -> None:
+        """No room is lost, and none was found."""
+        capacity = self.options.get("capacity")
+        if capacity is None or self.is_async or self.f.stats().accepted == 0:
+            return
+        self.gate.clear()
+        room = 0
+        try:
+            while room < capacity + 3:
+                self.f.submit_nowait(("room", room))
+                room += 1
+        except (QueueFull, Closed) as error:
+            if isinstance(error, Closed):
+                return
+        finally:
+            self.gate.set()
+        if room != self.f.capacity:
+            raise Broken(f"room for {room} of {self.f.capacity}")
+        self.f.flush(5)
+
+
+def until(fact: Callable[[], Any], what: Any) -> None:
+    end = time.monotonic() + PATIENCE
+    while not fact():
+        if time.monotonic() > end:
+            raise Broken(what if isinstance(what, str) else what())
+        time.sleep(0.0002)
+
+
+def error_of(call: Callable[[], Any]) -> Any:
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+# ---- the scenarios ----
+
+Steps = Iterator[None]
+SCENARIOS: dict[str, tuple[Callable[[World], Steps], dict[str, Any]]] = {}
+
+
+def scenario(**options: Any) -> Any:
+    """A function that prepares, yields, and then does what is interrupted."""
+
+    def note(function: Any) -> Any:
+        SCENARIOS[function.__name__] = function, options
+        return function
+
+    return note
+
+
+@scenario()
+def submit_first(w: World) -> Steps:
+    yield
+    w.call(1)
+
+
+@scenario(capacity=70)
+def submit_idle(w: World) -> Steps:
+    w.warm()
+    yield
+    w.call(1)
+
+
+@scenario(size=1, capacity=5)
+def submit_busy(w: World) -> Steps:
+    w.busy("a", "b")
+    yield
+    w.call(1)
+    w.call(2)
+
+
+@scenario(size=3, linger=0.003)
+def submit_lingering(w: World) -> Steps:
+    w.warm()
+    w.before("a")
+    yield
+    w.call(1)
+    w.call(2)
+
+
+@scenario(size=1, capacity=2)
+def submit_blocked_in_time(w: World) -> Steps:
+    w.busy("a", "b")
+    w.submit_elsewhere("c")
+    w.open()
+    yield
+    w.call(1, w.f.options(timeout=5))
+
+
+@scenario(size=1, capacity=2)
+def submit_blocked_too_long(w: World) -> Steps:
+    w.busy("a", "b")
+    yield
+    w.call(1, w.f.options(timeout=0.002))
+    w.submit_elsewhere("c")
+
+
+@scenario(size=1, capacity=2)
+def submit_nowait(w: World) -> Steps:
+    w.busy("a")
+    yield
+    w.call(1, w.f.submit_nowait)
+    w.call(2, w.f.submit_nowait)
+
+
+@scenario(capacity=100)
+def submit_with_options(w: World) -> Steps:
+    w.busy("a", "b")
+    yield
+    w.call(1, w.f.options(priority=2))
+    w.call(2, w.f.options(deadline=30))
+
+
+@scenario(key=lambda item: str(item)[:1], size=2, capacity=10)
+def submit_keyed(w: World) -> Steps:
+    w.busy("a", "b1", "b2", "c1")
+    yield
+    w.call("b3")
+    w.call("c2")
+    w.call("d")
+
+
+@scenario(weight=lambda item: 1.0, max_weight=2.0, linger=0.002)
+def submit_weighed(w: World) -> Steps:
+    w.warm()
+    yield
+    w.call(1)
+    w.call(2)
+
+
+@scenario(size=2, capacity=5)
+def cancel(w: World) -> Steps:
+    w.busy("a", "b", "c")
+    w.may_fail = (CancelledError,)
+    yield
+    w.known["b"].cancel()
+
+
+@scenario(size=2, capacity=5, key=lambda item: str(item)[:1])
+def cancel_keyed(w: World) -> Steps:
+    w.busy("a", "b1", "b2", "c")
+    yield
+    w.known["b1"].cancel()
+    w.known["c"].cancel()
+
+
+@scenario(size=1, capacity=2)
+def cancel_makes_room(w: World) -> Steps:
+    w.busy("a", "b")
+    w.submit_elsewhere("c")
+    yield
+    w.known["b"].cancel()
+
+
+@scenario()
+def result(w: World) -> Steps:
+    w.busy("a", "b")
+    w.open()
+    yield
+    w.known["b"].result(5)
+
+
+@scenario(caller_runs=True, size=2)
+def result_by_caller(w: World) -> Steps:
+    w.warm()
+    yield
+    future = w.call(1)
+    w.call(2)
+    future.result()
+
+
+@scenario()
+def callbacks(w: World) -> Steps:
+    w.busy("a", "b")
+    w.call("c")
+    yield
+    w.watch("c")
+    w.gate.set()
+    w.known["a"].result(5)
+    w.call("d").result(5)
+    w.watch("d")
+
+
+@scenario(size=3, linger=0.1)
+def flush(w: World) -> Steps:
+    w.before("a", "b")
+    yield
+    w.f.flush(5)
+    w.call(1)
+    w.f.flush(5)
+
+
+@scenario(size=3, linger=0.1, key=lambda item: str(item)[:1])
+def flush_keyed(w: World) -> Steps:
+    w.before("a1", "b1", "b2")
+    yield
+    w.f.flush(5)
+
+
+@scenario(size=2, capacity=6)
+def close(w: World) -> Steps:
+    w.busy("a", "b", "c")
+    for item in "abc":
+        w.wait_elsewhere(item)
+    w.open()
+    yield
+    w.f.close(5)
+
+
+@scenario(size=2, capacity=6)
+def close_cancel(w: World) -> Steps:
+    w.may_fail = (Closed,)
+    w.busy("a", "b", "c", "d")
+    for item in "abc":
+        w.wait_elsewhere(item)
+    w.open()
+    yield
+    w.f.close(5, cancel=True)
+
+
+@scenario(size=1, capacity=6)
+def close_too_late(w: World) -> Steps:
+    w.may_fail = (Closed,)
+    w.busy("a", "b", "c")
+    for item in "abc":
+        w.wait_elsewhere(item)
+    yield
+    with contextlib.suppress(TimeoutError):
+        w.f.close(0.002)
+
+
+@scenario(size=2, capacity=6)
+def start(w: World) -> Steps:
+    w.warm()
+    w.f.close(5)
+    yield
+    w.f.start()
+    w.call(1)
+
+
+@scenario()
+def stats(w: World) -> Steps:
+    w.busy("a", "b")
+    yield
+    w.f.stats()
+
+
+@scenario(size=4, linger=0.1, capacity=20)
+def set_size(w: World) -> Steps:
+    w.before("a", "b", "c")
+    yield
+    w.f.size = 3
+
+
+@scenario(size=1, capacity=3)
+def set_capacity(w: World) -> Steps:
+    w.busy("a", "b", "c")
+    w.submit_elsewhere("d")
+    yield
+    w.f.capacity = 4
+    w.f.capacity = 3
+
+
+@scenario(size=1)
+def set_workers(w: World) -> Steps:
+    w.busy("a", "b", "c")
+    w.open()
+    yield
+    w.f.workers = 2
+
+
+@scenario(size=2, capacity=6)
+def map_all(w: World) -> Steps:
+    w.warm()
+    yield
+    list(w.f.map(range(5)))
+
+
+@scenario(size=2, capacity=6)
+def map_closed(w: World) -> Steps:
+    w.warm()
+    yield
+    results = w.f.map(iter(range(6)))
+    next(results)
+    results.close()
+
+
+@scenario()
+def method(w: World) -> Steps:
+    class Service:
+        @batched
+        def run(self, items: list[Any]) -> list[Any]:
+            w.ran.update(items)
+            return [("done", item) for item in items]
+
+    service = Service()
+    w.service = service  # type: ignore[attr-defined]
+    yield
+    w.call(1, service.run)
+    w.call(2, service.run)
+
+
+def on_loop(work: Callable[[World], Any]) -> Callable[[World], Steps]:
+    @functools.wraps(work)
+    def steps(w: World) -> Steps:
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)
+        try:
+            yield
+            with contextlib.suppress(batchify.BatchifyError):  # of its own items
+                loop.run_until_complete(asyncio.wait_for(work(w), 10))
+        finally:
+            end_loop(loop)
+
+    return steps
+
+
+def end_loop(loop: Any) -> None:
+    """As `asyncio.run` does."""
+    sys.settrace(None)
+    try:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+
+async def await_some(w: World) -> None:
+    await w.call(1)
+    both = [w.call(2), w.call(3)]
+    await asyncio.gather(*both, return_exceptions=True)
+
+
+async def fill_up(w: World) -> None:
+    futures = [w.call(n) for n in range(4)]
+    futures[-1].cancel()
+    await asyncio.gather(*futures, return_exceptions=True)
+
+
+async def drain(w: World) -> None:
+    w.call(1)
+    w.call(2)
+    await w.f.aflush(5)
+    w.call(3)
+    await w.f.aclose(5)
+
+
+async def admit(w: World) -> None:
+    for n in range(3):
+        w.unknown.add(n)
+        w.known[n] = await w.f.asubmit(n)
+        w.unknown.discard(n)
+    await w.known[2]
+
+
+for _work in (await_some, fill_up, drain, admit):
+    for _kind in ("def", "async"):
+        _options = {"capacity": 2, "size": 2} if _work in (fill_up, admit) else {"size": 2}
+        SCENARIOS[f"{_work.__name__}_{_kind}"] = on_loop(_work), _options
+
+# ---- running them ----
+
+MODES = ("raise", "ctrl-c", "submit", "both", "meddle", "meddle-raise")
+
+
+@dataclass
+class Failure:
+    scenario: str
+    mode: str
+    at: int
+    place: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.scenario} -m {self.mode} --at {self.at}: {self.place}: {self.what}"
+
+
+def run_once(name: str, mode: str, at: int) -> tuple[Failure | None, bool]:
+    """Interrupt a scenario at one opcode; what broke, and whether the interrupt came at all."""
+    steps, options = SCENARIOS[name]
+    world = World(dict(options), is_async=name.endswith("_async"))
+    action = {"submit": world.reenter, "both": world.reenter}.get(mode)
+    if mode.startswith("meddle"):
+        action = world.meddle
+    error = {"raise": Interrupt, "both": Interrupt, "meddle-raise": Interrupt, "ctrl-c": Stop}
+    injector = Injector(at, action, error.get(mode))
+    what: str | None = None
+    act = steps(world)
+    next(act)
+    signal.setitimer(signal.ITIMER_REAL, 8)
+    try:
+        try:
+            with injector:
+                next(act, None)
+        except (Interrupt, Stop, *ABORTED):
+            pass
+        finally:
+            world.gate.set()
+            act.close()
+        world.check()
+    except Hang:
+        what = "the main thread hangs"
+    except Broken as broken:
+        what = str(broken)
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and not isinstance(error, Stop):
+            raise
+        what = f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.settrace(None)
+    failed = None if what is None else Failure(name, mode, at, injector.place, what)
+    return failed, injector.is_done
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nobody else's collector, log and signals."""
+
+    def hang(*_: object) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, hang), signal.getsignal(signal.SIGINT)
+    level = logging.getLogger("batchify").level
+    logging.getLogger("batchify").setLevel(logging.CRITICAL + 1)
+    gc.collect()
+    try:
+        yield
+    finally:
+        logging.getLogger("batchify").setLevel(level)
+        signal.signal(signal.SIGALRM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+
+
+def run(name: str, mode: str, first: int = 0, step: int = 1) -> tuple[int, list[Failure]]:
+    """Interrupt a scenario at every `step`-th opcode; gives how often, and what broke."""
+    count = 0
+    failures = []
+    for at in range(first, ATTEMPTS, step):
+        failed, came = run_once(name, mode, at)
+        if failed is not None:
+            failures.append(failed)
+        if not came:
+            break
+        count += 1
+    return count, failures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("scenarios", nargs="*", help="by default all")
+    parser.add_argument("-m", "--mode", action="append", choices=MODES, help="by default all")
+    parser.add_argument("--at", type=int, help="this opcode only")
+    parser.add_argument("--first", type=int, default=0, help="from this opcode on")
+    parser.add_argument("--step", type=int, default=1, help="every n-th opcode only")
+    given = parser.parse_args()
+    total = 0
+    broken: list[Failure] = []
+    with quiet():
+        for name in given.scenarios or SCENARIOS:
+            counts = []
+            for mode in given.mode or MODES:
+                if given.at is not None:
+                    failed, came = run_once(name, mode, given.at)
+                    count, failures = int(came), [failed] if failed else []
+                else:
+                    count, failures = run(name, mode, given.first, given.step)
+                counts.append(
+                    f"{mode} {count}" + (f" ({len(failures)} BROKEN)" if failures else "")
+                )
+                total += count
+                broken += failures
+                for failure in failures[:40]:
+                    print("  " + str(failure)[:300], flush=True)
+            print(f"{name}: {', '.join(counts)}", flush=True)
+    print(f"{total} interrupts, {len(broken)} broken")
+    return bool(broken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
