@@ -861,3 +861,36 @@ def test_a_call_that_gave_up_waiting_for_room_is_counted_once() -> None:
         assert (stats.submitted, stats.accepted, stats.succeeded) == (3, 2, 2)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("first", ["a thread", "a batch"])
+def test_async_batches_on_the_background_loop_call_each_other(first: str) -> None:
+    """It is the loop of callers without one, and of the batches that run on it."""
+
+    @batched(size=2, linger=None)
+    async def inner(items: list[int]) -> list[int]:
+        return [10 * item for item in items]
+
+    begun, gate = threading.Event(), threading.Event()
+
+    @batched(workers=2)
+    async def outer(items: list[int]) -> list[int]:
+        if items[0] < 0:
+            future = inner(items[0])
+            await inner.aflush()
+        else:
+            begun.set()
+            await asyncio.get_running_loop().run_in_executor(None, gate.wait, 10)
+            future = inner(items[0])
+        return [await future]
+
+    if first == "a thread":
+        assert [inner(n) for n in (7, 8)][0].result(5) == 70
+    else:
+        assert outer(-1).result(5) == -10
+    nested = outer(1)
+    assert begun.wait(5)
+    mine = inner(2)  # before the one made on the loop, and in one batch with it
+    gate.set()
+    assert (mine.result(5), nested.result(5)) == (20, 10)
+    assert inner.stats().batches == 2

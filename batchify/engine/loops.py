@@ -82,6 +82,12 @@ def background(seam: Seam) -> Background:
         return found
 
 
+def _background_of(port: Port) -> Background | None:
+    """Whose port this is, if it is that of the background loop."""
+    found = None if _background is None else _background()
+    return found if found is not None and found.port is port else None
+
+
 def _forget_background() -> None:
     global _background, _background_lock
     _background, _background_lock = None, threading.RLock()
@@ -132,7 +138,9 @@ class AsyncEngine:
         with self._lock:
             engine = self._engines.get(port)
             if engine is None:
-                home = self._home if self._home is not None and self._home.port is port else None
+                home = _background_of(port)
+                if home is not None:  # perhaps called by a batch that runs on it
+                    self._home = home
                 weak = ref(self)
 
                 def on_loop_closed(closed: Port) -> None:
