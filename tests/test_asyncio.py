@@ -885,7 +885,7 @@ def test_async_batches_on_the_background_loop_call_each_other(first: str) -> Non
         return [await future]
 
     if first == "a thread":
-        assert [inner(n) for n in (7, 8)][0].result(5) == 70
+        assert [future.result(5) for future in [inner(7), inner(8)]] == [70, 80]
     else:
         assert outer(-1).result(5) == -10
     nested = outer(1)
