@@ -21,7 +21,7 @@ pytestmark = [
     ),
 ]
 
-from tests import interrupts, storm  # noqa: E402
+from tests import interrupts  # noqa: E402
 from tests.manual import in_thread  # noqa: E402
 
 SAMPLE = {  # an opcode in so many, on every interpreter
@@ -59,14 +59,6 @@ def test_a_sample_of_interrupts(name: str) -> None:
 @pytest.mark.parametrize("mode", ["raise", "submit", "both"])
 def test_interrupts_in_every_scenario(mode: str) -> None:
     assert sum(hold(name, mode, 11, 607) for name in DEF) > 40
-
-
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in finalizers
-def test_a_storm_of_signals() -> None:
-    made = storm.storm(2000, 30.0, seed=1)
-    assert made.interrupts > 100  # as many as a busy machine has time for
-    assert made.raised > 50
 
 
 def test_a_leaked_lock_is_let_go() -> None:

@@ -368,18 +368,27 @@ def stream_batch(batch: Batch) -> Iterator[Any]:
             raise script.error
 
 
-async def stream_async_batch(batch: Batch) -> AsyncIterator[Any]:
-    """The body of every async generator function."""
-    with batch:
-        script = batch.play()
-        rest_at = batch.cut() if batch.pause or batch.number % 4 == 0 else -1
-        for place, element in enumerate(script.elements):
-            if place == rest_at:
-                try:
-                    await asyncio.sleep(batch.pause)
-                except asyncio.CancelledError:
-                    batch.mean(ENDED, batch.items[place:])
-                    raise
-            yield element
-        if script.error is not None:
-            raise script.error
+def stream_async(begin: Callable[[list[int]], Batch]) -> Callable[[list[int]], AsyncIterator[Any]]:
+    """The body of every async generator function.
+
+    Not a generator around another one: CPython <= 3.11 cannot close the inner one of a task that is
+    destroyed with its loop ("asynchronous generator is already running").
+    """
+
+    async def generator(items: list[int]) -> AsyncIterator[Any]:
+        batch = begin(items)
+        with batch:
+            script = batch.play()
+            rest_at = batch.cut() if batch.pause or batch.number % 4 == 0 else -1
+            for place, element in enumerate(script.elements):
+                if place == rest_at:
+                    try:
+                        await asyncio.sleep(batch.pause)
+                    except asyncio.CancelledError:
+                        batch.mean(ENDED, batch.items[place:])
+                        raise
+                yield element
+            if script.error is not None:
+                raise script.error
+
+    return generator

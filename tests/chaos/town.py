@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from .faults import (
     as_script,
     run_async_batch,
     run_batch,
-    stream_async_batch,
+    stream_async,
     stream_batch,
 )
 from .ledger import Ledger, extra_salt
@@ -131,12 +130,12 @@ class Town:
         self._async("co_narrow", workers=2, size=4, capacity=8)
         self._async("co_doors", size=32, linger=0.0005, is_door=True)
         self._async("co_rescued", rescue=rescue, size=40)
-        self._async("co_stream", workers=2, body=stream_async_batch)
+        self._async("co_stream", workers=2, body=stream_async)
         self._async("co_keyed", [keyed, weighed], workers=2, size=24, is_ranked=True)
         self._async("co_deduped", [deduped], workers=2, rescue=rescue)
         self._async("co_isolated", [isolated], size=16, shape=unless_poisoned)
         self._async("co_retried", [retried], workers=2, shape=as_retries)
-        self._async("co_again", [retried], body=stream_async_batch, script=as_retry_script)
+        self._async("co_again", [retried], body=stream_async, script=as_retry_script)
         self._async("co_moody", workers=2, size=48, capacity=200, is_moody=True)
         self._async("co_uneasy", size=16, linger=0.001, is_uneasy=True, is_ranked=True)
 
@@ -166,7 +165,7 @@ class Town:
             target.flags = MAY_CLOSE
         if options.get("capacity", 100) < 100:
             target.is_small, target.most = True, 60
-        if body in (stream_batch, stream_async_batch):
+        if body in (stream_batch, stream_async):
             target.shape, target.faults = script, STREAM_FAULTS
         if rescue is not None:
             options["on_error"] = partial(rescue, self.ledger, target)
@@ -205,12 +204,8 @@ class Town:
         async def function(items: list[int]) -> Any:
             return await body(begin(target, items))
 
-        async def generator(items: list[int]) -> AsyncIterator[Any]:
-            async with aclosing(body(begin(target, items))) as elements:
-                async for element in elements:
-                    yield element
-
-        self._call(target, generator if body is stream_async_batch else function, options)
+        is_stream = body is stream_async
+        self._call(target, body(partial(begin, target)) if is_stream else function, options)
 
     def _grouped(self, name: str, **more: Any) -> None:
         target, options = self._target(name, **more)
