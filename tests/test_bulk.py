@@ -980,15 +980,16 @@ ALEAVE = [
 @pytest.mark.parametrize("leave", ALEAVE)
 def test_leaving_early_in_a_coroutine(source: Any, ordered: bool, linger: Any, leave: Any) -> None:
     async def main() -> None:
+        before = asyncio.all_tasks()
         gated = Gated()
         gated.let()
         f = batched(gated, size=2, linger=linger)
         await leave(f.amap(source(range(500)), window=12, ordered=ordered))
         gc.collect()
-        for _ in range(500):
-            if f.stats().pending == 0:
+        for _ in range(2500):
+            await asyncio.sleep(0.002)  # first: what ends the iterator may have to begin yet
+            if f.stats().pending == 0 and asyncio.all_tasks() <= before:
                 break
-            await asyncio.sleep(0.002)
         stats = f.stats()
         assert stats.pending == 0
         check(stats)
