@@ -543,7 +543,8 @@ def test_a_dropped_function_runs_what_it_accepted_and_leaves_no_thread(
 ) -> None:
     """Without the collector, and within a second of its last item."""
     before = threading.active_count(), descriptors()
-    own = {"batchify:dropped:1", "batchify:background"} - set(names())  # another's loop may be there
+    # Without the background loop that others may still have.
+    own = {"batchify:dropped:1", "batchify:background"} - set(names())
     gated = Gated()
 
     async def awork(items: list[Any]) -> list[Any]:
