@@ -22,7 +22,10 @@ class Scopes:
     def __init__(self, options: Options, is_async: bool, seam: Any) -> None:
         # Imported here, not with the package (asyncio is slow to import), and not by the first
         # call, which may come from a finalizer in the middle of just this import.
-        from .engine import control, lifecycle  # noqa: F401
+        from .engine import (
+            control,  # noqa: F401  # pyright: ignore[reportUnusedImport]
+            lifecycle,
+        )
         from .engine.loops import AsyncEngine
         from .engine.seam import THREADS
         from .engine.threads import ThreadEngine

@@ -171,6 +171,8 @@ class LoopEngine(Engine):
         """Take a batch and run it: the body of a task."""
         task = asyncio.current_task()
         assert task is not None
+        batch: Batch | float | None = None
+        taken: Batch | None = None
         try:
             with self._lock:
                 self._begin()
@@ -198,7 +200,7 @@ class LoopEngine(Engine):
             waits.serving_tasks.pop(task, None)
             self._leave(task)
             # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
-            del self, batch, task
+            del self, batch, taken, task
 
     @mended
     def _task_ended(self, task: asyncio.Task[None]) -> None:
