@@ -348,6 +348,7 @@ def test_a_daemon_that_submits_for_ever_does_not_hold_the_process(run: Runner) -
     assert "Traceback" not in end.stderr
 
 
+@pytest.mark.skipif(NO_LATE_THREADS, reason="the other has no thread then, and the ring ends")
 def test_two_functions_that_feed_each_other_for_ever_do_not_hold_the_process(run: Runner) -> None:
     ring = """
         def bounce(items, other):
@@ -425,10 +426,10 @@ def test_what_nobody_holds_and_nothing_limits_is_processed_too(
                     gate.wait(10)
                 note("done", "dropped", items)
 
-            return batched(write, size=2, linger=None)
+            return batched(write, size=3, linger=None)
 
         f = make()
-        first = [call("dropped", f, n) for n in (-1, -2)] if {when!r} == "busy" else []
+        first = [call("dropped", f, n) for n in (-1, -2, -3)] if {when!r} == "busy" else []
         until(lambda: not first or f.stats().running)
         call("dropped", f, 1)
         f(2).cancel()
@@ -442,7 +443,7 @@ def test_what_nobody_holds_and_nothing_limits_is_processed_too(
     """
     end = run(dedent(script))
     end.expect_quiet()
-    end.expect_processed(3 if when == "busy" else 1)
+    end.expect_processed(4 if when == "busy" else 1)
 
 
 def test_threads_that_go_on_after_main(run: Runner) -> None:
