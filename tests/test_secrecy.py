@@ -126,7 +126,9 @@ def test_the_search_finds_what_is_planted() -> None:
     noted.add_note(mark)
     chained.__context__ = KeyError(mark)
     chained.__suppress_context__ = True
-    code = compile("def engine(call, local):\n    return call()", str(PACKAGE / "errors.py"), "exec")
+    code = compile(
+        "def engine(call, local):\n    return call()", str(PACKAGE / "errors.py"), "exec"
+    )
     space: dict[str, Any] = {}
     eval(code, space)  # a frame that looks like one of the engine's
     leaks: dict[str, Any] = {
