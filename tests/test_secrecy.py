@@ -381,7 +381,6 @@ def from_a_loop(f: Any, got: Got) -> None:
 
 @pytest.mark.parametrize("how", FAILING)
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-@pytest.mark.long  # also: from 3.12 on it finds other calls' extra arguments now and then
 def test_nobody_learns_of_others(how: str, is_async: bool, watch: Watch) -> None:
     shapes = [("plain", False), ("isolate", False), ("plain", True)]
     if how in ("raise", "raise and chain", "element", "retry", "no failure"):
@@ -446,6 +445,24 @@ def test_what_comes_while_a_batch_still_runs_shows_nobody_elses_result() -> None
         batch(Marked("item", 9)).exception(LIMIT)
         batch.flush(LIMIT)
     assert shown <= {"secret-item-0"}
+
+
+def test_no_error_leads_to_the_background_loop() -> None:
+    """Which has the batches of everybody: from 3.12 on `f_back` leads to the frame it runs in."""
+
+    @batched
+    async def f(items: list[Any]) -> None:
+        raise Oops
+
+    error = f(1).exception(LIMIT)
+    assert error is not None
+    held: list[Any] = []
+    traceback = error.__traceback__
+    while traceback is not None:
+        held += [dict(frame.f_locals) for frame in frames_of(traceback)]
+        traceback = traceback.tb_next
+    assert held
+    assert not [local for local in held if any(local.values())]
 
 
 def test_a_slow_observer_in_debug_mode_logs_no_content(watch: Watch) -> None:

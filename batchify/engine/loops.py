@@ -54,14 +54,27 @@ class Background:
             self.port.call(self.loop.stop)
 
 
+class _Mine(threading.local):
+    """What the thread of a background loop works with.
+
+    Not in the frame of that thread: the tracebacks of all batches lead there by `f_back`.
+    """
+
+    loop: asyncio.AbstractEventLoop
+
+
+_mine = _Mine()
+
+
 def _run_background(port: Port) -> None:
     port.thread = get_ident()
-    loop = port.loop
+    _mine.loop = port.loop
+    del port
     try:
-        loop.run_forever()
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        _mine.loop.run_forever()
+        _mine.loop.run_until_complete(_mine.loop.shutdown_asyncgens())
     finally:
-        loop.close()
+        _mine.loop.close()
 
 
 _background: ref[Background] | None = None
