@@ -658,7 +658,7 @@ mutant(
 )  # fmt: skip
 mutant(
     "callers-share-an-exception", "outcome/faults.py",
-    "        errors.append(_copy(error) or _uncopied(error))",
+    "        errors.append(copy_of(error) or _uncopied(error))",
     "        errors.append(error)",
     *on_schedule("poison-and-retry"),
 )  # fmt: skip

@@ -284,7 +284,7 @@ class Engine(Ending):
         self.generation += 1
         self._nested.clear()
         self._closers.clear()
-        self._roused = self._is_ending = self._is_changing = self._is_held = False
+        self._roused = self._is_ending = self._is_changing = self._is_held = self._is_lent = False
         if self.state is CLOSING:
             self.state = CLOSED  # who closes it does so in the parent
         if self.state is OPEN:

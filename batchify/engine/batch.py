@@ -19,8 +19,8 @@ class Batch:
     """
 
     __slots__ = (
-        "began", "chunk", "engine", "futures", "has_begun", "is_flushed", "left", "ran", "reason",
-        "route", "thread",
+        "began", "chunk", "ended_by", "engine", "futures", "has_begun", "is_flushed", "left", "ran",
+        "reason", "route", "thread",
     )  # fmt: skip
     is_running = True
 
@@ -35,6 +35,7 @@ class Batch:
         self.is_flushed = False  # some of its items are being flushed
         self.left = 0  # how many items are not settled
         self.ran = 0.0  # seconds until the last was settled
+        self.ended_by: BaseException | None = None  # the function was to end its thread, too
         self.thread = 0  # the ident of the thread that runs it
 
     @property

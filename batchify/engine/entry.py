@@ -76,6 +76,7 @@ class Entry(Routing):
         self._roused = False  # somebody was woken, and has not looked yet
         self._is_ending = False  # the process or the loop ends
         self._is_held = False  # by `lifecycle`
+        self._is_lent = False  # the main thread runs a batch, and may be broken off
         self._no_worker: str | None = None  # why nobody could be woken or started, at the last look
         self._next_deadline = math.inf  # when somebody calls `expire`
 
@@ -106,6 +107,10 @@ class Entry(Routing):
 
     def _worker_count(self) -> int:
         raise NotImplementedError
+
+    def _is_helped(self) -> bool:
+        """Does the main thread run a batch, which a signal handler may break off?"""
+        return False
 
     def _break_up(self) -> None:
         """See to chunks that are larger than `size` now (under the lock)."""
@@ -174,12 +179,14 @@ class Entry(Routing):
             return self.crowded(future, route, wait, timeout, admitted)
         return future
 
+    @holding
     def _put_in(self, future: BatchFuture[Any]) -> bool:
         """The append and the compare as one step, where there is no GIL to make them one."""
         with self._lock:
             self.intake.append(future)
             return len(self.intake) >= self.need
 
+    @holding
     def pass_lock(self) -> None:
         with self._lock:
             return
@@ -365,6 +372,7 @@ class Entry(Routing):
         self._end()
         return error
 
+    @holding
     def reject(self) -> None:
         """Count a call that was refused for its arguments."""
         with self._lock:
@@ -441,7 +449,9 @@ class Entry(Routing):
         if is_to_hold is not self._is_held:
             (lifecycle.hold if is_to_hold else lifecycle.let_go)(self)
             self._is_held = is_to_hold  # last: an exception from a signal leaves it to the next
-        if self.state is not OPEN or self._is_ending or self._is_unserved():
+        if self._is_lent:
+            self._is_lent = self._is_helped()
+        if self.state is not OPEN or self._is_ending or self._is_lent or self._is_unserved():
             self.need = 0
         else:
             self.need = self.forming.threshold(not self._roused and self._is_free())

@@ -27,6 +27,7 @@ log = logging.getLogger("batchify")
 _engines: WeakSet[Any] = WeakSet()
 _held: set[Any] = set()  # engines with items that nothing else is going to look after
 _child_hooks: list[Callable[[], None]] = []
+_locked: dict[int, list[Any]] = {}  # by thread: the locks it holds while it forks
 _is_hooked = False
 _is_ending = False
 
@@ -48,6 +49,11 @@ def hold(engine: Any) -> None:
 def let_go(engine: Any) -> None:
     """End what `hold` began."""
     _held.discard(engine)
+
+
+def is_forking() -> bool:
+    """Does this thread fork, and hold the engines' locks?"""
+    return threading.get_ident() in _locked
 
 
 def _all_engines() -> list[Any]:
@@ -76,9 +82,8 @@ def _hook() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # By thread: the locks it holds while it forks. A change that another thread is in the middle
-    # of must not be half done in the child: a future that is in no list there would never end.
-    _locked: dict[int, list[Any]] = {}
+    # A change that another thread is in the middle of must not be half done in the child: a future
+    # that is in no list there would never end. So a fork holds the locks of all engines.
     _PATIENCE = 2.0  # a finalizer that holds one lock may wait for another, which is held here
 
     def _before_fork() -> None:

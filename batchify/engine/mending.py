@@ -6,7 +6,6 @@ there, too, whoever takes the lock next does.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -18,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ..errors import Deadlock
 from ..future import run_callbacks
 from ..options import Options
+from . import lifecycle
 from .telling import Telling
 
 P = ParamSpec("P")
@@ -91,12 +91,13 @@ class Mending(Telling):
     def _after(self) -> None:
         raise NotImplementedError
 
-    def _mend(self) -> None:
+    @holding
+    def _mend(self, is_to_look: bool = False) -> None:
         """See to what an exception may have left half done, if that is not for who is below."""
         if self._is_nested():
             return
-        if self._is_changing or self._lost():
-            with contextlib.suppress(RuntimeError), self._lock:  # no thread could be started
+        if is_to_look or self._is_changing or self._lost():
+            with self._lock:
                 self._is_changing = True
                 self._recount()
                 self._look()
@@ -113,7 +114,8 @@ class Mending(Telling):
         lock: Any = self._lock
         if not lock._is_owned():
             return False
-        if get_ident() != main_thread().ident or self._is_held_below():
+        is_main = get_ident() == main_thread().ident
+        if not is_main or lifecycle.is_forking() or self._is_held_below():
             return True
         while lock._is_owned():
             lock.release()

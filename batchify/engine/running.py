@@ -228,6 +228,7 @@ class Running(Entry):
         everywhere, function, own = self.observers
         return bool(everywhere.entries or function.entries or own.entries)
 
+    @holding
     def tell_observers(self, batch: Batch, error: BaseException | None) -> None:
         """Tell of `batch`, which is over, and of what it failed with."""
         event = BatchEvent(

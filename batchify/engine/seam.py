@@ -82,6 +82,25 @@ class ThreadBell:
         return self._lock.acquire(True, min(timeout, threading.TIMEOUT_MAX))
 
 
+class _Started(threading.Event):
+    """What `Thread.start` waits for: one C call.
+
+    An `Event` waits in Python. A signal handler that raises there can let go of the event's own
+    lock while the new thread holds it, which then dies of that (`release unlocked lock`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bell = ThreadBell()
+
+    def set(self) -> None:
+        super().set()
+        self._bell.ring()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set() or self._bell.wait(timeout)
+
+
 class ThreadSeam:
     """The real machine."""
 
@@ -100,6 +119,7 @@ class ThreadSeam:
         # CPython 3.14 may have it inherit the context of who starts it, here of the first caller.
         nobodys: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
         thread = threading.Thread(target=target, args=args, name=name, daemon=True, **nobodys)
+        thread._started = _Started()  # type: ignore[attr-defined]
         # `start` waits for the thread to run, with the engine's lock held: a finalizer that calls
         # the function must not come in the new thread before that (CPython 3.12 and later).
         if not (gc.isenabled() or _starting):  # the user switched it off
@@ -109,10 +129,6 @@ class ThreadSeam:
             _starting.append(thread)
             gc.disable()
             thread.start()
-        except RuntimeError as error:
-            if error.__context__ is not None:  # a signal handler raised in its Condition
-                raise error.__context__ from None
-            raise
         finally:
             if thread in _starting:
                 _starting.remove(thread)

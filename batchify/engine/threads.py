@@ -21,7 +21,7 @@ from weakref import ref
 from .. import waits
 from ..future import BatchFuture
 from ..options import Live, kind
-from ..outcome import Give, caught
+from ..outcome import Give, caught, copy_of
 from . import lifecycle
 from .base import Engine
 from .batch import Batch
@@ -270,6 +270,7 @@ class ThreadEngine(Engine):
                     batch = self._take() if is_free else None
                     if isinstance(batch, Batch):
                         batch.thread = get_ident()
+                        self._is_lent = True  # in the main thread: every caller looks
                     self._look()
                     self._end()
                 self._after()
@@ -277,6 +278,8 @@ class ThreadEngine(Engine):
                     break
                 # In nobody's context: also who hears of it.
                 fault = Context().run(self.execute, batch)
+                if fault is None and not future.done():
+                    fault = batch.ended_by  # Ctrl-C, of which this caller would not hear
                 if fault is not None:
                     raise fault  # a signal handler did, in this thread
                 with self._lock:  # others may be ready, and this thread may be content
@@ -285,10 +288,14 @@ class ThreadEngine(Engine):
                     self._end()
                 self._after()
         except BaseException:
-            self._mend()
+            self._mend(is_to_look=True)  # its permit is free, and nobody was told
             raise
         finally:
             del self, future, batch, fault  # as in `execute`
+
+    def _is_helped(self) -> bool:
+        main = main_thread().ident
+        return any(batch.thread == main for batch in self.batches)
 
     @holding
     def execute(self, batch: Batch) -> BaseException | None:
@@ -339,6 +346,8 @@ class ThreadEngine(Engine):
                 answer = context.run(request.function, *request.args, **request.kwargs)
             except BaseException as error:
                 answer = caught(error)
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    batch.ended_by = copy_of(error)
                 del error
             request = None
         del self, batch, talk, request, answer, context  # as in `execute`

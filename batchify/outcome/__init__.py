@@ -7,7 +7,7 @@ A driver with threads calls; a driver on an event loop also awaits. Neither know
 from __future__ import annotations
 
 from .conduct import conduct
-from .faults import caught, exhausted
+from .faults import caught, copy_of, exhausted
 from .talk import Ask, BatchFailure, Give, Raised, Talk, Work
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "Work",
     "caught",
     "conduct",
+    "copy_of",
     "exhausted",
 ]

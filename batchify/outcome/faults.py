@@ -37,7 +37,7 @@ def failure_of(raised: Raised) -> Failure:
     if not _is_presentable(error):
         return Failure(_presentable(error.with_traceback(traceback)))
     # The function may raise the same object in every batch: it keeps no traceback of ours.
-    own = _copy(error.with_traceback(None)) or error
+    own = copy_of(error.with_traceback(None)) or error
     return Failure(own.with_traceback(traceback), traceback)
 
 
@@ -47,7 +47,7 @@ def element_failure(error: BaseException, seen: set[int]) -> Failure:
     _scrub_chain(error)
     if not _is_presentable(error):
         return Failure(_presentable(error.with_traceback(traceback)))
-    own = _copy(error.with_traceback(None))
+    own = copy_of(error.with_traceback(None))
     if own is None:
         own = error if id(error) not in seen else _uncopied(error)
         seen.add(id(error))
@@ -59,7 +59,7 @@ def exhausted(retry: Retry, tries: int) -> Failure:
     error = RetryExhausted(f"the item was run {tries} times, and was to run again")
     cause = retry.cause
     if cause is not None:
-        own = _copy(_scrubbed(cause).with_traceback(None)) or cause
+        own = copy_of(_scrubbed(cause).with_traceback(None)) or cause
         error.__cause__ = own
     return Failure(error)
 
@@ -90,14 +90,14 @@ def copies(failure: Failure, count: int) -> list[Failure]:
     error, traceback = failure.error, failure.traceback
     errors = [error]
     for _ in range(count - 1):
-        errors.append(_copy(error) or _uncopied(error))
+        errors.append(copy_of(error) or _uncopied(error))
     return [
         Failure(own.with_traceback(traceback), traceback if type(own) is type(error) else None)
         for own in errors[:count]
     ]
 
 
-def _copy(error: BaseException) -> BaseException | None:
+def copy_of(error: BaseException) -> BaseException | None:
     """Another exception of the same type and content, made without running code of its class.
 
     `copy.copy` calls the class with `args`, which fails for most exceptions that have an
