@@ -60,7 +60,12 @@ def batched_in(sim: Sim, function: Callable[..., Any], **options: Any) -> Batche
     """`batched_with(sim, function, ...)`, whose options are checked once for all schedules."""
     key = tuple(sorted(options.items()))
     if key not in _options:
+        tracer = sys.gettrace()
+        sys.settrace(
+            None
+        )  # else the first schedule would have other steps than when it is repeated
         _options[key] = batched_with(sim, function, **options)._self_scopes.live.now
+        sys.settrace(tracer)
     return Batched(function, _options[key], sim)
 
 

@@ -45,8 +45,9 @@ def test_many_schedules() -> None:
 
 
 @pytest.mark.parametrize("level", ["seam", "line", "opcode"])
-@pytest.mark.long  # from 3.13 on, opcodes are not traced alike each time
 def test_a_seed_gives_the_same_schedule_again(level: str) -> None:
+    if level == "opcode" and sys.version_info >= (3, 13):
+        pytest.skip("opcodes are not traced alike each time")
     with baton():
         runs = [run_one("close-against-submit", level, 7) for _ in range(2)]
     assert runs[0].switches == runs[1].switches

@@ -35,7 +35,7 @@ class Batch:
         self.is_flushed = False  # some of its items are being flushed
         self.left = 0  # how many items are not settled
         self.ran = 0.0  # seconds until the last was settled
-        self.ended_by: BaseException | None = None  # the function was to end its thread, too
+        self.ended_by: BaseException | None = None  # Ctrl-C, while the main thread ran it
         self.thread = 0  # the ident of the thread that runs it
 
     @property

@@ -346,7 +346,7 @@ class ThreadEngine(Engine):
                 answer = context.run(request.function, *request.args, **request.kwargs)
             except BaseException as error:
                 answer = caught(error)
-                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                if isinstance(error, KeyboardInterrupt) and batch.thread == main_thread().ident:
                     batch.ended_by = copy_of(error)
                 del error
             request = None
