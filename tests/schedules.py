@@ -63,7 +63,7 @@ def batched_in(sim: Sim, function: Callable[..., Any], **options: Any) -> Batche
         tracer = sys.gettrace()
         sys.settrace(
             None
-        )  # else the first schedule would have other steps than when it is repeated
+        )  # else the first schedule has other steps than the next
         _options[key] = batched_with(sim, function, **options)._self_scopes.live.now
         sys.settrace(tracer)
     return Batched(function, _options[key], sim)
