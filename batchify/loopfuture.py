@@ -9,7 +9,6 @@ with one call, and there they are woken from one handle.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from asyncio import _get_running_loop as running_loop
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -64,10 +63,10 @@ class Port:
         if not (self._is_called and self._has_gil):
             self._is_called = True
             try:
-                with contextlib.suppress(RuntimeError):
-                    self.loop.call_soon_threadsafe(self._empty)
-            except BaseException:  # a signal handler's: nobody may have been called
+                self.call(self._empty)
+            except BaseException:  # a signal handler's: the loop may sleep, and others rely on us
                 self._is_called = False
+                self.call(self._empty)
                 raise
 
     def _empty(self) -> None:

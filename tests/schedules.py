@@ -61,9 +61,7 @@ def batched_in(sim: Sim, function: Callable[..., Any], **options: Any) -> Batche
     key = tuple(sorted(options.items()))
     if key not in _options:
         tracer = sys.gettrace()
-        sys.settrace(
-            None
-        )  # else the first schedule has other steps than the next
+        sys.settrace(None)  # else the first schedule has other steps than the next
         _options[key] = batched_with(sim, function, **options)._self_scopes.live.now
         sys.settrace(tracer)
     return Batched(function, _options[key], sim)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from batchify import BatchFuture, Closed, DeadlineExceeded, Deadlock, batched
-from tests.manual import ManualSeam, batched_with, in_thread
+from tests.manual import Gated, ManualSeam, batched_with, in_thread
 
 
 class Garbage:
@@ -176,7 +176,10 @@ class Interrupt(Exception):
 
 
 def broken_off(work: Any, engine: Any, after: int) -> bool:
-    """Do `work`, and raise at the line number `after` of the forming; False when it has fewer."""
+    """Do `work`, and raise at its line number `after` of those that change what is where.
+
+    False when it has fewer.
+    """
     lines = 0
 
     def local(frame: Any, event: str, arg: Any) -> Any:
@@ -188,7 +191,8 @@ def broken_off(work: Any, engine: Any, after: int) -> bool:
         return local
 
     def tracer(frame: Any, event: str, arg: Any) -> Any:
-        return local if "forming" in frame.f_code.co_filename else None
+        file = frame.f_code.co_filename
+        return local if "forming" in file or file.endswith("running.py") else None
 
     before = sys.gettrace()
     sys.settrace(tracer)
@@ -223,6 +227,38 @@ def test_a_change_that_is_broken_off_is_mended(is_grouped: bool, is_moved: bool)
             live.append(f.submit_nowait(n))
         f.flush(10)
         assert all(future.done() for future in live)
+        f.close(10)
+        if not was_broken:
+            return
+    raise AssertionError("it never comes to an end")
+
+
+@pytest.mark.parametrize("kind", ["plain", "moved", "grouped", "chunk"])
+def test_a_mend_that_is_broken_off_is_mended(kind: str) -> None:
+    """A batch was taken, and its thread broken off before it began; then what mends that, too."""
+    key = (lambda item: "one") if kind == "grouped" else None
+    for after in range(1, 400):
+        gated = Gated()
+        f = batched_with(ManualSeam(), gated, size=9, linger=0, capacity=9, key=key)
+        engine: Any = f._scope()
+        futures: list[Any] = [f("busy")]
+        gated.wait_started(1)
+        if kind == "chunk":
+            futures += engine.submit_chunks(gated, [[0, 1, 2]], lambda: f)
+        else:
+            futures += [f(n) for n in range(3)]
+        if kind == "moved":
+            f.capacity = 10
+        with engine._lock:
+            engine._begin()
+            assert engine._take().futures == futures[1:]
+        was_broken = broken_off(f.stats, engine, after)
+        gated.open()
+        f.flush(10)
+        assert all(future.done() for future in futures)
+        found = [future.result(0) for future in futures[1:]]
+        done = [("done", n) for n in range(3)]
+        assert found == ([done] if kind == "chunk" else done)
         f.close(10)
         if not was_broken:
             return

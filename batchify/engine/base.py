@@ -66,8 +66,9 @@ class Engine(Ending):
     def _recount(self) -> None:
         for batch in self._lost():
             self._put_back(batch)
-        for future in [future for future in self._ended if not future.done()]:
-            self._ended.pop(future, None)
+        for future in list(self._ended):
+            if not (future.done() or future.running()):
+                self._ended.pop(future, None)
         self.forming.recount(items_of(self._running()))
         self._is_configured = False  # it may have come half way
         if self.state is OPEN:

@@ -144,3 +144,4 @@ class Mending(Telling):
             )
         if self._lost():  # it was hit once more while it mended
             self._mend()
+        run_callbacks()  # or while it told

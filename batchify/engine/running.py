@@ -93,9 +93,10 @@ class Running(Entry):
             if state is batch or state.__class__ is Route:
                 live.append(future)
         if batch.chunk is not None and live:
-            chunk = live[0]._s = Chunk(batch.route, batch.chunk, live[0]._t)
+            chunk = Chunk(batch.route, batch.chunk, live[0]._t)
             chunk.is_flushed = batch.is_flushed
-            self.forming.chunks.appendleft(live[0])
+            self.forming.chunks.appendleft(live[0])  # first: who is in no place is lost
+            live[0]._s = chunk
         elif live:
             self.forming._bring_in(live, route)
         self.batches.discard(batch)

@@ -276,6 +276,8 @@ class ThreadEngine(Engine):
                 self._after()
                 if not isinstance(batch, Batch):
                     break
+                if self._is_lent:  # before they end: it may be hit twice
+                    self._note_told(batch)
                 # In nobody's context: also who hears of it.
                 fault = Context().run(self.execute, batch)
                 if fault is None and not future.done():

@@ -60,10 +60,10 @@ class Plain(Forming):
     def _bring_in(self, entries: list[Any], route: Any) -> None:
         line = self.line
         line.route = route
-        for entry in entries:
+        line.entries = deque(sorted([*entries, *line.entries], key=lambda entry: entry._t))
+        for entry in entries:  # now: who has the state and is not in the line is lost
             if entry._s.__class__ is not Done:
                 entry._s = line
-        line.entries = deque(sorted([*entries, *line.entries], key=lambda entry: entry._t))
         ends = (entries[-1], line.forced)
         line.forced = next(entry for entry in reversed(line.entries) if entry in ends)
 
