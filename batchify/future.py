@@ -149,17 +149,16 @@ def fire(pokes: deque[Poke], future: BatchFuture[Any]) -> None:
 def run_callbacks() -> None:
     """Run the callbacks of futures that are done, unless this thread does so further down."""
     callbacks = _callbacks
-    if callbacks.is_busy:
-        return
     queue = callbacks.queue
-    callbacks.is_busy = True
-    try:
-        while queue:
-            poke, future = queue[0]
-            _run_callback(poke, future)
-            queue.popleft()
-    finally:
-        callbacks.is_busy = False
+    while queue and not callbacks.is_busy:  # once more: a finalizer may come before it is not
+        callbacks.is_busy = True
+        try:
+            while queue:
+                poke, future = queue[0]
+                _run_callback(poke, future)
+                queue.popleft()
+        finally:
+            callbacks.is_busy = False
 
 
 def _run_callback(poke: Poke, future: BatchFuture[Any]) -> None:

@@ -86,6 +86,20 @@ def is_blocked(ident: int, me: Any) -> bool:
     return ident == me or ident in _waits_for
 
 
+def begin_to_serve(batch: Any) -> None:
+    """Note that this thread, `batch.thread`, has `batch` in hand."""
+    serving_threads.setdefault(batch.thread, []).append(batch)
+
+
+def end_to_serve(batch: Any) -> None:
+    """End what `begin_to_serve` began, whoever calls this and however often."""
+    batches = serving_threads.get(batch.thread, [])
+    if batch in batches:
+        batches.remove(batch)
+    if not batches:
+        serving_threads.pop(batch.thread, None)
+
+
 def serves(engine: Any) -> bool:
     """Does this thread run a batch, or a callback, of `engine`?"""
     return any(batch.engine is engine for batch in serving_threads.get(get_ident(), ()))

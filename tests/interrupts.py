@@ -230,6 +230,7 @@ class World:
 
     def meddle(self) -> None:
         """All that a handler might do, besides."""
+        self.gate.set()  # some of it waits
         for act in (
             self.f.stats,
             lambda: [future.cancel() for future in list(self.known.values())[-2:]],
@@ -708,7 +709,7 @@ def run_once(name: str, mode: str, at: int) -> tuple[Failure | None, bool]:
         try:
             with injector:
                 next(act, None)
-        except (Interrupt, Stop, *ABORTED):
+        except (Interrupt, Stop, CancelledError, *ABORTED):
             pass
         finally:
             world.gate.set()

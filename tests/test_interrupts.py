@@ -32,13 +32,8 @@ SAMPLE = {  # an opcode in so many, on every interpreter
 }
 
 
-# Those of event loops are run by hand: see `python -m tests.interrupts`. So is the caller that runs
-# a batch, where an interrupt still finds a few instants to lose an item at (docs/reliability.md).
-DEF = [
-    name
-    for name in interrupts.SCENARIOS
-    if not name.endswith(("_def", "_async")) and name != "result_by_caller"
-]
+# Those of event loops are run by hand: see `python -m tests.interrupts`.
+DEF = [name for name in interrupts.SCENARIOS if not name.endswith(("_def", "_async"))]
 
 
 def hold(name: str, mode: str, first: int, step: int) -> int:

@@ -1824,6 +1824,28 @@ def test_a_caller_does_not_cut_a_linger_short() -> None:
     assert gated.batches == [[1, 2]]
 
 
+def test_ctrl_c_in_a_batch_of_others_reaches_the_caller_that_runs_it(
+    late_threads: LateThreads,
+) -> None:
+    ran: list[Any] = []
+
+    def work(items: list[Any]) -> list[Any]:
+        ran.extend(items)
+        if items == ["first"]:
+            raise KeyboardInterrupt
+        return items
+
+    f = batched_with(late_threads, work, size=1, caller_runs=True)
+    first, second = f("first"), f("second")
+    with pytest.raises(KeyboardInterrupt):
+        second.result()
+    assert isinstance(first.exception(LIMIT), BatchAborted)
+    assert ran == ["first"]
+    assert second.result() == "second"
+    with pytest.raises(BatchAborted):  # of its own item it hears as everybody does
+        f("first").result()
+
+
 def test_nested_results_of_what_a_caller_runs(late_threads: LateThreads) -> None:
     def work(items: list[int]) -> list[Any]:
         return [f(item - 1).result() if item else "end" for item in items]

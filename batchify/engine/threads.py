@@ -15,6 +15,7 @@ import math
 import sys
 from contextvars import Context
 from threading import TIMEOUT_MAX, get_ident, main_thread
+from types import FrameType
 from typing import Any
 from weakref import ref
 
@@ -192,17 +193,23 @@ class ThreadEngine(Engine):
     def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
         return [batch.thread]
 
+    def _put_back(self, batch: Batch) -> None:
+        waits.end_to_serve(batch)
+        super()._put_back(batch)
+
     def _recount(self) -> None:
         self._idle[:] = [bell for bell in self._idle if bell in self._threads]
         super()._recount()
+        for batch in list(waits.serving_threads.get(get_ident(), ())):
+            if batch.engine is self and batch not in self.batches:
+                waits.end_to_serve(batch)  # it is over, and a handler broke in before this
 
     def _lost(self) -> list[Batch]:
         me = main_thread().ident  # handlers run there only
-        begun = waits.serving_threads.get(me or 0, ())
         return [
             batch
             for batch in list(self.batches)
-            if not batch.thread or (batch.thread == me == get_ident() and batch not in begun)
+            if not batch.thread or (batch.thread == me == get_ident() and not _is_in_hand(batch))
         ]
 
     # ---- what a worker does ----
@@ -230,6 +237,7 @@ class ThreadEngine(Engine):
                     self._look()
                 if isinstance(step, Batch):
                     step.thread = get_ident()
+                    waits.begin_to_serve(step)
                     self._look()
                     break
                 if self.state is CLOSED or len(self._threads) > self.options.workers:
@@ -270,6 +278,7 @@ class ThreadEngine(Engine):
                     batch = self._take() if is_free else None
                     if isinstance(batch, Batch):
                         batch.thread = get_ident()
+                        waits.begin_to_serve(batch)
                         self._is_lent = True  # in the main thread: every caller looks
                     self._look()
                     self._end()
@@ -290,6 +299,7 @@ class ThreadEngine(Engine):
                     self._end()
                 self._after()
         except BaseException:
+            batch = None  # it is not in hand any more
             self._mend(is_to_look=True)  # its permit is free, and nobody was told
             raise
         finally:
@@ -303,24 +313,18 @@ class ThreadEngine(Engine):
     def execute(self, batch: Batch) -> BaseException | None:
         """Run one batch in this thread; gives a fault of the engine itself."""
         fault: BaseException | None = None
-        stack: list[Any] = []
         try:
-            stack = waits.serving_threads.setdefault(batch.thread, stack)
-            stack.append(batch)
             self._drive(batch)
         except BaseException as error:  # or no memory
             self._note_told(batch)
             fault = error
         finally:
-            if batch in stack:
-                stack.remove(batch)  # first: else nobody would find it after an interrupt
-            if not stack:
-                waits.serving_threads.pop(batch.thread, None)
             self.finish(batch, f"the batch could not be settled: {kind(fault)}")
+            waits.end_to_serve(batch)
             if self._ended:
                 self._tell_ended()
             # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
-            del self, batch, stack
+            del self, batch
         try:
             return fault
         finally:
@@ -353,6 +357,16 @@ class ThreadEngine(Engine):
                 del error
             request = None
         del self, batch, talk, request, answer, context  # as in `execute`
+
+
+def _is_in_hand(batch: Batch) -> bool:
+    """Is this called, by a handler or a finalizer, from a `help` that has taken `batch`?"""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is ThreadEngine.help.__code__ and frame.f_locals.get("batch") is batch:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
