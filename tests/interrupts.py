@@ -208,7 +208,10 @@ class World:
             self.known[item] = self.f(item)
 
         self.other(work)
-        until(lambda: self.f.stats().submitted > self.f.stats().accepted, "nobody waits")
+        until(  # unless there is room again, by who meddles
+            lambda: self.gate.is_set() or self.f.stats().submitted > self.f.stats().accepted,
+            "nobody waits",
+        )
 
     def open(self, delay: float = 0.003) -> None:
         def work() -> None:
@@ -258,7 +261,8 @@ class World:
                 call.thread.join(PATIENCE)
                 if not call.is_done():
                     raise Broken("another thread hangs")
-            call.result()
+            with contextlib.suppress(CancelledError):  # by who meddles
+                call.result()
         until(
             lambda: all(future.done() for future in list(self.known.values())),
             lambda: f"never done: {[i for i, f in self.known.items() if not f.done()]}",

@@ -109,10 +109,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "callbacks-recurse", "future.py",
-    "    if callbacks.is_busy:\n"
-    "        return\n",
-    "    if callbacks.is_busy and not callbacks.queue:\n"
-    "        return\n",
+    "    while queue and not callbacks.is_busy:",
+    "    while queue:",
     *in_file("futures", "test_chains_of_callbacks_do_not_recurse"),
 )  # fmt: skip
 mutant(
@@ -498,9 +496,23 @@ mutant(
 )  # fmt: skip
 mutant(
     "who-takes-a-batch-wakes-nobody", "engine/threads.py",
-    "                    step.thread = get_ident()\n                    self._look()\n",
-    "                    step.thread = get_ident()\n",
+    "                    waits.begin_to_serve(step)\n                    self._look()\n",
+    "                    waits.begin_to_serve(step)\n",
     *on_schedule("workers-side-by-side"),
+)  # fmt: skip
+mutant(
+    "what-is-put-back-has-its-state-before-its-place", "engine/running.py",
+    "            self.forming.chunks.appendleft(live[0])  # first: who is in no place is lost\n"
+    "            live[0]._s = chunk\n",
+    "            live[0]._s = chunk\n"
+    "            self.forming.chunks.appendleft(live[0])\n",
+    *in_file("reentry", "test_a_mend_that_is_broken_off_is_mended"),
+)  # fmt: skip
+mutant(
+    "what-is-in-hand-is-taken-for-lost", "engine/threads.py",
+    "(batch.thread == me == get_ident() and not _is_in_hand(batch))",
+    "batch.thread == me == get_ident()",
+    *in_file("interrupts", "test_what_a_caller_has_in_hand_is_run_once"),
 )  # fmt: skip
 mutant(
     "a-worker-sleeps-without-a-last-look", "engine/threads.py",

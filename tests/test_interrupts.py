@@ -51,9 +51,15 @@ def test_a_sample_of_interrupts(name: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["raise", "submit", "both"])
+@pytest.mark.parametrize("mode", ["raise", "submit", "both", "meddle"])
 def test_interrupts_in_every_scenario(mode: str) -> None:
     assert sum(hold(name, mode, 11, 607) for name in DEF) > 40
+
+
+@pytest.mark.parametrize("mode", ["raise", "meddle"])
+def test_what_a_caller_has_in_hand_is_run_once(mode: str) -> None:
+    count = hold("result_by_caller", mode, 7, 41)
+    assert count > 2 or sys.version_info >= (3, 12)
 
 
 def test_a_leaked_lock_is_let_go() -> None:
