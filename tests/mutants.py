@@ -645,7 +645,7 @@ mutant(
     "        mark = self.minded.pop(entry, None)\n        if mark is not None:\n"
     "            self._deadlines.discard(mark)\n",
     "        self.minded.pop(entry, None)\n",
-    *on_schedule("deadline-against-start"),
+    *in_file("limits", "test_met_deadlines_need_no_memory"),
 )  # fmt: skip
 mutant(
     "priorities-are-upside-down", "forming/grouped.py",
