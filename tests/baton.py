@@ -477,6 +477,9 @@ class SimLock:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def locked(self) -> bool:
+        return self.owner is not None
+
     def _is_owned(self) -> bool:
         return self.owner is (self.sim.current or self.outside)
 

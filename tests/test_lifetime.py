@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import inspect
 import os
 import threading
 import tracemalloc
@@ -416,7 +417,7 @@ def looks(kinds: Kinds, call: Callable[[int], None]) -> Iterator[Counter[str]]:
 
 def kept_by(caller: Any, f: Any, kinds: Kinds, calls: int) -> dict[str, int]:
     """The same, of calls of `f` by `caller`."""
-    if not asyncio.iscoroutinefunction(caller):
+    if not inspect.iscoroutinefunction(caller):
         return kept_of(calls, kinds, lambda count: caller(f, map(kinds.Item, range(count))))
     with asyncio.Runner() as runner:
 
