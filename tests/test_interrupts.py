@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ pytestmark = [
 from tests import interrupts  # noqa: E402
 from tests.manual import in_thread  # noqa: E402
 
+ROOT = Path(__file__).parent.parent
 SAMPLE = {  # an opcode in so many, on every interpreter
     "cancel": 41,
     "submit_blocked_too_long": 211,
@@ -54,6 +57,14 @@ def test_a_sample_of_interrupts(name: str) -> None:
 @pytest.mark.parametrize("mode", ["raise", "submit", "both", "meddle"])
 def test_interrupts_in_every_scenario(mode: str) -> None:
     assert sum(hold(name, mode, 11, 607) for name in DEF) > 40
+
+
+@pytest.mark.long
+def test_a_storm_of_sigints() -> None:
+    """Real signals, in a process of its own: what its handlers raise in finalizers is noise."""
+    command = [sys.executable, "-m", "tests.storm", "--interrupts", "4000", "--seed", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
 
 
 @pytest.mark.parametrize("mode", ["raise", "meddle"])
