@@ -208,8 +208,6 @@ class LoopEngine(Engine):
         if not task.cancelled():
             task.exception()  # a fault of the engine itself: the items got it
         if task in self._tasks:
-            with self._lock:
-                self._roused = False
             self._leave(task)
 
     @mended
@@ -217,7 +215,9 @@ class LoopEngine(Engine):
         with self._lock:
             self._begin()
             batch = self._tasks.get(task)
-            if batch is not None:
+            if batch is None:  # perhaps it was the one that was roused, and never looked
+                self._roused = False
+            else:
                 if batch.left:
                     self._abort(batch, "the task of the batch was ended")
                 self.batches.discard(batch)
