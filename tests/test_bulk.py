@@ -843,7 +843,9 @@ def test_leaving_early_cancels_what_has_not_started(
     gated.open()
     stats = check_idle(f)
     assert stats.succeeded == sum(map(len, gated.batches)) <= 4
-    assert stats.cancelled == stats.accepted - stats.succeeded > 0
+    assert stats.cancelled == stats.accepted - stats.succeeded
+    # Without a GIL the first result may be there before a second item is submitted.
+    assert stats.cancelled or linger == 0
     one = f(1)
     f.flush(5)
     assert one.result(0) == ("done", 1)
