@@ -194,13 +194,16 @@ def test_start_opens_after_a_close_that_was_interrupted() -> None:
     def interrupt(*_: object) -> None:
         raise interrupts.Interrupt
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    try:
-        with pytest.raises(interrupts.Interrupt):
-            f.close(5)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    def close_interrupted() -> None:
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            with pytest.raises(interrupts.Interrupt):
+                f.close(5)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    close_interrupted()
     f.start()
     assert engine.state == "closing"  # the other one waits yet
     gate.set()
@@ -211,13 +214,7 @@ def test_start_opens_after_a_close_that_was_interrupted() -> None:
     gate.clear()
     third = f("third")
     interrupts.until(third.running, "it does not start")
-    signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    try:
-        with pytest.raises(interrupts.Interrupt):
-            f.close(5)
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    close_interrupted()
     f.start()
     fourth = f("fourth")
     gate.set()
