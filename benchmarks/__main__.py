@@ -8,7 +8,7 @@ import random
 import sys
 from pathlib import Path
 
-from . import adapters, check, report
+from . import adapters, check, goals, report
 from .harness import Sample, compare, say
 from .scenarios import SCENARIOS
 
@@ -35,7 +35,7 @@ def main() -> int:
     order = random.Random(options.seed)
 
     samples: list[Sample] = []
-    found: dict[str, list[report.Row]] = {}
+    found: dict[str, report.Runs] = {}
     text = [report.heading(facts)]
     print(text[0], flush=True)
     for name, scale in scales.items():
@@ -43,18 +43,24 @@ def main() -> int:
         own = compare(scenario, rivals, options.repetitions, scale, order, options.watchdog)
         samples += own
         if own:
-            found[name] = report.rows(scenario, own)
-            text.append(report.table(scenario, found[name], own[0].items))
+            found[name] = runs = report.Runs(own, rivals)
+            text.append(report.table(scenario, report.rows(scenario, runs), runs, own[0].items))
             print(text[-1], flush=True)
 
+    if options.check:
+        lines, is_good = check.check(found)
+        print("\n".join(lines))
+        return 0 if is_good else 1
+    text.append(goals.table(found))
+    print(text[-1], flush=True)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(facts, samples), indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text("\n".join(text))
-    if options.check:
-        lines, is_good = check.verdicts(found)
-        print("\n".join(lines))
-        return 0 if is_good else 1
+    if options.svg:
+        from .chart import draw  # matplotlib is needed for this only
+
+        draw(found, options.svg)
     return 0
 
 
@@ -62,7 +68,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="batchify against what one would use instead.",
-        epilog="\n".join(f"{one.name:4} {one.about}" for one in SCENARIOS.values()),
+        epilog="\n".join(f"{one.name:5} {one.about}" for one in SCENARIOS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -74,6 +80,7 @@ def arguments() -> argparse.Namespace:
     add("--watchdog", type=float, default=120.0, help="seconds that one run may take")
     add("--json", type=Path, help="where to write every sample")
     add("--markdown", type=Path, help="where to write the tables")
+    add("--svg", type=Path, help="where to draw the chart (needs matplotlib)")
     add("--check", action="store_true", help="a short run; exit 1 when a limit is passed")
     return parser.parse_args()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,18 +14,28 @@ Function = Callable[[list[Any]], Any]
 Gate = threading.Event | asyncio.Event  # open when set
 
 
-def echo(way: str, sizes: list[int]) -> Function:
-    """A function that costs nothing: what is measured is the way to it and back."""
+def echo(way: str, sizes: list[int], takes: float = 0.0) -> Function:
+    """A function that sleeps `takes` seconds, or costs nothing: then the way to it is measured."""
 
     def plain(items: list[Any]) -> list[Any]:
         sizes.append(len(items))  # atomic, as the workers are several
         return list(items)
 
+    def slow(items: list[Any]) -> list[Any]:
+        time.sleep(takes)
+        return plain(items)
+
     async def coroutine(items: list[Any]) -> list[Any]:
         sizes.append(len(items))
         return list(items)
 
-    return coroutine if way == ASYNCIO else plain
+    async def slow_coroutine(items: list[Any]) -> list[Any]:
+        await asyncio.sleep(takes)
+        return plain(items)
+
+    if way == ASYNCIO:
+        return slow_coroutine if takes else coroutine
+    return slow if takes else plain
 
 
 def gated(way: str, function: Function, gate: Gate) -> Function:

@@ -16,13 +16,14 @@ import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, quantiles
+from typing import Any
 
-from .adapters.base import ASYNCIO, Rival
+from .adapters.base import THREADS, Rival
 from .functions import echo, gated, open_gate
 from .scenarios import Run, Scenario
 
-SCALES = {"us": 1e6, "bytes": 1.0}
+SCALES = {"us": 1e6, "ms": 1e3, "bytes": 1.0}
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class Sample:
     rival: str
     repetition: int
     position: int  # in the random order of the repetition
-    value: float  # per item, in the scenario's unit
+    value: float  # per item, in the scenario's unit; where callers' waits are measured: p99
     items: int
     calls: int  # of the function
     mean_batch: float
+    p50: float | None = None  # where callers' waits are measured
 
 
 def compare(
@@ -77,11 +79,11 @@ def measure(
     gc.freeze()
     faulthandler.dump_traceback_later(watchdog, exit=True)
     try:
-        if scenario.way == ASYNCIO:
-            total = asyncio.run(_on_loop(scenario, rival, parts, sizes))
-        else:
+        if scenario.way == THREADS:
             total = _in_threads(scenario, rival, parts, sizes)
-        if sum(sizes) != items:
+        else:
+            total = asyncio.run(_on_loop(scenario, rival, parts, sizes))
+        if sum(sizes) != items and not rival.is_floor:
             raise AssertionError(f"the function got {sum(sizes)} items instead of {items}")
     except BaseException as error:
         error.add_note(f"{scenario.name}, {rival.name}, repetition {repetition + 1}")
@@ -89,15 +91,22 @@ def measure(
     finally:
         faulthandler.cancel_dump_traceback_later()
         gc.unfreeze()
-    value = total / items * SCALES[scenario.unit]
+    factor = SCALES[scenario.unit]
+    p50 = None
+    if isinstance(total, list):
+        cuts = quantiles(total, n=100)
+        p50, value = cuts[49] * factor, cuts[98] * factor
+    else:
+        value = total / items * factor
+    mean_batch = fmean(sizes) if sizes else 0.0
     return Sample(
-        scenario.name, rival.name, repetition, position, value, items, len(sizes), fmean(sizes)
+        scenario.name, rival.name, repetition, position, value, items, len(sizes), mean_batch, p50
     )
 
 
 def _in_threads(
     scenario: Scenario, rival: type[Rival], parts: list[range], sizes: list[int]
-) -> float:
+) -> Any:
     run = _open(scenario, rival, parts, sizes)
     try:
         for outcome in [run.rival.submit(key) for key in _warm_up(scenario)]:
@@ -110,7 +119,7 @@ def _in_threads(
 
 async def _on_loop(
     scenario: Scenario, rival: type[Rival], parts: list[range], sizes: list[int]
-) -> float:
+) -> Any:
     run = _open(scenario, rival, parts, sizes)
     try:
         await asyncio.gather(*[run.rival.acall(key) for key in _warm_up(scenario)])
@@ -122,7 +131,7 @@ async def _on_loop(
 
 def _open(scenario: Scenario, rival: type[Rival], parts: list[range], sizes: list[int]) -> Run:
     gate = open_gate(scenario.way)
-    function = echo(scenario.way, sizes)
+    function = echo(scenario.way, sizes, scenario.takes)
     if scenario.is_gated:
         function = gated(scenario.way, function, gate)
     return Run(rival(function, scenario.size, scenario.linger, scenario.workers), parts, gate)

@@ -19,30 +19,90 @@ from .scenarios import Scenario
 
 @dataclass(frozen=True)
 class Row:
-    """One rival in one scenario."""
+    """One rival in one scenario. The ratios are medians of those inside each repetition."""
 
     rival: str
+    is_ours: bool
     value: float  # the median
-    ratio: float | None  # the median of the ratios inside each repetition; None: no reference
-    low: float | None  # the quartiles of these ratios
+    p50: float | None  # where callers' waits are measured; `value` is p99 then
+    to_hand: float | None  # to the hand-written engine; None: it has not run
+    low: float | None  # the quartiles of that
     high: float | None
+    to_best: float | None  # to the best rival: no row of ours, no floor, not `direct`
+    to_floor: float | None
     mean_batch: float
     calls: float
 
 
-def rows(scenario: Scenario, samples: Sequence[Sample]) -> list[Row]:
+class Runs:
+    """The samples of one scenario, and how they compare."""
+
+    def __init__(self, samples: Sequence[Sample], rivals: Iterable[type[Rival]]) -> None:
+        self.classes = {rival.name: rival for rival in rivals}
+        self.samples: dict[str, list[Sample]] = {}
+        for sample in samples:
+            self.samples.setdefault(sample.rival, []).append(sample)
+
+    def value(self, name: str) -> float:
+        """The median of one rival."""
+        return median(sample.value for sample in self.samples[name])
+
+    def ratios(self, name: str, other: str | None) -> list[float]:
+        """The ratios of two rivals inside each repetition; none where one has not run."""
+        if other is None or other not in self.samples:
+            return []
+        values = {sample.repetition: sample.value for sample in self.samples[other]}
+        return [sample.value / values[sample.repetition] for sample in self.samples[name]]
+
+    def ratio(self, name: str, other: str | None) -> float | None:
+        """Their median."""
+        ratios = self.ratios(name, other)
+        return median(ratios) if ratios else None
+
+    @property
+    def best(self) -> str | None:
+        """The best rival."""
+        names = [n for n in self.samples if not (is_ours(n) or n == DIRECT or self.is_floor(n))]
+        return min(names, key=self.value, default=None)
+
+    @property
+    def floor(self) -> str | None:
+        return next((name for name in self.samples if self.is_floor(name)), None)
+
+    def is_floor(self, name: str) -> bool:
+        return self.classes[name].is_floor
+
+
+DIRECT = "direct"
+
+
+def is_ours(name: str) -> bool:
+    """Is it a row of batchify's?"""
+    return name.startswith("batchify")
+
+
+def rows(scenario: Scenario, runs: Runs) -> list[Row]:
     """The rivals, best first."""
     found = []
-    reference = {s.repetition: s.value for s in samples if s.rival == scenario.reference}
-    for name in {sample.rival: None for sample in samples}:
-        own = [sample for sample in samples if sample.rival == name]
-        ratio = low = high = None
-        if reference:
-            low, ratio, high = quartiles(s.value / reference[s.repetition] for s in own)
-        value = median(s.value for s in own)
-        mean_batch = median(s.mean_batch for s in own)
-        calls = median(s.calls for s in own)
-        found.append(Row(name, value, ratio, low, high, mean_batch, calls))
+    for name, own in runs.samples.items():
+        low = to_hand = high = None
+        if ratios := runs.ratios(name, scenario.reference):
+            low, to_hand, high = quartiles(ratios)
+        found.append(
+            Row(
+                rival=name,
+                is_ours=is_ours(name),
+                value=runs.value(name),
+                p50=None if own[0].p50 is None else median(s.p50 or 0.0 for s in own),
+                to_hand=to_hand,
+                low=low,
+                high=high,
+                to_best=runs.ratio(name, runs.best),
+                to_floor=runs.ratio(name, runs.floor),
+                mean_batch=median(s.mean_batch for s in own),
+                calls=median(s.calls for s in own),
+            )
+        )
     return sorted(found, key=lambda row: row.value)
 
 
@@ -55,29 +115,36 @@ def quartiles(values: Iterable[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def table(scenario: Scenario, found: Sequence[Row], items: int) -> str:
+UNITS = {"us": ("µs/item",), "bytes": ("bytes/item",), "ms": ("p50 ms", "p99 ms")}
+
+
+def table(scenario: Scenario, found: Sequence[Row], runs: Runs, items: int) -> str:
     """The rows as a Markdown table."""
-    unit = {"us": "µs/item", "bytes": "bytes/item"}[scenario.unit]
+    columns = [*UNITS[scenario.unit], "to hand-written", "quartiles"]
+    columns += [f"to best ({runs.best})", "to floor", "mean batch", "function calls"]
+    takes = f", a function of {scenario.takes * 1000:g} ms" if scenario.takes else ""
     lines = [
         f"### {scenario.name}: {scenario.about}",
         "",
         f"{items} items; size {scenario.size}, linger {scenario.linger * 1000:g} ms, "
-        f"{scenario.workers} workers",
+        f"{scenario.workers} workers{takes}",
         "",
-        f"| rival | {unit} | ratio to hand-written | quartiles | mean batch | function calls |",
-        "|---|--:|--:|--:|--:|--:|",
+        f"| rival | {' | '.join(columns)} |",
+        f"|---|{'--:|' * len(columns)}",
     ]
     for row in found:
-        ratio = spread = "-"
-        if row.ratio is not None:
-            ratio = f"{digits(row.ratio)}x"
-            spread = f"{digits(row.low)} to {digits(row.high)}"
-        name = f"**{row.rival}**" if row.rival == "batchify" else row.rival
-        lines.append(
-            f"| {name} | {digits(row.value)} | {ratio} | {spread} "
-            f"| {row.mean_batch:.1f} | {row.calls:.0f} |"
-        )
+        cells = [f"**{row.rival}**" if row.is_ours else row.rival]
+        if row.p50 is not None:
+            cells.append(digits(row.p50))
+        spread = "-" if row.low is None else f"{digits(row.low)} to {digits(row.high or 0.0)}"
+        cells += [digits(row.value), times(row.to_hand), spread, times(row.to_best)]
+        cells += [times(row.to_floor), f"{row.mean_batch:.1f}", f"{row.calls:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{digits(ratio)}x"
 
 
 def digits(number: float) -> str:

@@ -1,12 +1,14 @@
-"""The scenarios: one function each, which gives one number (seconds, or bytes, for all items).
+"""The scenarios: one function each, which gives one number: seconds or bytes for all items.
 
 A scenario gets a `Run`: a fresh rival, warmed up, and the keys for its callers. It asserts that
-every caller got the result of its own item.
+every caller got the result of its own item. Those that measure how long callers wait give all
+these times, in seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 import tracemalloc
@@ -14,10 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .adapters.base import ASYNCIO, THREADS, Rival
+from .adapters.base import ASYNCIO, BRIDGED, THREADS, Rival
 from .functions import Gate
 
-REFERENCES = {THREADS: "hand-written threads", ASYNCIO: "hand-written asyncio"}
+REFERENCES = {
+    THREADS: "hand-written threads",
+    ASYNCIO: "hand-written asyncio",
+    BRIDGED: "hand-written asyncio",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Scenario:
     linger: float = 0.001
     workers: int = 2
     unit: str = "us"
+    takes: float = 0.0  # seconds that a call of the function sleeps
     is_gated: bool = False
     without: tuple[str, ...] = ()  # rivals that it does not fit
 
@@ -61,6 +68,7 @@ class Scenario:
         return (
             self.way in rival.ways
             and rival.name not in self.without
+            and self.name not in rival.not_in
             and self.name in (rival.scenarios or (self.name,))
         )
 
@@ -68,18 +76,17 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(name: str, way: str, **settings: Any) -> Callable[..., Any]:
-    """Register a scenario; the first line of its docstring goes into the report."""
+def scenario(name: str, way: str, about: str = "", **settings: Any) -> Callable[..., Any]:
+    """Register a scenario; `about` it, or the docstring, goes into the report."""
 
     def register(measure: Callable[[Run], Any]) -> Callable[[Run], Any]:
-        about = (measure.__doc__ or "").splitlines()[0]
-        SCENARIOS[name] = Scenario(name, about, measure, way, **settings)
+        SCENARIOS[name] = Scenario(name, about or measure.__doc__ or "", measure, way, **settings)
         return measure
 
     return register
 
 
-# ---- speed ----
+# ---- floods ----
 
 
 @scenario("S1", ASYNCIO, callers=1, each=100_000)
@@ -89,6 +96,27 @@ async def gather(run: Run) -> float:
     acall = run.rival.acall
     start = time.perf_counter()
     results = await asyncio.gather(*[acall(key) for key in keys])
+    seconds = time.perf_counter() - start
+    expect([results], run.parts)
+    return seconds
+
+
+scenario("S1k", ASYNCIO, "The same with a tenth of the calls.", callers=1, each=10_000)(gather)
+scenario("S1b", BRIDGED, "The same with a `def`, on threads.", callers=1, each=50_000)(gather)
+
+
+@scenario("S1t", ASYNCIO, callers=1, each=50_000)
+async def tasks(run: Run) -> float:
+    """A task for each call, all at once, `async def`."""
+    [keys] = run.parts
+    acall = run.rival.acall
+
+    async def caller(key: int) -> Any:
+        return await acall(key)
+
+    create_task = asyncio.get_running_loop().create_task
+    start = time.perf_counter()
+    results = await asyncio.gather(*[create_task(caller(key)) for key in keys])
     seconds = time.perf_counter() - start
     expect([results], run.parts)
     return seconds
@@ -106,16 +134,33 @@ def flood(run: Run) -> float:
     return in_threads(caller, run.parts)
 
 
-@scenario("S3", THREADS, callers=32, each=400, size=32)
+scenario("S21", THREADS, "The same with one thread.", callers=1, each=100_000)(flood)
+
+
+# ---- closed loops ----
+
+CLOSED = "32 threads in a closed loop: each waits for its result before its next call."
+
+
+@scenario("S3", THREADS, CLOSED, callers=32, each=400, size=32)
 def closed_loop(run: Run) -> float:
-    """32 threads in a closed loop: each waits for its result before its next call."""
     submit = run.rival.submit
     return in_threads(lambda keys: [submit(key).result() for key in keys], run.parts)
 
 
-@scenario("S3a", ASYNCIO, callers=64, each=1000)
+scenario(
+    "S3u", THREADS, "The same with size 128: the linger decides.", callers=32, each=400, size=128
+)(closed_loop)
+scenario(
+    "S3s", THREADS, "The same as S3 with a function that sleeps 1 ms.", callers=32, each=100,
+    size=32, takes=0.001,
+)(closed_loop)  # fmt: skip
+
+CLOSED_ASYNCIO = "64 coroutines in a closed loop, `async def`."
+
+
+@scenario("S3a", ASYNCIO, CLOSED_ASYNCIO, callers=64, each=1000)
 async def closed_loop_asyncio(run: Run) -> float:
-    """64 coroutines in a closed loop, `async def`."""
     acall = run.rival.acall
 
     async def caller(keys: range) -> list[Any]:
@@ -126,6 +171,22 @@ async def closed_loop_asyncio(run: Run) -> float:
     seconds = time.perf_counter() - start
     expect(results, run.parts)
     return seconds
+
+
+scenario(
+    "S3au", ASYNCIO, "The same with size 256: the linger decides.", callers=64, each=200, size=256
+)(closed_loop_asyncio)
+scenario(
+    "S3a0", ASYNCIO, "The same with size 256 and no linger.", callers=64, each=1000, size=256,
+    linger=0.0,
+)(closed_loop_asyncio)  # fmt: skip
+scenario(
+    "S3as", ASYNCIO, "The same as S3a with a function that sleeps 1 ms.", callers=64, each=100,
+    takes=0.001,
+)(closed_loop_asyncio)  # fmt: skip
+
+
+# ---- callers who are alone ----
 
 
 # A caller who is alone and lingers measures the linger, of everyone alike.
@@ -141,13 +202,94 @@ def call_by_call(run: Run) -> float:
     return seconds
 
 
+ALONE = "One coroutine, call by call, `async def`."
+
+
+@scenario("S4a", ASYNCIO, ALONE, callers=1, each=5000, linger=0.0)
+async def call_by_call_asyncio(run: Run) -> float:
+    return await closed_loop_asyncio(run)  # type: ignore[no-any-return]
+
+
+scenario(
+    "S4b", BRIDGED, "The same with a `def`, on threads.", callers=1, each=2000, linger=0.0
+)(call_by_call_asyncio)  # fmt: skip
+
+
+# ---- what a caller waits ----
+
+RATE = 2000.0  # calls in a second, at times that no call delays
+CALLERS = 40
+
+
+def arrivals(keys: range) -> list[float]:
+    """When each call of one caller is due: a Poisson process, the same in every run."""
+    chance = random.Random(keys.start)
+    now = 0.0
+    return [now := now + chance.expovariate(RATE / CALLERS) for _ in keys]
+
+
+@scenario(
+    "S5", THREADS, callers=CALLERS, each=100, linger=0.005, workers=2, takes=0.001, unit="ms"
+)
+def waits(run: Run) -> list[float]:
+    """40 threads, 2000 calls a second, linger 5 ms, a function of 1 ms: how long a call takes."""
+    submit = run.rival.submit
+    taken: list[float] = []
+    start = time.perf_counter() + 0.05
+
+    def caller(keys: range) -> list[Any]:
+        results = []
+        for key, due in zip(keys, arrivals(keys), strict=True):
+            time.sleep(max(0.0, start + due - time.perf_counter()))
+            results.append(submit(key).result())
+            taken.append(time.perf_counter() - start - due)  # from when it was due
+        return results
+
+    in_threads(caller, run.parts)
+    return taken
+
+
+@scenario("S5a", ASYNCIO, callers=CALLERS, each=100, linger=0.005, takes=0.001, unit="ms")
+async def waits_asyncio(run: Run) -> list[float]:
+    """The same with coroutines, `async def`."""
+    acall = run.rival.acall
+    taken: list[float] = []
+    start = time.perf_counter() + 0.05
+
+    async def caller(keys: range) -> list[Any]:
+        results = []
+        for key, due in zip(keys, arrivals(keys), strict=True):
+            await asyncio.sleep(max(0.0, start + due - time.perf_counter()))
+            results.append(await acall(key))
+            taken.append(time.perf_counter() - start - due)
+        return results
+
+    expect(await asyncio.gather(*[caller(keys) for keys in run.parts]), run.parts)
+    return taken
+
+
+# ---- bulk ----
+
+
 @scenario("S7", THREADS, callers=1, each=1_000_000, without=("direct", "ThreadPoolExecutor"))
 def bulk(run: Run) -> float:
-    """One thread brings a list of a million items; others than batchify submit each of them."""
+    """One thread brings a list of a million items; who has no call for lists submits each."""
     [keys] = run.parts
     items = list(keys)
     start = time.perf_counter()
     results = run.rival.map(items)
+    seconds = time.perf_counter() - start
+    expect([results], run.parts)
+    return seconds
+
+
+@scenario("S7a", ASYNCIO, callers=1, each=100_000, without=("direct",))
+async def bulk_asyncio(run: Run) -> float:
+    """One coroutine brings a list of 100 000 items, `async def`."""
+    [keys] = run.parts
+    items = list(keys)
+    start = time.perf_counter()
+    results = await run.rival.amap(items)
     seconds = time.perf_counter() - start
     expect([results], run.parts)
     return seconds

@@ -1,11 +1,13 @@
-"""The rivals: one file each, with one `Rival` class (or more) in it."""
+"""The rivals: one file each, with one `Rival` class (or more) in it; and the floors."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 import sys
+from types import ModuleType
 
+from .. import floors
 from .base import Rival
 
 __all__ = ["Rival", "find"]
@@ -22,12 +24,16 @@ def find() -> tuple[list[type[Rival]], dict[str, str]]:
             skipped[name] = str(error)
             print(f"!!! adapters/{name}.py is SKIPPED: {error}", file=sys.stderr)
             continue
-        rivals += [
-            found
-            for found in vars(module).values()
-            if isinstance(found, type)
-            and issubclass(found, Rival)
-            and found.__module__ == module.__name__
-            and found is not Rival
-        ]
-    return rivals, skipped
+        rivals += _in(module)
+    return rivals + _in(floors), skipped
+
+
+def _in(module: ModuleType) -> list[type[Rival]]:
+    return [
+        found
+        for found in vars(module).values()
+        if isinstance(found, type)
+        and issubclass(found, Rival)
+        and found.__module__ == module.__name__
+        and found is not Rival
+    ]

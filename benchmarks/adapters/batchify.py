@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 from batchify import batched
 from batchify._version import __version__
 
-from .base import ASYNCIO, THREADS, Rival
+from .base import ASYNCIO, BRIDGED, THREADS, Rival
 
 
 class Batchify(Rival):
     """Without a bound: the hand-written engines have none either."""
 
     name = "batchify"
-    ways = (THREADS, ASYNCIO)
+    ways = (THREADS, ASYNCIO, BRIDGED)
     version = f"{__version__} (wrapt {metadata.version('wrapt')})"
     options: ClassVar[dict[str, Any]] = {"capacity": None}
 
@@ -25,6 +25,9 @@ class Batchify(Rival):
 
     def map(self, items: Any) -> list[Any]:
         return list(self.batched.map(items))
+
+    async def amap(self, items: Any) -> list[Any]:
+        return [result async for result in self.batched.amap(items)]
 
     def close(self) -> None:
         self.batched.close()
@@ -37,7 +40,7 @@ class BatchifyDefaultCapacity(Batchify):
     """With the default bound of 10 000 items: a flood fills it, and its callers wait for room."""
 
     name = "batchify (default capacity)"
-    scenarios = ("S1", "S2")
+    scenarios = ("S1", "S2", "S21")
     options: ClassVar[dict[str, Any]] = {}
 
 
@@ -45,5 +48,5 @@ class BatchifyCallerRuns(Batchify):
     """A caller that waits for its result runs the next batch itself."""
 
     name = "batchify (caller_runs)"
-    scenarios = ("S3", "S4")
+    scenarios = ("S2", "S3", "S3u", "S3s", "S4", "S5")
     options: ClassVar[dict[str, Any]] = {"caller_runs": True}

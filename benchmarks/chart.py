@@ -1,0 +1,49 @@
+"""The chart: a panel for each scenario, a bar for each row, on a scale of logarithms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+from .report import UNITS, Runs, digits, rows
+from .scenarios import SCENARIOS
+
+mpl.use("svg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+OURS, FLOOR, OTHERS = "#1f6f8b", "#c9c9c9", "#e0a458"
+COLUMNS = 3
+INCH = 0.19  # of a bar
+
+
+def draw(found: dict[str, Runs], path: Path) -> None:
+    """Write the chart of these scenarios as an SVG file."""
+    # Text as text, and nothing that differs from one drawing of the same numbers to the next.
+    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "batchify", "font.size": 8})
+    lines = -(-len(found) // COLUMNS)
+    most = max(len(runs.samples) for runs in found.values())
+    figure, panels = plt.subplots(
+        lines, COLUMNS, figsize=(COLUMNS * 4.2, lines * (most * INCH + 0.75)), squeeze=False
+    )
+    for panel in panels.flat[len(found) :]:
+        panel.set_axis_off()
+    for panel, (name, runs) in zip(panels.flat, found.items(), strict=False):
+        scenario = SCENARIOS[name]
+        bars = rows(scenario, runs)
+        values = [row.value for row in bars]
+        names = [row.rival for row in bars]
+        colours = [
+            OURS if row.is_ours else FLOOR if runs.is_floor(row.rival) else OTHERS for row in bars
+        ]
+        drawn = panel.barh(names, values, color=colours)
+        panel.bar_label(drawn, [digits(value) for value in values], padding=2, fontsize=7)
+        panel.set_xscale("log")
+        panel.set_xlim(min(values) / 2, max(values) * 3)
+        panel.invert_yaxis()
+        panel.set_ylim(most - 0.4, -0.6)
+        panel.tick_params(axis="both", length=0, labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_title(f"{name}: {UNITS[scenario.unit][-1]}, less is better", fontsize=8, loc="left")
+    figure.tight_layout()
+    figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,135 @@
+"""The goals: how much batchify may take of what others take, in one and the same run.
+
+Ratios of medians inside each repetition, so that they hold on other machines, too. Goals for a
+rival that has not run are left out, and said to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from .report import Runs, digits
+
+OURS = "batchify"
+CALLER_RUNS = "batchify (caller_runs)"
+BEST = "the best rival"
+FLOOR = "the floor"
+THREADS, LOOP = "hand-written threads", "hand-written asyncio"
+
+
+class Goal(NamedTuple):
+    """`ours` takes at most `most` times what `other` takes; with no other, `most` itself."""
+
+    scenario: str
+    most: float
+    other: str | None
+    ours: str = OURS
+
+
+GOALS = (
+    Goal("S1", 0.80, LOOP),
+    Goal("S1", 0.90, "aiodataloader"),
+    Goal("S1", 0.90, "dloader"),
+    Goal("S1", 0.12, "batched"),
+    Goal("S1", 1.5, FLOOR),
+    Goal("S1b", 1.3, LOOP),
+    Goal("S1b", 0.2, "run_in_executor"),
+    Goal("S1b", 0.12, "batched"),
+    Goal("S1t", 1.05, LOOP),
+    Goal("S1t", 1.0, "aiodataloader"),
+    Goal("S1t", 1.6, FLOOR),
+    Goal("S2", 0.10, THREADS),
+    Goal("S2", 0.08, "batched"),
+    Goal("S2", 2.0, FLOOR),
+    Goal("S21", 0.06, THREADS),
+    Goal("S21", 0.05, "batched"),
+    Goal("S21", 1.4, FLOOR),
+    Goal("S3", 0.75, THREADS),
+    Goal("S3", 0.75, "batched"),
+    Goal("S3", 1.8, FLOOR),
+    Goal("S3", 0.15, THREADS, CALLER_RUNS),
+    Goal("S3s", 0.80, THREADS),
+    Goal("S3s", 0.80, "batched"),
+    Goal("S3a", 1.0, LOOP),
+    Goal("S3a", 0.85, "aiodataloader"),
+    Goal("S3a", 0.85, "strawberry"),
+    Goal("S3a", 1.3, FLOOR),
+    Goal("S3a0", 0.95, LOOP),
+    Goal("S3a0", 1.0, "aiodataloader"),
+    Goal("S4", 0.85, THREADS),
+    Goal("S4", 0.10, THREADS, CALLER_RUNS),
+    Goal("S4", 0.02, "batched", CALLER_RUNS),
+    Goal("S4", 2.0, FLOOR, CALLER_RUNS),
+    Goal("S4a", 1.15, LOOP),
+    Goal("S4a", 0.75, "strawberry"),
+    Goal("S4a", 0.02, "batched"),
+    Goal("S4a", 1.3, FLOOR),
+    Goal("S4b", 0.75, "run_in_executor"),
+    Goal("S5", 1.0, THREADS),
+    Goal("S5", 1.0, "batched"),
+    Goal("S5a", 1.0, LOOP),
+    Goal("S5a", 1.0, "batched"),
+    Goal("S5a", 1.0, "async-batcher"),
+    Goal("S5a", 1.0, "ray.serve.batch"),
+    Goal("S6", 130, None),
+    Goal("S6", 0.08, THREADS),
+    Goal("S6", 0.08, "batched"),
+    Goal("S6a", 150, None),
+    Goal("S6a", 0.75, LOOP),
+    Goal("S7", 0.02, THREADS),
+    Goal("S7", 0.02, "batched"),
+    Goal("S7", 10.0, FLOOR),
+)
+
+
+class Verdict(NamedTuple):
+    """What became of a goal; `value` is None where the other has not run."""
+
+    goal: Goal
+    value: float | None
+
+    def is_kept(self, slack: float = 1.0) -> bool:
+        """Is it reached, or missed by less than `slack` times? What was not measured is not."""
+        return self.value is not None and self.value <= self.goal.most * slack
+
+    @property
+    def told(self) -> tuple[str, str]:
+        """The value and the most it may be, to print."""
+        unit = "x" if self.goal.other else ""
+        value = "not measured" if self.value is None else f"{digits(self.value)}{unit}"
+        return value, f"{digits(self.goal.most)}{unit}"
+
+
+def verdicts(found: dict[str, Runs], goals: Iterable[Goal] = GOALS) -> Iterator[Verdict]:
+    """What became of the goals for the scenarios that have run."""
+    for goal in goals:
+        runs = found.get(goal.scenario)
+        if runs is None:
+            continue
+        if goal.ours not in runs.samples:
+            yield Verdict(goal, None)
+        elif goal.other is None:
+            yield Verdict(goal, runs.value(goal.ours))
+        else:
+            other = {BEST: runs.best, FLOOR: runs.floor}.get(goal.other, goal.other)
+            yield Verdict(goal, runs.ratio(goal.ours, other))
+
+
+def table(found: dict[str, Runs]) -> str:
+    """The goals as a Markdown table."""
+    lines = [
+        "### Goals",
+        "",
+        "| scenario | row | to | at most | is | |",
+        "|---|---|---|--:|--:|---|",
+    ]
+    for verdict in verdicts(found):
+        value, most = verdict.told
+        goal = verdict.goal
+        mark = "-" if verdict.value is None else "reached" if verdict.is_kept() else "**missed**"
+        lines.append(
+            f"| {goal.scenario} | {goal.ours} | {goal.other or 'itself'} | {most} | {value} "
+            f"| {mark} |"
+        )
+    return "\n".join([*lines, ""])
