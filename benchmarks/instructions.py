@@ -1,0 +1,251 @@
+"""How many instructions an item costs, on one thread: a number that no busy machine changes.
+
+    python -m benchmarks.instructions             # count, print the table, compare with the record
+    python -m benchmarks.instructions --record    # write the record for this Python
+    python -m benchmarks.instructions --row loop  # one path only
+
+Each path is run under valgrind's callgrind with n and with 2n items; the difference, divided by
+n, is what one item costs: what the start costs falls away. It is compared with the life of a
+stock `concurrent.futures.Future`, counted in the same job, so that the ratio does not depend on
+how the interpreter was built, as far as that can be. Exit 1 when a ratio has grown by more than
+5 % over the record (`instructions.json`, by version of Python); where there is none, it says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+RECORD = Path(__file__).with_suffix(".json")
+ALLOWED = 1.05
+FUTURE = "future"
+
+
+# ---- the paths ----
+
+
+def future(count: int) -> None:
+    """The stock future: made, started, given its result, and asked for it."""
+    for number in range(count):
+        one: Future[int] = Future()
+        one.set_running_or_notify_cancel()
+        one.set_result(number)
+        one.result()
+
+
+class Stepped:
+    """A seam without threads: the worker's part is done by `step`, in the caller's thread."""
+
+    def __init__(self) -> None:
+        from batchify.engine.seam import THREADS
+
+        self.clock, self.bell = THREADS.clock, THREADS.bell
+        self.workers: list[Any] = []
+
+    def spawn(self, target: Any, args: Any, name: str) -> Any:
+        self.workers.append(args)
+        return None
+
+    def step(self) -> None:
+        """Run all batches that are ready, as a worker would."""
+        from batchify.engine.batch import Batch
+
+        for weak, bell in self.workers:
+            engine = weak()
+            step = engine.next(bell)
+            while isinstance(step, Batch):
+                engine.execute(step)
+                step = engine.next(bell)
+
+
+def threads(count: int, at_once: int = 64) -> None:
+    """`def`: submit `at_once` items, run their batch as a worker does, ask for the results."""
+    from batchify.decorator import Batched
+    from batchify.options import Options
+
+    seam = Stepped()
+    options = Options.checked(
+        size=64, linger=0.0, workers=1, capacity=None, key=None, weight=None, max_weight=None,
+        dedupe=False, isolate=False, on_error=None, caller_runs=False, exit_timeout=1.0,
+        name=None, default_name="echo",
+    )  # fmt: skip
+    call = Batched(echo, options, seam)
+    for start in range(0, count, at_once):
+        futures = [call(item) for item in range(start, start + at_once)]
+        seam.step()
+        for one in futures:
+            one.result(0)
+    os._exit(0)  # the exit hook would wait for threads that there are not
+
+
+def threads_alone(count: int) -> None:
+    """The same with a batch for each item."""
+    threads(count, 1)
+
+
+def caller_runs(count: int) -> None:
+    """`def`, `caller_runs=True`, call by call: who waits for a result runs the batch."""
+    from batchify import batched
+
+    call = batched(echo, size=64, linger=None, caller_runs=True)
+    for item in range(count):
+        one = call(item)
+        call._push()  # type: ignore[attr-defined]
+        one.result()
+
+
+def echo(items: list[Any]) -> list[Any]:
+    return list(items)
+
+
+def on_loop(run: Callable[[Any, int], Any], count: int, **options: Any) -> None:
+    from batchify import batched
+
+    async def aecho(items: list[Any]) -> list[Any]:
+        return list(items)
+
+    call = batched(aecho, size=64, capacity=None, workers=2, **options)
+    asyncio.run(run(call, count))
+
+
+def loop(count: int) -> None:
+    """`async def`: one `gather` of all calls."""
+
+    async def run(call: Any, count: int) -> None:
+        await asyncio.gather(*[call(item) for item in range(count)])
+
+    on_loop(run, count, linger=0.001)
+
+
+def loop_closed(count: int) -> None:
+    """`async def`: 64 coroutines, each with one call at a time."""
+
+    async def run(call: Any, count: int) -> None:
+        async def caller() -> None:
+            for item in range(count // 64):
+                await call(item)
+
+        await asyncio.gather(*[caller() for _ in range(64)])
+
+    on_loop(run, count, linger=0.0)
+
+
+def loop_alone(count: int) -> None:
+    """`async def`: one coroutine, call by call."""
+
+    async def run(call: Any, count: int) -> None:
+        for item in range(count):
+            await call(item)
+
+    on_loop(run, count, linger=0.0)
+
+
+def asyncio_queue(count: int) -> None:
+    """The hand-written engine for asyncio: one `gather` of all calls."""
+    from .adapters.hand_written_asyncio import HandWrittenAsyncio
+
+    async def aecho(items: list[Any]) -> list[Any]:
+        return list(items)
+
+    async def run() -> None:
+        rival = HandWrittenAsyncio(aecho, 64, 0.001, 2)
+        await asyncio.gather(*[rival.acall(item) for item in range(count)])
+        await rival.aclose()
+
+    asyncio.run(run())
+
+
+ROWS: dict[str, tuple[Callable[[int], None], int]] = {  # with the number of items
+    FUTURE: (future, 1600),
+    "asyncio queue": (asyncio_queue, 1600),
+    "threads": (threads, 1600),
+    "threads alone": (threads_alone, 400),
+    "loop": (loop, 1600),
+    "loop closed": (loop_closed, 1600),
+    "loop alone": (loop_alone, 400),
+}
+
+
+# ---- counting ----
+
+
+def count_of(row: str, items: int) -> int:
+    """The instructions of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        # Nothing that differs from run to run, nor from checkout to checkout.
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        subprocess.run(
+            [
+                "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q",
+                sys.executable, "-m", "benchmarks.instructions", "--run", row, str(items),
+            ],
+            env=environment, check=True, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        for line in out.read_text(errors="replace").splitlines():
+            if line.startswith(("summary:", "totals:")):
+                return int(line.split()[1])
+    raise AssertionError("callgrind gave no total")
+
+
+def per_item(row: str) -> float:
+    _, items = ROWS[row]
+    return (count_of(row, 2 * items) - count_of(row, items)) / items
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--row", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--record", action="store_true", help="write the record for this Python")
+    parser.add_argument("--run", nargs=2, metavar=("ROW", "ITEMS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.run:
+        gc.disable()
+        function, _ = ROWS[given.run[0]]
+        function(int(given.run[1]))
+        return 0
+    if shutil.which("valgrind") is None:
+        print("!!! valgrind is not installed: no instructions can be counted", file=sys.stderr)
+        return 2
+    rows = [FUTURE, *(row for row in given.row if row != FUTURE)]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        counted = dict(zip(rows, pool.map(per_item, rows), strict=True))
+    version = ".".join(platform.python_version_tuple()[:2])
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    before: dict[str, float] = record.get(version, {})
+    is_good = True
+    print(f"| path | instructions/item | to the stock future ({version}) | record |")
+    print("|---|--:|--:|--:|")
+    ratios = {row: counted[row] / counted[FUTURE] for row in rows}
+    for row in rows:
+        was = before.get(row)
+        kept = was is None or given.record or ratios[row] <= was * ALLOWED
+        is_good = is_good and kept
+        told = "-" if was is None else f"{was:.4f}x"
+        print(
+            f"| {row} | {counted[row]:,.0f} | {ratios[row]:.4f}x | {told}"
+            f"{'' if kept else ' **more than 5 % above**'} |"
+        )
+    if given.record:
+        record[version] = {**before, **{row: round(ratio, 4) for row, ratio in ratios.items()}}
+        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    elif not before:
+        print(f"no record for Python {version}: nothing to compare with", file=sys.stderr)
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
