@@ -44,6 +44,8 @@ def draw(found: dict[str, Runs], path: Path) -> None:
         panel.set_ylim(most - 0.4, -0.6)
         panel.tick_params(axis="both", length=0, labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.set_title(f"{name}: {UNITS[scenario.unit][-1]}, less is better", fontsize=8, loc="left")
+        panel.set_title(
+            f"{name}: {UNITS[scenario.unit][-1]}, less is better", fontsize=8, loc="left"
+        )
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})

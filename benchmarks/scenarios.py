@@ -228,9 +228,7 @@ def arrivals(keys: range) -> list[float]:
     return [now := now + chance.expovariate(RATE / CALLERS) for _ in keys]
 
 
-@scenario(
-    "S5", THREADS, callers=CALLERS, each=100, linger=0.005, workers=2, takes=0.001, unit="ms"
-)
+@scenario("S5", THREADS, callers=CALLERS, each=100, linger=0.005, workers=2, takes=0.001, unit="ms")
 def waits(run: Run) -> list[float]:
     """40 threads, 2000 calls a second, linger 5 ms, a function of 1 ms: how long a call takes."""
     submit = run.rival.submit

@@ -79,6 +79,7 @@ class Item:
         self.batch: Run | None = None
         self.outcome: Any = None  # ("value", value), (type of the error, its args or None)
         self.future: Any = None
+        self.call: Turn | None = None  # its call, when that waits for room
         self.told = 0
 
     def tell(self, _: Any) -> None:
@@ -259,7 +260,7 @@ class Model:
                 once = list({item.twin: item for item in reversed(items)}.values())
                 once.sort(key=items.index)
             # Equal items make choices look alike: those of one batch have it as their state.
-            if once == run.given and len({id(i.future._s) for i in items if i.future}) < 2:
+            if once == run.given and len({id(future._s) for future in futures_of(items)}) < 2:
                 return why, items
         raise AssertionError(f"{run.given} began, expected one of {choices}")
 
@@ -316,6 +317,13 @@ class Model:
         self.closes.clear()
         self.claims = 0
         self.state = "open" if self.state == "open" else "closed"
+
+
+def futures_of(items: list[Item]) -> list[Any]:
+    """Those that are known, also of calls that have just got their room."""
+    ended = [item.call for item in items if item.call is not None and item.call.is_done]
+    found = [item.future for item in items] + [call.value for call in ended]
+    return [future for future in found if future is not None]
 
 
 class Ending:
@@ -657,7 +665,7 @@ class Machine(RuleBasedStateMachine):
         args = (item.key,) if self.given["kinds"] == "args" else ()
         if item.state == "waiting":
             self.items.append(item)
-            self.call(lambda turn: self.came_in(item, turn), call, item, *args)
+            item.call = self.call(lambda turn: self.came_in(item, turn), call, item, *args)
             return
         raised = future = None
         try:
@@ -684,12 +692,15 @@ class Machine(RuleBasedStateMachine):
             else:
                 assert turn.error is None, turn.error
                 self.got(item, turn.value)
+            item.call = None
         return item.state != "waiting"
 
     def call(
         self, is_over: Callable[[Turn], bool | None], function: Any, *args: Any, **kw: Any
-    ) -> None:
-        self.calls.append((self.seam.call(lambda: function(*args, **kw)), is_over))
+    ) -> Turn:
+        turn = self.seam.call(lambda: function(*args, **kw))
+        self.calls.append((turn, is_over))
+        return turn
 
     is_there = precondition(lambda self: self.f is not None)
     is_old = precondition(lambda self: self.age > 8)

@@ -123,16 +123,19 @@ class Entry(Routing):
 
     def submitter(
         self, function: Callable[..., Any], batched: Callable[[], Any]
-    ) -> Callable[[Any], BatchFuture[Any]]:
-        """The hot path: a closure that submits one item without extra arguments."""
+    ) -> Callable[..., BatchFuture[Any]]:
+        """The hot path: a closure that submits one item; extra arguments are not for it."""
         route = Route(self, function, batched=batched)
         intake = self.intake
         append = intake.append
         clock = self.seam.clock
-        if not self.has_gil:
-            return lambda item: self.submit(route, item)
+        has_gil = self.has_gil
 
-        def submit(item: Any) -> BatchFuture[Any]:
+        def submit(item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+            if args or kwargs:
+                return batched()._call(item, args, kwargs)  # type: ignore[no-any-return]
+            if not has_gil:
+                return self.submit(route, item)
             future: BatchFuture[Any]
             loop = running_loop()
             if loop is None:

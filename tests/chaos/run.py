@@ -168,6 +168,8 @@ def all_ears(ledger: Ledger) -> Iterator[None]:
     """What no caller would hear of is written down: dead workers, finalizers that raise."""
 
     def unraisable(what: Any) -> None:
+        if never_began(what.exc_value):
+            return
         ledger.complain(f"{what.err_msg or 'ignored in'} {what.object!r}: {what.exc_value!r}")
 
     def thread_died(what: Any) -> None:
@@ -182,6 +184,14 @@ def all_ears(ledger: Ledger) -> Iterator[None]:
         finally:
             gc.collect()
             sys.unraisablehook, threading.excepthook = hooks
+
+
+def never_began(error: Any) -> bool:
+    """Is it the end of a thread whose `start` a signal handler broke off?
+
+    CPython forgets it then, and it dies of that before its target: the engine knows of no thread.
+    """
+    return isinstance(error, KeyError) and isinstance(error.args[0], threading.Thread)
 
 
 class Stuck(Exception):
