@@ -416,7 +416,9 @@ class Entry(Routing):
         while True:
             if forming.capacity is not None:
                 self.need = 0
-            self._tell(forming.accept())
+            told = forming.accept()
+            if told:
+                self._tell(told)
             if not self._roused and self._is_free():
                 decision = forming.next(self.seam.clock())
                 if decision.reason is not None:
@@ -426,7 +428,7 @@ class Entry(Routing):
                 elif not self._has_alarm(decision.when):
                     self._set_alarm(decision.when)
             self._set_need()
-            if self._has_seen_all():
+            if not self.intake or self._has_seen_all():
                 return
 
     def _is_unserved(self) -> bool:
@@ -447,8 +449,9 @@ class Entry(Routing):
         return self.need == 0 or held < self.need or held == self.forming.seen
 
     def _set_need(self) -> None:
+        forming = self.forming
         # No timer and no batch keeps what waits without a limit; its callers may have gone.
-        is_to_hold = self.forming.linger is None and self.forming.pending > 0
+        is_to_hold = forming.linger is None and forming.pending > 0
         if is_to_hold is not self._is_held:
             (lifecycle.hold if is_to_hold else lifecycle.let_go)(self)
             self._is_held = is_to_hold  # last: an exception from a signal leaves it to the next
@@ -457,7 +460,7 @@ class Entry(Routing):
         if self.state is not OPEN or self._is_ending or self._is_lent or self._is_unserved():
             self.need = 0
         else:
-            self.need = self.forming.threshold(not self._roused and self._is_free())
+            self.need = forming.threshold(not self._roused and self._is_free())
 
     @mended
     def _look_again(self) -> None:
@@ -496,6 +499,7 @@ class Entry(Routing):
         """What is left to do when the lock is free: tell, forget, look again."""
         if self._ended:
             self._tell_ended()
-        self._forget_routes()
+        if self.has_kinds:
+            self._forget_routes()
         if self._nested:
             self._look_again()

@@ -95,7 +95,7 @@ class Routing(Mending):
 
     def _forget_routes(self) -> None:
         """Let go of the extra arguments that no pending item has (not under the lock: hashes)."""
-        if not self.has_kinds or isinstance(self.forming, Plain):
+        if isinstance(self.forming, Plain):
             return
         gone = self.forming.gone
         with contextlib.suppress(Exception):  # an IndexError of two who pop; a hash that raises

@@ -48,7 +48,9 @@ class Running(Entry):
         now = self.seam.clock()
         if forming.capacity is not None:
             self.need = 0
-        self._tell(forming.accept())
+        told = forming.accept()
+        if told:
+            self._tell(told)
         if forming.minded:
             self._end_overdue(now)
             self._tell(forming.accept())  # there may be room now
@@ -56,8 +58,9 @@ class Running(Entry):
         group = decision.group
         if group is None:
             return decision.when
-        chunk: Chunk | None = getattr(group, "_s", None)
-        route = chunk.route if chunk is not None else group.route
+        is_chunk = bool(forming.chunks) and group is forming.chunks[0]
+        chunk: Chunk | None = group._s if is_chunk else None
+        route = group.route if chunk is None else chunk.route
         batch = Batch(self, route, decision.reason or "", now)
         if chunk is not None:
             batch.chunk = chunk.chunk

@@ -27,10 +27,16 @@ class Plain(Forming):
         self.fresh = 0  # how many at the front of the intake are accepted and may be taken
 
     def accept(self) -> deque[Any]:
+        intake = self.intake
+        if not (self.dead or self.waiting or self.is_sealed):  # the usual case
+            held = len(intake)
+            if self.capacity is None or held <= self._room():  # type: ignore[operator]
+                self.fresh = self.seen = held
+                self.is_pressed = False
+                return self.told
         if self.is_sealed:
             self.fresh = 0
             return self.told
-        intake = self.intake
         while self.dead and intake and intake[0]._s.__class__ is Done:
             self.dead -= 1
             self._dropped(intake.popleft())
@@ -69,7 +75,8 @@ class Plain(Forming):
 
     def _next(self, now: float) -> Decision:
         line = self.line
-        self._drop_dead_front()
+        if line.dead:
+            self._drop_dead_front()
         live = self.grouped + (self.fresh - self.dead if self.fresh else 0)
         if live <= 0:
             if not line.entries:
@@ -208,8 +215,9 @@ class Plain(Forming):
     def threshold(self, is_free: bool) -> int:
         if self.is_pressed:
             return 1
-        room = self._room()
-        crowd = NEVER if room is None else room + self.dead + 1
+        crowd = NEVER
+        if self.capacity is not None:
+            crowd = self._room() + self.dead + 1  # type: ignore[operator]
         if not is_free:
             return crowd
         if self.grouped + self.fresh - self.dead <= 0:
