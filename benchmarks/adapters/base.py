@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
-THREADS, ASYNCIO = "threads", "asyncio"
+THREADS, ASYNCIO, BRIDGED = "threads", "asyncio", "bridged"
 
 
 class Outcome(Protocol):
