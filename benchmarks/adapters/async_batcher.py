@@ -33,7 +33,9 @@ class AsyncBatcherRival(Rival):
         self.acall = self.batcher.process
 
     async def aclose(self) -> None:
-        # Without `force` it would look up from its empty queue only after a second.
+        # Without `force` it would look up from its empty queue only after a second. Before it has
+        # come to rest there, `asyncio.wait_for` of CPython 3.11 may swallow the cancellation.
+        await asyncio.sleep(0.01)
         await self.batcher.stop(force=True)
         self.pool.shutdown()
 
