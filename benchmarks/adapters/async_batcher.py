@@ -9,6 +9,7 @@ is a coroutine. A plain `process_batch` is run by its `executor`, a pool of as m
 from __future__ import annotations
 
 import asyncio
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
@@ -25,7 +26,7 @@ class AsyncBatcherRival(Rival):
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.pool = ThreadPoolExecutor(workers)  # has no thread before it is used
-        batcher = OfCoroutine if asyncio.iscoroutinefunction(function) else OfFunction
+        batcher = OfCoroutine if inspect.iscoroutinefunction(function) else OfFunction
         self.batcher = batcher(
             max_batch_size=size, max_queue_time=linger, concurrency=workers, executor=self.pool
         )

@@ -1,8 +1,9 @@
 """batched, of mixedbread: the closest relative, a decorator for threads and one for asyncio.
 
 Both poll: one thread (or task) sleeps `timeout_ms` while fewer than `batch_size` items wait, then
-takes what there is. size is the `batch_size`, linger the `timeout_ms`; there is one worker,
-whatever `workers` says. No bound.
+takes what there is, and does so until it is closed. size is the `batch_size`, linger the
+`timeout_ms` (a busy loop when it is 0); there is one worker, whatever `workers` says. No bound.
+With a plain function on a loop, `acall` of the one for threads wraps its future.
 
 In threads a call blocks, and there is no future; but a list is taken as many items. So, as one
 would write it by hand: what a thread submits is collected, and goes out as one list when it asks
@@ -11,7 +12,7 @@ for its first result. A thread that waits for each result makes a call for each.
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import threading
 from collections.abc import Iterable
 from importlib import metadata
@@ -30,10 +31,9 @@ class Batched(Rival):
     not_in = ("S6",)
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
-        self.is_async = asyncio.iscoroutinefunction(function)
+        self.is_async = inspect.iscoroutinefunction(function)
         decorator = batched.aio.dynamically if self.is_async else batched.dynamically
         self.batched = decorator(batch_size=size, timeout_ms=linger * 1000)(function)
-        # With a plain function its `acall` gives a wrapped future of the thread's.
         self.acall = self.batched if self.is_async else self.batched.acall
         self.own = threading.local()
 

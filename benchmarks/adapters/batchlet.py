@@ -8,7 +8,7 @@ batchlet's own `threaded`, to a pool of as many threads as there are workers.
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any
@@ -27,7 +27,7 @@ class Batchlet(Rival):
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.pool = ThreadPoolExecutor(workers)  # has no thread before it is used
-        if not asyncio.iscoroutinefunction(function):
+        if not inspect.iscoroutinefunction(function):
             function = threaded(function, executor=self.pool)
         self.batcher = AsyncBatcher(
             function,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 
 def awaitable(function: Callable[[list[Any]], Any], pool: Executor) -> Callable[[list[Any]], Any]:
     """The function as an `async def`: itself, or run in a thread of the pool."""
-    if asyncio.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function):
         return function
 
     async def in_pool(items: list[Any]) -> Any:
