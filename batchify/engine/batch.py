@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..forming import Route
 from ..future import BatchFuture
-from ..outcome import Talk, Work, conduct
+from ..outcome import Ask, Talk, Work, asked, concluded, conduct
 
 if TYPE_CHECKING:
     from .running import Running
@@ -19,8 +19,8 @@ class Batch:
     """
 
     __slots__ = (
-        "began", "chunk", "ended_by", "engine", "futures", "has_begun", "is_flushed", "left", "ran",
-        "reason", "route", "thread",
+        "began", "chunk", "ended_by", "engine", "futures", "given", "has_begun", "is_flushed",
+        "left", "ran", "reason", "route", "thread",
     )  # fmt: skip
     is_running = True
 
@@ -31,6 +31,7 @@ class Batch:
         self.began = began
         self.futures: list[BatchFuture[Any]] = []
         self.chunk: list[Any] | None = None  # the outcomes so far
+        self.given: list[Any] = []  # the items, once it has begun
         self.has_begun = False  # the function may have been called
         self.is_flushed = False  # some of its items are being flushed
         self.left = 0  # how many items are not settled
@@ -48,30 +49,38 @@ class Batch:
         """For how many seconds the oldest had waited."""
         return max(0.0, self.began - self.futures[0]._t)
 
-    def items(self) -> list[Any]:
-        if self.chunk is not None:
-            return self.futures[0]._v  # type: ignore[no-any-return]
-        return [future._v for future in self.futures]
-
-    def talk(self, can_await: bool) -> Talk:
-        """Run it: see `conduct`."""
+    def begin(self, can_await: bool) -> Ask | None:
+        """Begin to run it: what to call first; None when `talk` is to say so."""
         self.has_begun = True
+        if self.chunk is None:
+            self.given = [future._v for future in self.futures]
+        else:
+            self.given = self.futures[0]._v
         route, options = self.route, self.engine.options
         work: Work | None = route.work  # the same for all batches of a route
         if work is None:
-            on_error, isolate = options.on_error, options.isolate
             work = route.work = Work(
                 route.function,
                 route.args,
                 route.kwargs,
-                on_error,
+                options.on_error,
                 route.batched,
-                isolate,
+                options.isolate,
                 can_await,
             )
-        if options.dedupe is None:
-            return conduct(work, self.items())
-        return conduct(work, self.items(), [future._terms.twin for future in self.futures])
+        if options.dedupe is not None:
+            return None
+        return asked(work, self.given, range(len(self.given)))
+
+    def talk(self) -> Talk:
+        """Run it: see `conduct`."""
+        return conduct(
+            self.route.work, self.given, [future._terms.twin for future in self.futures]
+        )
+
+    def talk_after(self, answers: list[Any]) -> Talk:
+        """The same after the first answer, the only one in `answers`: see `concluded`."""
+        return concluded(self.route.work, self.given, answers)
 
     def holders(self, me: Any) -> list[Any] | None:
         return self.engine.holders_of(self, me)

@@ -27,7 +27,7 @@ from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import Port, set_done
 from ..options import Live
-from ..outcome import Give, caught
+from ..outcome import Give, caught, is_simple
 from . import lifecycle
 from .base import Engine, count_down
 from .batch import Batch
@@ -228,23 +228,24 @@ class LoopEngine(Engine):
         self._after()
 
     async def _drive(self, batch: Batch) -> None:
-        talk = batch.talk(can_await=True)
+        request: Any = batch.begin(can_await=True)
+        talk = batch.talk() if request is None else None
         answer: Any = None
-        request: Any = None
         try:
             while True:
-                try:
-                    request = talk.send(answer)
-                except StopIteration as end:
-                    if self.is_observed():
-                        self._tell_observers_soon(batch, end.value)
-                    return
-                answer = None
-                if isinstance(request, Give):
-                    given = [request]
-                    request = None  # who hears of the end may look at this frame
-                    self.settle(batch, given.pop())
-                    continue
+                if talk is not None:
+                    try:
+                        request = talk.send(answer)
+                    except StopIteration as end:
+                        if self.is_observed():
+                            self._tell_observers_soon(batch, end.value)
+                        return
+                    answer = None
+                    if isinstance(request, Give):
+                        given = [request]
+                        request = None  # who hears of the end may look at this frame
+                        self.settle(batch, given.pop())
+                        continue
                 try:
                     answer = request.function(*request.args, **request.kwargs)
                     if inspect.isawaitable(answer):
@@ -255,6 +256,15 @@ class LoopEngine(Engine):
                     answer = caught(error)
                     del error
                 request = None
+                if talk is None:
+                    answers, answer = [answer], None
+                    if not is_simple(answers[0], len(batch.given)):
+                        talk = batch.talk_after(answers)
+                        continue
+                    self.settle_all(batch, answers.pop())
+                    if self.is_observed():
+                        self._tell_observers_soon(batch, None)
+                    return
         finally:
             del self, batch, talk, request, answer  # as in `_work`
 

@@ -112,13 +112,19 @@ class Running(Entry):
     @holding
     def settle(self, batch: Batch, give: Give) -> None:
         """End items of `batch` with their values, then tell everyone."""
-        futures: Sequence[BatchFuture[Any]] = batch.futures
-        values = give.values
-        is_whole = len(values) == len(futures) and give.places.__class__ is range
-        if not (is_whole and give.is_clean and batch.chunk is None):
+        is_whole = len(give.values) == len(batch.futures) and give.places.__class__ is range
+        if is_whole and give.is_clean and batch.chunk is None:
+            self.settle_all(batch, give.values)
+        else:
             self._settle_part(batch, give)
+
+    @holding
+    def settle_all(self, batch: Batch, values: Sequence[Any]) -> None:
+        """`settle` where everybody has a result: the hot path."""
+        if batch.chunk is not None:
+            self._settle_part(batch, Give(range(len(values)), values, True))
             return
-        # The hot path: results for everybody.
+        futures: Sequence[BatchFuture[Any]] = batch.futures
         succeeded = 0
         with self._lock:
             self._begin()

@@ -22,7 +22,7 @@ from weakref import ref
 from .. import waits
 from ..future import BatchFuture
 from ..options import Live, kind
-from ..outcome import Give, caught, copy_of
+from ..outcome import Give, caught, copy_of, is_simple
 from . import lifecycle
 from .base import Engine
 from .batch import Batch
@@ -332,22 +332,23 @@ class ThreadEngine(Engine):
 
     def _drive(self, batch: Batch) -> None:
         context = Context()  # nobody's: never that of the caller who happened to come first
-        talk = batch.talk(can_await=False)
+        request: Any = batch.begin(can_await=False)
+        talk = batch.talk() if request is None else None
         answer: Any = None
-        request: Any = None
         while True:
-            try:
-                request = talk.send(answer)
-            except StopIteration as end:
-                if self.is_observed():
-                    self.tell_observers(batch, end.value)
-                break
-            answer = None
-            if isinstance(request, Give):
-                given = [request]
-                request = None  # who hears of the end may look at this frame
-                self.settle(batch, given.pop())
-                continue
+            if talk is not None:
+                try:
+                    request = talk.send(answer)
+                except StopIteration as end:
+                    if self.is_observed():
+                        self.tell_observers(batch, end.value)
+                    break
+                answer = None
+                if isinstance(request, Give):
+                    given = [request]
+                    request = None  # who hears of the end may look at this frame
+                    self.settle(batch, given.pop())
+                    continue
             try:
                 answer = context.run(request.function, *request.args, **request.kwargs)
             except BaseException as error:
@@ -356,6 +357,15 @@ class ThreadEngine(Engine):
                     batch.ended_by = copy_of(error)
                 del error
             request = None
+            if talk is None:
+                answers, answer = [answer], None
+                if not is_simple(answers[0], len(batch.given)):
+                    talk = batch.talk_after(answers)
+                    continue
+                self.settle_all(batch, answers.pop())
+                if self.is_observed():
+                    self.tell_observers(batch, None)
+                break
         del self, batch, talk, request, answer, context  # as in `execute`
 
 

@@ -2,13 +2,17 @@
 
 Pure: `conduct` is a generator that asks its driver to call things and tells it what to settle.
 A driver with threads calls; a driver on an event loop also awaits. Neither knows the rules here.
+As nearly every call gives a list of results, the driver makes the first one by itself (`asked`),
+and settles such a list (`is_simple`) without the generator: 10 of 65 thousand instructions.
 """
 
 from __future__ import annotations
 
-from .conduct import conduct
+from .attempt import asked
+from .conduct import concluded, conduct
 from .faults import caught, copy_of, exhausted
 from .talk import Ask, BatchFailure, Give, Raised, Talk, Work
+from .values import is_simple
 
 __all__ = [
     "Ask",
@@ -17,8 +21,11 @@ __all__ = [
     "Raised",
     "Talk",
     "Work",
+    "asked",
     "caught",
+    "concluded",
     "conduct",
     "copy_of",
     "exhausted",
+    "is_simple",
 ]

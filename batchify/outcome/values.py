@@ -17,6 +17,20 @@ _MISSING = object()
 _SPECIAL = (BaseException, Retry)  # elements that are no results
 
 
+def is_simple(returned: Any, count: int) -> bool:
+    """Is it a list of `count` results, as is usual? Then it needs no taking apart."""
+    if type(returned) is not list or len(returned) != count:
+        return False
+    try:
+        types = set(map(type, returned))  # 20 ns an item; an isinstance for each 40 ns
+    except Exception:  # a class that cannot be hashed
+        return False
+    for cls in types:
+        if issubclass(cls, _SPECIAL):
+            return False
+    return True
+
+
 def values_of(returned: Any, items: list[Any], places: range) -> Give | Failure:
     """The values for the items at `places` out of what was given back, or why there are none."""
     count = len(places)
