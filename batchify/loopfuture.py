@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from . import waits
-from .future import CANCELLED, BatchFuture, Done
+from .future import CANCELLED, RESULT, BatchFuture, Done
 from .interpreter import has_gil
 
 R = TypeVar("R")
@@ -205,6 +205,8 @@ class LoopFuture(BatchFuture[R]):
                     yield self
                 if self._s.__class__ is not Done:
                     raise RuntimeError("await wasn't used with future")
+            if self._s is RESULT:  # as `result` does, without its frame
+                return self._v  # type: ignore[no-any-return]
             return self.result()
         finally:
             del self  # no cycle through this frame

@@ -74,9 +74,7 @@ class Batch:
 
     def talk(self) -> Talk:
         """Run it: see `conduct`."""
-        return conduct(
-            self.route.work, self.given, [future._terms.twin for future in self.futures]
-        )
+        return conduct(self.route.work, self.given, [future._terms.twin for future in self.futures])
 
     def talk_after(self, answers: list[Any]) -> Talk:
         """The same after the first answer, the only one in `answers`: see `concluded`."""

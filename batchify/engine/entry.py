@@ -457,7 +457,8 @@ class Entry(Routing):
             self._is_held = is_to_hold  # last: an exception from a signal leaves it to the next
         if self._is_lent:
             self._is_lent = self._is_helped()
-        if self.state is not OPEN or self._is_ending or self._is_lent or self._is_unserved():
+        is_watched = self.state is not OPEN or self._is_ending or self._is_lent
+        if is_watched or (self._no_worker is not None and self._is_unserved()):
             self.need = 0
         else:
             self.need = forming.threshold(not self._roused and self._is_free())

@@ -294,10 +294,11 @@ class Forming:
     def next(self, now: float) -> Decision:
         """Does a batch leave at `now`?"""
         decision = self._next(now)
-        if self.chunks:
-            chunk = self.chunks[0]
-            if decision.group is None or chunk._s.since < self._since(decision.group):
-                return Decision("size", chunk)
+        if not self.chunks:
+            return decision
+        chunk = self.chunks[0]
+        if decision.group is None or chunk._s.since < self._since(decision.group):
+            return Decision("size", chunk)
         return decision
 
     def _next(self, now: float) -> Decision:

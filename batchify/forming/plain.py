@@ -30,7 +30,10 @@ class Plain(Forming):
         intake = self.intake
         if not (self.dead or self.waiting or self.is_sealed):  # the usual case
             held = len(intake)
-            if self.capacity is None or held <= self._room():  # type: ignore[operator]
+            if (
+                self.capacity is None
+                or held + self.running + self.grouped + self.chunked <= self.capacity
+            ):
                 self.fresh = self.seen = held
                 self.is_pressed = False
                 return self.told
@@ -118,15 +121,16 @@ class Plain(Forming):
             # All of it is C: no signal handler can raise while an entry is neither here nor there.
             taken.extend(map(deque.popleft, repeat(self.intake, count)))
             chunk = taken[start:] if start else taken
-            if batch.route is None:
-                batch.route = next((e._s for e in chunk if e._s.__class__ is not Done), None)
             dead = 0
             for entry in chunk:
-                if entry._s.__class__ is Done:
+                state = entry._s
+                if state.__class__ is Done:
                     dead += 1
-                else:
-                    entry._s = batch
-            self.fresh -= len(chunk)
+                    continue
+                if batch.route is None:
+                    batch.route = state
+                entry._s = batch
+            self.fresh -= count
             if line.forced is not None and line.forced in chunk:
                 line.forced = None
             if dead:
