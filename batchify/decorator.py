@@ -118,8 +118,7 @@ class Batched(Calls, _Wrapper):
     """A batched function: called with one item, it gives a `BatchFuture`."""
 
     # The type finds what to call here, in C: the engine's own closure, from the first call on. A
-    # `def __call__` would be a frame more, and a tuple and a dict: 5500 instead of 3800 instructions
-    # a call.
+    # `def __call__` is a frame more, and a dict: 5542 instead of 4052 instructions a call.
     __slots__ = ("__call__",)
     __bound_function_wrapper__ = BoundBatched
 

@@ -10,7 +10,7 @@ from .report import UNITS, Runs, digits, rows
 from .scenarios import SCENARIOS
 
 mpl.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 OURS, FLOOR, OTHERS = "#1f6f8b", "#c9c9c9", "#e0a458"
 COLUMNS = 3

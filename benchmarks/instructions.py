@@ -206,8 +206,11 @@ def per_item(row: str) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.instructions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--row", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--record", action="store_true", help="write the record for this Python")
     parser.add_argument("--run", nargs=2, metavar=("ROW", "ITEMS"), help=argparse.SUPPRESS)

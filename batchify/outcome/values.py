@@ -25,10 +25,7 @@ def is_simple(returned: Any, count: int) -> bool:
         types = set(map(type, returned))  # 20 ns an item; an isinstance for each 40 ns
     except Exception:  # a class that cannot be hashed
         return False
-    for cls in types:
-        if issubclass(cls, _SPECIAL):
-            return False
-    return True
+    return not any(issubclass(cls, _SPECIAL) for cls in types)
 
 
 def values_of(returned: Any, items: list[Any], places: range) -> Give | Failure:

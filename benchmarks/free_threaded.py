@@ -1,0 +1,110 @@
+"""Throughput by the number of calling threads, with the GIL and without it.
+
+    python -m benchmarks.free_threaded                        # of this interpreter
+    python -m benchmarks.free_threaded .venv/bin/python .venv-3.13t/bin/python
+
+Each interpreter needs `wrapt`. In a repetition they take turns; the function computes for some
+5 us an item, so that threads have something to do at the same time, and 4 workers run it. The
+table tells items a second, and how many times those of one caller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from .adapters.batchify import Batchify
+from .adapters.hand_written_threads import HandWrittenThreads
+from .scenarios import in_threads
+
+CALLERS = (1, 2, 4, 8)
+ITEMS = 40_000
+RIVALS = (Batchify, HandWrittenThreads)
+
+
+def work(items: list[int]) -> list[int]:
+    """Some computing in Python for each item."""
+    for item in items:
+        x = item
+        for _ in range(50):
+            x = (x * 1103515245 + 12345) & 0x7FFFFFFF
+    return items
+
+
+def measure() -> dict[str, Any]:
+    """Items a second of each rival, by the number of callers."""
+    found: dict[str, Any] = {
+        "version": platform.python_version(),
+        "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
+    }
+    for rival in RIVALS:
+        rates = found[rival.name] = []
+        for callers in CALLERS:
+            one = rival(work, 64, 0.001, 4)
+            submit = one.submit
+            for outcome in [submit(n) for n in range(-256, 0)]:
+                outcome.result()
+
+            def caller(keys: range, submit: Any = submit) -> list[Any]:
+                futures = [submit(key) for key in keys]
+                return [future.result() for future in futures]
+
+            each = ITEMS // callers
+            parts = [range(n * each, (n + 1) * each) for n in range(callers)]
+            rates.append(each * callers / in_threads(caller, parts))
+            one.close()
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.free_threaded",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("python", nargs="*", default=[sys.executable])
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure()))
+        return 0
+    samples: dict[str, list[dict[str, Any]]] = {python: [] for python in given.python}
+    for _ in range(given.repetitions):
+        for python, own in samples.items():
+            told = subprocess.run(
+                [python, "-m", "benchmarks.free_threaded", "--measure"],
+                # Else an extension that does not know of it would switch the GIL on.
+                env={**os.environ, "PYTHON_GIL": "0"} if is_free_threaded(python) else None,
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            own.append(json.loads(told.stdout))
+    print(f"| interpreter | engine | {' | '.join(f'{n} callers' for n in CALLERS)} |")
+    print(f"|---|---|{'--:|' * len(CALLERS)}")
+    for own in samples.values():
+        build = f"{own[0]['version']}, {'GIL' if own[0]['gil'] else 'no GIL'}"
+        for rival in RIVALS:
+            rates = [median(run[rival.name][at] for run in own) for at in range(len(CALLERS))]
+            cells = [f"{rate:,.0f}/s ({rate / rates[0]:.2f}x)" for rate in rates]
+            print(f"| {build} | {rival.name} | {' | '.join(cells)} |")
+    if given.json:
+        given.json.write_text(json.dumps(list(samples.values()), indent=1) + "\n")
+    return 0
+
+
+def is_free_threaded(python: str) -> bool:
+    code = "import sysconfig; print(sysconfig.get_config_var('Py_GIL_DISABLED') or 0)"
+    told = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    return told.stdout.strip() == "1"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
