@@ -48,7 +48,7 @@ async def aecho(items: list[Any]) -> list[Any]:
 
 
 def timed(run: Callable[[], Any], items: int) -> float:
-    """us an item."""
+    """Microseconds an item."""
     gc.collect()
     gc.freeze()
     try:
