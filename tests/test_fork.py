@@ -15,11 +15,11 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from batchify import BatchFuture, Closed, Forked, batched
+from batchify import BatchFuture, Closed, Forked, batched, waits
 from tests import fork_matrix
 from tests.manual import in_thread, until
 
@@ -715,3 +715,52 @@ def test_fork_while_another_thread_holds_the_lock() -> None:
         let_go.set()
     holder.result()
     assert f(3).result(5) == 3
+
+
+class Taken(dict[Any, Any]):
+    """A dict that is locked in the child, as a build without a GIL may leave it."""
+
+    parent = os.getpid()
+    written: ClassVar[list[str]] = []
+
+
+def _written(name: str) -> Any:
+    method = getattr(dict, name)
+
+    def write(self: Taken, *args: Any) -> Any:
+        if os.getpid() != self.parent:
+            self.written.append(name)
+        return method(self, *args)
+
+    return write
+
+
+for _name in ("__setitem__", "__delitem__", "clear", "pop", "setdefault", "update", "copy"):
+    setattr(Taken, _name, _written(_name))
+
+
+def test_no_dict_that_threads_use_without_our_lock_is_written_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The child would wait for ever for the lock of the dict."""
+
+    @batched(linger=None)
+    def f(items: list[int], extra: int = 0) -> list[int]:
+        return items
+
+    for name in ("serving_threads", "serving_tasks", "_waits_for"):
+        monkeypatch.setattr(waits, name, Taken(getattr(waits, name)))
+    engine = f._scope().here()
+    for name in ("routes", "watched", "_ended"):
+        setattr(engine, name, Taken(getattr(engine, name)))
+    futures = [f(1), f(2, 3)]
+    futures[0].add_done_callback(print)
+
+    def child() -> Any:
+        ends = ends_of(futures)
+        new = f(4)
+        f.flush(LIMIT)
+        return ends, new.result(0), Taken.written
+
+    assert in_child(child) == (["Forked", "Forked"], 4, [])
+    f.close(LIMIT)

@@ -265,6 +265,10 @@ class Engine(Ending):
         No callback runs: those belong to the parent.
         """
         self._lock = RLock()  # another thread may have held the old one
+        # Without a GIL a dict has a lock, too, which is still taken here if one thread was just
+        # handing it to another. So what they write to without our lock is not written to here.
+        self.watched, self.routes = {}, {}
+        before, self._ended = self._ended, {}
 
         def end(future: BatchFuture[Any]) -> None:
             self._end_with((future,), self._forked)
@@ -272,14 +276,13 @@ class Engine(Ending):
         for future in self._running():
             end(future)
         self.forming.clear(end, end)
-        for future in self._ended:
-            future.__dict__.pop("view", None)  # its condition may be held by a thread of the parent
+        for ended in (before, self._ended):
+            for future in ended:
+                future.__dict__.pop("view", None)  # its condition may be held in the parent
+        self._ended = {}
         self.batches.clear()
-        self.routes.clear()
-        self.watched.clear()
         self.forming.running = 0
         self.forming.hasten(None)
-        self._ended.clear()
         self._next_deadline = math.inf
         self.counts = Counts()
         self.generation += 1
