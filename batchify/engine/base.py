@@ -345,8 +345,10 @@ def items_of(futures: Sequence[BatchFuture[Any]]) -> int:
     return sum(future._count for future in futures)
 
 
-def count_down(futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) -> None:
-    """Call `done()` once when all `futures` are done."""
+def count_down(
+    futures: Sequence[BatchFuture[Any]], done: Callable[[], object]
+) -> Callable[[], None]:
+    """Call `done()` once when all `futures` are done. Gives a function that gives that up."""
     # Single C calls add to it and take from it, as the workers that tick are several.
     left: set[BatchFuture[Any] | None] = {None, *futures}
 
@@ -357,11 +359,20 @@ def count_down(futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) 
         if not left:
             done()
 
+    poke = (tick,)
+
     def watch(futures: Sequence[BatchFuture[Any]]) -> None:
         left.update(futures)
         for future in futures:
-            if not future._watch((tick,)):
+            if not future._watch(poke):
                 tick(future)
+
+    def give_up() -> None:
+        for future in left.copy():
+            engine = None if future is None else future._engine()
+            if future is not None and engine is not None:
+                future._unwatch(engine, poke)
 
     watch(futures)
     tick(None)
+    return give_up
