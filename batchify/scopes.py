@@ -53,10 +53,10 @@ class Scopes:
         return self._new(owner, function) if found is None else found
 
     def _find(self, owner: Any) -> Scope | None:
-        known = self._by_owner.get(id(owner))
-        if known is None:
+        try:  # not `get`, which takes a lock of the dict without a GIL: see `Engine.forked`
+            weak, scope = self._by_owner[id(owner)]
+        except KeyError:
             return None
-        weak, scope = known
         if weak is None:
             scope = scope()
         elif weak() is not owner:

@@ -764,3 +764,35 @@ def test_no_dict_that_threads_use_without_our_lock_is_written_to(
 
     assert in_child(child) == (["Forked", "Forked"], 4, [])
     f.close(LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_who_looks_for_a_queue_takes_no_lock_of_a_dict(kind: str) -> None:
+    """Else a fork may leave it taken, as above: of all threads' calls, only `get` takes it."""
+    taken: list[Any] = []
+
+    class Locked(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            taken.append(key)
+            return super().get(key, default)
+
+    class Owner:
+        @batched
+        def method(self, items: list[int]) -> list[int]:
+            return items
+
+        @batched
+        async def amethod(self, items: list[int]) -> list[int]:
+            return items
+
+    owner = Owner()
+    f = owner.method if kind == "def" else owner.amethod
+    assert f(0).result(LIMIT) == 0
+    scopes = f._self_parent._self_scopes
+    scopes._by_owner = Locked(scopes._by_owner)
+    if kind == "async def":
+        f._scope()._engines = Locked(f._scope()._engines)
+    again = owner.method if kind == "def" else owner.amethod
+    assert again(1).result(LIMIT) == 1
+    assert taken == []
+    f.close(LIMIT)
