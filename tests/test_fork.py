@@ -21,6 +21,7 @@ import pytest
 
 from batchify import BatchFuture, Closed, Forked, batched, waits
 from tests import fork_matrix
+from tests.chaos.process import MAY_FORK, NO_FORK
 from tests.manual import in_thread, until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
@@ -435,6 +436,7 @@ def test_forked_is_an_error_with_a_message_of_its_own() -> None:
 # ---- any instant ----
 
 
+@pytest.mark.skipif(not MAY_FORK, reason=NO_FORK)
 def test_forks_at_any_instant_while_threads_submit() -> None:
     class Owner:
         @batched(size=3, capacity=7)
