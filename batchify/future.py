@@ -141,7 +141,13 @@ _callbacks = _Callbacks()
 def fire(pokes: deque[Poke], future: BatchFuture[Any]) -> None:
     """Tell everyone who watches a future, whoever calls this and however often."""
     queue = _callbacks.queue
-    for poke in pokes.copy():  # one step also where there is no GIL
+    while True:
+        try:
+            copied = pokes.copy()
+            break
+        except RuntimeError:  # without a GIL: somebody added theirs while it was copied
+            continue
+    for poke in copied:
         queue.append((poke, future))
     run_callbacks()
 

@@ -53,10 +53,10 @@ class Scopes:
         return self._new(owner, function) if found is None else found
 
     def _find(self, owner: Any) -> Scope | None:
-        known = self._by_owner.get(id(owner))
-        if known is None:
+        try:  # not `get`, which takes a lock of the dict without a GIL: see `Engine.forked`
+            weak, scope = self._by_owner[id(owner)]
+        except KeyError:
             return None
-        weak, scope = known
         if weak is None:
             scope = scope()
         elif weak() is not owner:
@@ -67,7 +67,9 @@ class Scopes:
     def _new_own(self, function: Callable[..., Any]) -> Scope:
         with self._lock:
             if self._own is None:
-                self._own = self._make(function)
+                made = self._make(function)
+                if self._own is None:  # else by a handler or a finalizer that called meanwhile
+                    self._own = made
             return self._own
 
     def _new(self, owner: Any, function: Callable[..., Any]) -> Scope:
@@ -76,6 +78,9 @@ class Scopes:
             if found is not None:
                 return found
             scope = self._make(function)
+            found = self._find(owner)
+            if found is not None:  # as in `_new_own`
+                return found
             by_owner, key, weak = self._by_owner, id(owner), ref(self)
 
             def forget(gone: Any) -> None:

@@ -106,12 +106,10 @@ def serves(engine: Any) -> bool:
 
 
 def forget() -> None:
-    """In the child of a fork: none of those threads is here."""
-    global _lock
+    """In the child of a fork: none of those threads is here. (New ones: see `Engine.forked`.)"""
+    global _lock, serving_threads, serving_tasks, _waits_for
     _lock = RLock()
-    serving_threads.clear()
-    serving_tasks.clear()
-    _waits_for.clear()
+    serving_threads, serving_tasks, _waits_for = {}, {}, {}
 
 
 def _note(me: Any, target: Any) -> Any:

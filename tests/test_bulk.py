@@ -33,6 +33,7 @@ from batchify import (
     Stats,
     batched,
 )
+from batchify.interpreter import has_gil
 from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
 
 
@@ -844,8 +845,8 @@ def test_leaving_early_cancels_what_has_not_started(
     stats = check_idle(f)
     assert stats.succeeded == sum(map(len, gated.batches)) <= 4
     assert stats.cancelled == stats.accepted - stats.succeeded
-    # Without a GIL the first result may be there before a second item is submitted.
-    assert stats.cancelled or linger == 0
+    # Without a GIL the first results may be there before more is submitted.
+    assert stats.cancelled or linger == 0 or not has_gil()
     one = f(1)
     f.flush(5)
     assert one.result(0) == ("done", 1)
@@ -1006,21 +1007,21 @@ def test_leaving_early_in_a_coroutine(source: Any, ordered: bool, linger: Any, l
 
 
 @any_order
-def test_leaving_early_with_an_async_function(ordered: bool) -> None:
+@pytest.mark.parametrize("leave", ALEAVE)
+def test_leaving_early_with_an_async_function(ordered: bool, leave: Any) -> None:
     async def main() -> None:
         for source in ASYNC_SOURCES:
-            for leave in ALEAVE:
-                function = Awaited(is_open=True)
-                f: Any = batched(function, size=2)
-                await leave(f.amap(source(itertools.repeat(1, 500)) if source is not SizedSource
-                                   else source([1] * 500), window=12, ordered=ordered))  # fmt: skip
-                gc.collect()
-                for _ in range(500):
-                    if f.stats().pending == 0:
-                        break
-                    await asyncio.sleep(0.002)
-                assert f.stats().pending == 0, (source, leave)
-                check(f.stats())
+            function = Awaited(is_open=True)
+            f: Any = batched(function, size=2)
+            await leave(f.amap(source(itertools.repeat(1, 500)) if source is not SizedSource
+                               else source([1] * 500), window=12, ordered=ordered))  # fmt: skip
+            gc.collect()
+            for _ in range(500):
+                if f.stats().pending == 0:
+                    break
+                await asyncio.sleep(0.002)
+            assert f.stats().pending == 0, source
+            check(f.stats())
 
     run(main())
 
@@ -1478,10 +1479,11 @@ def test_close_in_the_middle_runs_what_was_accepted(source: Any) -> None:
     closing.result()
     assert mapping.result() == done(range(6)) + [Closed] * 14
     stats = check_idle(f)
-    assert (stats.accepted, stats.succeeded, stats.failed) == (6, 6, 0)
+    assert (stats.accepted - stats.cancelled, stats.succeeded, stats.failed) == (6, 6, 0)
 
 
 def _is_closed(f: Any) -> bool:
+    """By a try, which is accepted and cancelled where it comes too early."""
     before = f.stats().rejected
     try:
         f.submit_nowait("late").cancel()

@@ -20,7 +20,7 @@ from batchify.forming.states import Group
 from batchify.mapping import Bulk
 from batchify.outcome import Give
 from tests import chaos
-from tests.chaos import plan
+from tests.chaos import plan, process
 from tests.chaos.__main__ import main
 from tests.chaos.ledger import Ledger
 from tests.chaos.run import settle_all
@@ -338,7 +338,7 @@ def test_errors_of_observers_that_are_not_counted_are_found(
     run_broken(monkeypatch, tells("observers"))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.skipif(not process.MAY_FORK, reason=process.NO_FORK)
 @pytest.mark.skipif("coverage" in sys.modules, reason="the run does not fork under coverage")
 @pytest.mark.long
 def test_a_fork_that_forgets_its_futures_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,13 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from batchify import BatchFuture, Closed, Forked, batched
+from batchify import BatchFuture, Closed, Forked, batched, waits
 from tests import fork_matrix
+from tests.chaos.process import MAY_FORK, NO_FORK
 from tests.manual import in_thread, until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
@@ -435,6 +436,7 @@ def test_forked_is_an_error_with_a_message_of_its_own() -> None:
 # ---- any instant ----
 
 
+@pytest.mark.skipif(not MAY_FORK, reason=NO_FORK)
 def test_forks_at_any_instant_while_threads_submit() -> None:
     class Owner:
         @batched(size=3, capacity=7)
@@ -715,3 +717,84 @@ def test_fork_while_another_thread_holds_the_lock() -> None:
         let_go.set()
     holder.result()
     assert f(3).result(5) == 3
+
+
+class Taken(dict[Any, Any]):
+    """A dict that is locked in the child, as a build without a GIL may leave it."""
+
+    parent = os.getpid()
+    written: ClassVar[list[str]] = []
+
+
+def _written(name: str) -> Any:
+    method = getattr(dict, name)
+
+    def write(self: Taken, *args: Any) -> Any:
+        if os.getpid() != self.parent:
+            self.written.append(name)
+        return method(self, *args)
+
+    return write
+
+
+for _name in ("__setitem__", "__delitem__", "clear", "pop", "setdefault", "update", "copy"):
+    setattr(Taken, _name, _written(_name))
+
+
+def test_no_dict_that_threads_use_without_our_lock_is_written_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The child would wait for ever for the lock of the dict."""
+
+    @batched(linger=None)
+    def f(items: list[int], extra: int = 0) -> list[int]:
+        return items
+
+    for name in ("serving_threads", "serving_tasks", "_waits_for"):
+        monkeypatch.setattr(waits, name, Taken(getattr(waits, name)))
+    engine = f._scope().here()
+    for name in ("routes", "watched", "_ended"):
+        setattr(engine, name, Taken(getattr(engine, name)))
+    futures = [f(1), f(2, 3)]
+    futures[0].add_done_callback(print)
+
+    def child() -> Any:
+        ends = ends_of(futures)
+        new = f(4)
+        f.flush(LIMIT)
+        return ends, new.result(0), Taken.written
+
+    assert in_child(child) == (["Forked", "Forked"], 4, [])
+    f.close(LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_who_looks_for_a_queue_takes_no_lock_of_a_dict(kind: str) -> None:
+    """Else a fork may leave it taken, as above: of all threads' calls, only `get` takes it."""
+    taken: list[Any] = []
+
+    class Locked(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            taken.append(key)
+            return super().get(key, default)
+
+    class Owner:
+        @batched
+        def method(self, items: list[int]) -> list[int]:
+            return items
+
+        @batched
+        async def amethod(self, items: list[int]) -> list[int]:
+            return items
+
+    owner = Owner()
+    f = owner.method if kind == "def" else owner.amethod
+    assert f(0).result(LIMIT) == 0
+    scopes = f._self_parent._self_scopes
+    scopes._by_owner = Locked(scopes._by_owner)
+    if kind == "async def":
+        f._scope()._engines = Locked(f._scope()._engines)
+    again = owner.method if kind == "def" else owner.amethod
+    assert again(1).result(LIMIT) == 1
+    assert taken == []
+    f.close(LIMIT)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,30 @@ def test_without_a_gil_who_watches_passes_the_lock() -> None:
     assert waits_for_the_lock(engine_of(f), watch)
     f.flush(10)
     until(lambda: told == [0])
+
+
+def test_without_a_gil_somebody_may_watch_while_the_others_are_told() -> None:
+    """Copying a deque takes the lock of it in several steps there."""
+    f = batched(lambda items: items, linger=None)
+    future = f(0)
+    told: list[int] = []
+
+    class Disturbed(deque[Any]):
+        copies = 0
+
+        def copy(self) -> Disturbed:
+            Disturbed.copies += 1
+            if Disturbed.copies < 3:
+                raise RuntimeError("deque mutated during iteration")
+            return Disturbed(self)
+
+    future.add_done_callback(lambda done: told.append(done.result()))
+    watched = engine_of(f).watched
+    watched[future] = Disturbed(watched[future])
+    f.flush(10)
+    assert future.result(0) == 0
+    until(lambda: told == [0])
+    f.close(10)
 
 
 @pytest.mark.usefixtures("_no_gil")

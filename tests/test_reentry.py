@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from batchify import BatchFuture, Closed, DeadlineExceeded, Deadlock, batched
-from tests.manual import Gated, ManualSeam, batched_with, in_thread
+from batchify import BatchFuture, Closed, DeadlineExceeded, Deadlock, batched, scopes
+from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread
 
 
 class Garbage:
@@ -263,3 +263,30 @@ def test_a_mend_that_is_broken_off_is_mended(kind: str) -> None:
         if not was_broken:
             return
     raise AssertionError("it never comes to an end")
+
+
+@pytest.mark.parametrize("kind", ["function", "method"])
+def test_a_call_in_the_middle_of_the_first_call(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a finalizer or a handler, while the queue is made: both go to the same one."""
+
+    class Owner:
+        @batched
+        def method(self, items: list[str]) -> list[str]:
+            return items
+
+    owner = Owner()
+    f = owner.method if kind == "method" else batched(lambda items: items)
+    futures: list[BatchFuture[str]] = []
+    takes_more = scopes.takes_more
+
+    def interrupted(function: Any) -> bool:
+        if not futures:
+            monkeypatch.setattr(scopes, "takes_more", takes_more)
+            futures.append(f("in between"))
+        return takes_more(function)
+
+    monkeypatch.setattr(scopes, "takes_more", interrupted)
+    futures.append(f("first"))
+    assert [future.result(LIMIT) for future in futures] == ["in between", "first"]
+    assert f.stats().succeeded == 2
+    f.close(LIMIT)

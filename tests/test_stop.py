@@ -244,6 +244,31 @@ def test_from_a_signal_handler_at_any_instant(kind: str) -> None:
     assert stats.accepted == stats.succeeded + stats.failed
 
 
+# ---- again and again ----
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_flushes_that_are_late_leave_nothing_behind(kind: str) -> None:
+    """Each would have to be told of every item, at the end: more and more, as items come."""
+    gate = Gated()
+    f = make(kind, gate, size=1)
+
+    async def aflush() -> None:
+        await f.aflush(0)
+
+    futures = [f(n) for n in range(3)]
+    gate.wait_started(1)
+    for _ in range(100):
+        with pytest.raises(TimeoutError):
+            f.flush(0)
+        with pytest.raises(TimeoutError):
+            asyncio.run(aflush())
+    watched = futures[0]._engine().watched
+    assert [len(watched.get(future, ())) for future in futures] == [0, 0, 0]
+    gate.open()
+    f.close(LIMIT)
+
+
 # ---- on a loop ----
 
 

@@ -265,6 +265,10 @@ class Engine(Ending):
         No callback runs: those belong to the parent.
         """
         self._lock = RLock()  # another thread may have held the old one
+        # Without a GIL a dict has a lock, too, which is still taken here if one thread was just
+        # handing it to another. So what they write to without our lock is not written to here.
+        self.watched, self.routes = {}, {}
+        before, self._ended = self._ended, {}
 
         def end(future: BatchFuture[Any]) -> None:
             self._end_with((future,), self._forked)
@@ -272,14 +276,13 @@ class Engine(Ending):
         for future in self._running():
             end(future)
         self.forming.clear(end, end)
-        for future in self._ended:
-            future.__dict__.pop("view", None)  # its condition may be held by a thread of the parent
+        for ended in (before, self._ended):
+            for future in ended:
+                future.__dict__.pop("view", None)  # its condition may be held in the parent
+        self._ended = {}
         self.batches.clear()
-        self.routes.clear()
-        self.watched.clear()
         self.forming.running = 0
         self.forming.hasten(None)
-        self._ended.clear()
         self._next_deadline = math.inf
         self.counts = Counts()
         self.generation += 1
@@ -342,8 +345,10 @@ def items_of(futures: Sequence[BatchFuture[Any]]) -> int:
     return sum(future._count for future in futures)
 
 
-def count_down(futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) -> None:
-    """Call `done()` once when all `futures` are done."""
+def count_down(
+    futures: Sequence[BatchFuture[Any]], done: Callable[[], object]
+) -> Callable[[], None]:
+    """Call `done()` once when all `futures` are done. Gives a function that gives that up."""
     # Single C calls add to it and take from it, as the workers that tick are several.
     left: set[BatchFuture[Any] | None] = {None, *futures}
 
@@ -354,11 +359,20 @@ def count_down(futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) 
         if not left:
             done()
 
+    poke = (tick,)
+
     def watch(futures: Sequence[BatchFuture[Any]]) -> None:
         left.update(futures)
         for future in futures:
-            if not future._watch((tick,)):
+            if not future._watch(poke):
                 tick(future)
+
+    def give_up() -> None:
+        for future in left.copy():
+            engine = None if future is None else future._engine()
+            if future is not None and engine is not None:
+                future._unwatch(engine, poke)
 
     watch(futures)
     tick(None)
+    return give_up

@@ -186,10 +186,13 @@ def _wait(scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None) 
     for future in _one_of_each(futures):
         _refuse_to_block(future)
     bell = scope.seam.bell()
-    count_down(futures, bell.ring)
-    with waits.waiting(futures[-1], timeout):
-        if not bell.wait(timeout):
-            raise TimeoutError(_late(futures))
+    give_up = count_down(futures, bell.ring)
+    try:
+        with waits.waiting(futures[-1], timeout):
+            if not bell.wait(timeout):
+                raise TimeoutError(_late(futures))
+    finally:
+        give_up()  # who flushes again and again must not leave more and more to be told
 
 
 async def _await(futures: list[BatchFuture[Any]], timeout: float | None) -> None:
@@ -200,11 +203,13 @@ async def _await(futures: list[BatchFuture[Any]], timeout: float | None) -> None
     loop = asyncio.get_running_loop()
     port = port_of(loop)
     over = loop.create_future()
-    count_down(futures, lambda: port.call(set_done, over))
+    give_up = count_down(futures, lambda: port.call(set_done, over))
     try:
         await asyncio.wait_for(over, timeout)
     except TimeoutError:
         raise TimeoutError(_late(futures)) from None
+    finally:
+        give_up()  # as in `_wait`
 
 
 def _late(futures: list[BatchFuture[Any]]) -> str:

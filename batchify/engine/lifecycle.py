@@ -100,10 +100,10 @@ if hasattr(os, "register_at_fork"):
             held.pop().release()
 
     def _forked() -> None:
-        global _is_ending
+        global _is_ending, _held
         _is_ending = False
         _locked.clear()  # the engines get new locks
-        _held.clear()
+        _held = set()  # a new one: see `Engine.forked`
         waits.forget()
         for hook in _child_hooks:
             hook()

@@ -137,7 +137,10 @@ class AsyncEngine:
             port = self._background_port()
         else:
             port = port_of(loop)
-        engine = self._engines.get(port)
+        try:  # not `get`, which takes a lock of the dict without a GIL: see `Engine.forked`
+            engine = self._engines[port]
+        except KeyError:
+            engine = None
         return self._new_engine(port) if engine is None else engine
 
     def _background_port(self) -> Port:

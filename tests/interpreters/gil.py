@@ -18,6 +18,10 @@ def pytest_report_header() -> str:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(pytest_report_header())
+    if not has_gil():
+        from tests.chaos.process import NO_FORK
+
+        terminalreporter.write_line(f"the chaos: {NO_FORK}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
