@@ -70,18 +70,22 @@ class Stepped:
                 step = engine.next(bell)
 
 
-def threads(count: int, at_once: int = 64) -> None:
-    """`def`: submit `at_once` items, run their batch as a worker does, ask for the results."""
+def stepped(caller_runs: bool) -> tuple[Any, Stepped]:
     from batchify.decorator import Batched
     from batchify.options import Options
 
     seam = Stepped()
     options = Options.checked(
         size=64, linger=0.0, workers=1, capacity=None, key=None, weight=None, max_weight=None,
-        dedupe=False, isolate=False, on_error=None, caller_runs=False, exit_timeout=1.0,
+        dedupe=False, isolate=False, on_error=None, caller_runs=caller_runs, exit_timeout=1.0,
         name=None, default_name="echo",
     )  # fmt: skip
-    call = Batched(echo, options, seam)
+    return Batched(echo, options, seam), seam
+
+
+def threads(count: int, at_once: int = 64) -> None:
+    """`def`: submit `at_once` items, run their batch as a worker does, ask for the results."""
+    call, seam = stepped(caller_runs=False)
     for start in range(0, count, at_once):
         futures = [call(item) for item in range(start, start + at_once)]
         seam.step()
@@ -97,13 +101,10 @@ def threads_alone(count: int) -> None:
 
 def caller_runs(count: int) -> None:
     """`def`, `caller_runs=True`, call by call: who waits for a result runs the batch."""
-    from batchify import batched
-
-    call = batched(echo, size=64, linger=None, caller_runs=True)
+    call, _ = stepped(caller_runs=True)
     for item in range(count):
-        one = call(item)
-        call._push()  # type: ignore[attr-defined]
-        one.result()
+        call(item).result()
+    os._exit(0)  # as in `threads`
 
 
 def echo(items: list[Any]) -> list[Any]:
@@ -172,6 +173,7 @@ ROWS: dict[str, tuple[Callable[[int], None], int]] = {  # with the number of ite
     "asyncio queue": (asyncio_queue, 1600),
     "threads": (threads, 1600),
     "threads alone": (threads_alone, 400),
+    "caller runs alone": (caller_runs, 400),
     "loop": (loop, 1600),
     "loop closed": (loop_closed, 1600),
     "loop alone": (loop_alone, 400),
