@@ -105,6 +105,7 @@ class Model:
         self.items: list[Item] = []  # that are not done
         self.batches: list[Run] = []  # that take up a worker
         self.closes: list[Ending] = []
+        self.starts = 0  # how often it was opened again
         self.counts: Counter[str] = Counter()
         self.has_priorities = False
         self.had_again = False  # an item ran again: who has a claim is open
@@ -331,6 +332,7 @@ class Ending:
 
     def __init__(self, model: Model, items: list[Item], timeout: float | None) -> None:
         self.model = model
+        self.starts = model.starts
         self.items = items
         self.end = math.inf if timeout is None else model.now + timeout
         self.is_late = False
@@ -344,7 +346,8 @@ class Ending:
         if self.is_over() or self.end <= model.now:
             self.is_late = not self.is_over()
             model.closes = [other for other in model.closes if other is not self]
-            model.close_now(abandon=self.is_late)
+            if self.starts == model.starts:  # else it is another's close that goes on
+                model.close_now(abandon=self.is_late)
 
 
 class Run:
@@ -892,6 +895,7 @@ class Machine(RuleBasedStateMachine):
         self.begin("start")
         if self.model.state == "closed":
             self.model.state, self.model.is_stopping = "open", False
+            self.model.starts += 1
         self.f.start()
         self.end()
 
