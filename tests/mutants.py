@@ -213,13 +213,13 @@ mutant(
     *on_schedule("room-against-release"),
 )  # fmt: skip
 mutant(
-    "who-got-room-is-not-told", "engine/entry.py",
+    "who-got-room-is-not-told", "engine/looking.py",
     "                told[0]()\n",
     "                pass\n",
     *on_schedule("room-against-release"),
 )  # fmt: skip
 mutant(
-    "nobody-looks-again", "engine/entry.py",
+    "nobody-looks-again", "engine/looking.py",
     "        return self.need == 0 or held < self.need or held == self.forming.seen",
     "        return True",
     *finely("entry", "first-call"),

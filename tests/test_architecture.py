@@ -35,6 +35,7 @@ LAYERS = [
     ["engine", "engine.seam", "engine.lifecycle", "engine.telling"],
     ["engine.mending"],
     ["engine.routing"],
+    ["engine.looking"],
     ["engine.entry"],
     ["engine.batch"],
     ["engine.running"],

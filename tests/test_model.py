@@ -12,7 +12,7 @@ import pytest
 from batchify import BatchAborted
 from batchify.engine.base import Engine
 from batchify.engine.ending import Ending
-from batchify.engine.entry import Entry
+from batchify.engine.looking import Looking
 from batchify.engine.routing import Routing
 from batchify.engine.running import Running
 from batchify.engine.telling import Telling
@@ -166,7 +166,7 @@ BREAKS = {
     "batches larger than size": broken(Plain, "_take", one_too_many),
     "batches in the wrong order": broken(Plain, "_take", backwards),
     "items run twice": broken(ThreadEngine, "execute", twice),
-    "who waits for room is not told": broken(Entry, "_tell", nothing),
+    "who waits for room is not told": broken(Looking, "_tell", nothing),
     "who waits for a result is not told": broken(Telling, "_announce", nothing),
     "nothing is overdue": broken(Ending, "_end_overdue", forgotten),
     "flush forces nothing": broken(Plain, "force", nothing),

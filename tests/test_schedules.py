@@ -174,6 +174,7 @@ def test_there_are_mutants_of_every_part() -> None:
         "future",
         "waits",
         "scopes",
+        "engine/looking",
         "engine/entry",
         "engine/running",
         "engine/base",

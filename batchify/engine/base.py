@@ -18,7 +18,7 @@ from ..loopfuture import LoopFuture
 from ..options import Live, Options
 from ..stats import REASONS, Counts, Limits, Stats
 from .ending import Ending
-from .entry import CLOSED, CLOSING, OPEN
+from .looking import CLOSED, CLOSING, OPEN
 from .mending import mended
 from .seam import Seam
 

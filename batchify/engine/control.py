@@ -15,7 +15,7 @@ from ..observe import Observers
 from ..options import Options
 from ..stats import Stats
 from .base import Closer, Engine, count_down, items_of
-from .entry import CLOSED, CLOSING, OPEN
+from .looking import CLOSED, CLOSING, OPEN
 from .seam import Seam
 
 

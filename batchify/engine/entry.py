@@ -1,9 +1,6 @@
 """The way in: what both drivers share until an item is in a batch.
 
-A caller's way in is `append` and one compare: `len(intake) >= need`. `need` says how long the
-intake must be for a caller to have anything to do: wake a worker, or wait for room. It is written
-under the lock only. While the room may shrink it is 0, so that no caller passes unseen; who
-writes it looks at the intake again afterwards, so that no item is left without a wake-up.
+A caller's way in is `append` and one compare: `len(intake) >= need` (see `looking`).
 
 The lock is re-entrant: a finalizer or a signal handler that comes while a thread holds it finds
 it owned, leaves a note (`_nested`), and the holder looks again when it has let go. Who would have
@@ -21,103 +18,27 @@ No user code runs under the lock.
 
 from __future__ import annotations
 
-import math
 from asyncio import _get_running_loop as running_loop
-from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 from weakref import ref
 
 from .. import waits
-from ..errors import Closed, Deadlock, QueueFull
+from ..errors import Deadlock, QueueFull
 from ..forming import Grouped, Plain, Route, Waiting
 from ..future import CANCELLED, BatchFuture, Done, Refused
 from ..loopfuture import LoopFuture, port_of
-from ..options import Live
-from ..stats import Counts
 from ..terms import NO_TERMS, Terms
 from . import lifecycle
+from .looking import OPEN, Looking
 from .mending import holding, mended
-from .routing import Routing
-from .seam import Seam
-
-OPEN, CLOSING, CLOSED = "open", "closing", "closed"
 
 
-class Entry(Routing):
-    """The way in, and who looks when."""
+class Entry(Looking):
+    """The way in."""
 
     caller_runs = False  # may a thread that waits for a result run a batch?
-
-    def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
-        super().__init__()
-        self.live = live
-        self.options = options = live.now
-        self.takes_more = takes_more  # the function has more parameters than the list
-        self.seam = seam
-        self.intake: deque[Any] = deque()
-        self.need = 1
-        limits = (options.size, options.linger, options.capacity)
-        self.has_kinds = takes_more or options.key is not None
-        self.forming: Plain | Grouped
-        if self.has_kinds or options.weight is not None:
-            self.forming = Grouped(self.intake, *limits, options.max_weight)
-        else:
-            self.forming = Plain(self.intake, *limits)
-        self._is_configured = True  # the forming knows the limits of the options
-        self.counts = Counts()
-        self.state = OPEN
-        self.starts = 0  # how often it was opened again
-        self.generation = 0  # grows with each fork
-        # What came while this thread held the lock: items, what is to be done, None for a look.
-        self._nested: deque[BatchFuture[Any] | Callable[[], object] | None] = deque()
-        self._worker_idents: set[int] = set()
-        self._roused = False  # somebody was woken, and has not looked yet
-        self._is_ending = False  # the process or the loop ends
-        self._is_held = False  # by `lifecycle`
-        self._is_lent = False  # the main thread runs a batch, and may be broken off
-        self._no_worker: str | None = None  # why nobody could be woken or started, at the last look
-        self._next_deadline = math.inf  # when somebody calls `expire`
-
-    # ---- the driver's part ----
-
-    def _is_free(self) -> bool:
-        """Could one more batch run at once?"""
-        raise NotImplementedError
-
-    def _rouse(self) -> None:
-        """Have a free worker look, or note why there is none (under the lock)."""
-        raise NotImplementedError
-
-    def _has_alarm(self, when: float) -> bool:
-        """Is somebody going to look at `when`, or earlier?"""
-        raise NotImplementedError
-
-    def _set_alarm(self, when: float) -> None:
-        """Have somebody look at `when`."""
-        raise NotImplementedError
-
-    def _stand_by(self) -> None:
-        """Have somebody there when what waits for company is to leave (under the lock)."""
-
-    def _set_deadline(self, when: float) -> None:
-        """Have somebody call `expire` at `when`, however busy the workers are (under the lock)."""
-        raise NotImplementedError
-
-    def _worker_count(self) -> int:
-        raise NotImplementedError
-
-    def _is_helped(self) -> bool:
-        """Does the main thread run a batch, which a signal handler may break off?"""
-        return False
-
-    def _break_up(self) -> None:
-        """See to chunks that are larger than `size` now (under the lock)."""
-
-    def holders(self, me: Any) -> list[Any] | None:
-        """Who must act before a pending item can start, see `waits`."""
-        raise NotImplementedError
 
     # ---- in ----
 
@@ -382,15 +303,6 @@ class Entry(Routing):
             self.counts.rejected += 1
         self._after()
 
-    @staticmethod
-    def _tell_admitted(state: Any) -> None:
-        """Wake who waits for room, to see what became of it."""
-        if state.__class__ is Waiting and state.admitted is not None:
-            state.admitted()
-
-    def _closed(self) -> Closed:
-        return Closed(f"{self.options.name} is closed (start() opens it again)")
-
     def _full(self) -> QueueFull:
         return QueueFull(f"{self.options.name} has {self.forming.capacity} unresolved items")
 
@@ -399,108 +311,3 @@ class Entry(Routing):
             f"a batch or a callback of {self.options.name} submitted to its own full queue: "
             "the room could only come from the worker that would wait for it"
         )
-
-    # ---- who looks ----
-
-    def _look(self) -> None:
-        """Let in what has room, and wake whoever is needed (under the lock)."""
-        forming = self.forming
-        self._no_worker = None
-        if not self._is_configured:
-            self._is_configured = True
-            self.options = self.live.now
-            self.need = 0
-            forming.settle_down()  # what has room now keeps it
-            forming.configure(self.options.size, self.options.linger, self.options.capacity)
-            self._break_up()
-        while True:
-            if forming.capacity is not None:
-                self.need = 0
-            told = forming.accept()
-            if told:
-                self._tell(told)
-            if not self._roused and self._is_free():
-                decision = forming.next(self.seam.clock())
-                if decision.reason is not None:
-                    self._rouse()
-                elif decision.when is None:
-                    self._stand_by()
-                elif not self._has_alarm(decision.when):
-                    self._set_alarm(decision.when)
-            self._set_need()
-            if not self.intake or self._has_seen_all():
-                return
-
-    def _is_unserved(self) -> bool:
-        """Is there something to run, and nobody, nor anybody to be had?"""
-        return self._no_worker is not None and not self._worker_count()
-
-    @staticmethod
-    def _tell(told: deque[Any]) -> None:
-        """Wake those who got room; each stays noted until it is done."""
-        while told:
-            if told[0] is not None:
-                told[0]()
-            told.popleft()
-
-    def _has_seen_all(self) -> bool:
-        """Nothing came in between that nobody looks at (at need 0 every caller does)."""
-        held = len(self.intake)
-        return self.need == 0 or held < self.need or held == self.forming.seen
-
-    def _set_need(self) -> None:
-        forming = self.forming
-        # No timer and no batch keeps what waits without a limit; its callers may have gone.
-        is_to_hold = forming.linger is None and forming.pending > 0
-        if is_to_hold is not self._is_held:
-            (lifecycle.hold if is_to_hold else lifecycle.let_go)(self)
-            self._is_held = is_to_hold  # last: an exception from a signal leaves it to the next
-        if self._is_lent:
-            self._is_lent = self._is_helped()
-        is_watched = self.state is not OPEN or self._is_ending or self._is_lent
-        if is_watched or (self._no_worker is not None and self._is_unserved()):
-            self.need = 0
-        else:
-            self.need = forming.threshold(not self._roused and self._is_free())
-
-    @mended
-    def _look_again(self) -> None:
-        """Look, also for those who came while this thread held the lock."""
-        with self._lock:
-            self._begin()
-            later: list[Any] = []
-            while self._nested:
-                future = self._nested.popleft()
-                if future is None:  # other limits
-                    continue
-                if not isinstance(future, BatchFuture):
-                    later.append(future)  # to be called without the lock
-                    continue
-                route = future._s
-                if route is CANCELLED:
-                    self._take_out(future)
-                elif self.state is OPEN:
-                    self._respect(future)
-                elif self.forming.withdraw(future):
-                    future._s = route
-                    self._end_with((future,), self._closed)
-                    self.counts.rejected += 1
-            self._look()
-            self._end()
-        for act in later:
-            act()
-        if self._ended:
-            self._tell_ended()
-
-    def _take_out(self, future: BatchFuture[Any]) -> None:
-        """See to one that was cancelled in the middle of another change (under the lock)."""
-        raise NotImplementedError
-
-    def _after(self) -> None:
-        """What is left to do when the lock is free: tell, forget, look again."""
-        if self._ended:
-            self._tell_ended()
-        if self.has_kinds:
-            self._forget_routes()
-        if self._nested:
-            self._look_again()

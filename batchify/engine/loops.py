@@ -22,7 +22,7 @@ from ..options import Live, Options
 from ..stats import Stats, added
 from . import lifecycle
 from .base import limits_of
-from .entry import CLOSED, CLOSING, OPEN
+from .looking import CLOSED, CLOSING, OPEN
 from .loop import LoopEngine, attend
 from .seam import Seam
 

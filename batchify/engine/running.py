@@ -15,7 +15,8 @@ from ..retry import Retry
 from ..stats import AT_ONCE
 from ..terms import NO_TERMS, Terms
 from .batch import Batch
-from .entry import CLOSED, OPEN, Entry
+from .entry import Entry
+from .looking import CLOSED, OPEN
 from .mending import holding, mended
 from .seam import Seam
 from .telling import PENDING

@@ -26,7 +26,7 @@ from ..outcome import Give, caught, copy_of, is_simple
 from . import lifecycle
 from .base import Engine
 from .batch import Batch
-from .entry import CLOSED
+from .looking import CLOSED
 from .mending import holding
 from .seam import Bell, Seam, collect_again
 
