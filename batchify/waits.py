@@ -87,7 +87,8 @@ def is_blocked(ident: int, me: Any) -> bool:
 
 
 def begin_to_serve(batch: Any) -> None:
-    """Note that this thread, `batch.thread`, has `batch` in hand."""
+    """Note that this thread has `batch` in hand."""
+    batch.thread = get_ident()
     serving_threads.setdefault(batch.thread, []).append(batch)
 
 

@@ -58,6 +58,15 @@ def _is_of_this_call(frame: FrameType) -> bool:
     return code.co_filename.startswith(_PACKAGE) and code.co_name != "__del__"
 
 
+def is_below(frame: FrameType | None, codes: set[CodeType], name: str, value: object) -> bool:
+    """Does one of these functions run in `frame`, or below it, with that local variable?"""
+    while frame is not None:
+        if frame.f_code in codes and frame.f_locals.get(name) is value:
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Mending(Telling):
     """The lock, and the note that a change is being made under it."""
 
@@ -126,11 +135,7 @@ class Mending(Telling):
         frame: FrameType | None = sys._getframe()
         while frame is not None and _is_of_this_call(frame):
             frame = frame.f_back
-        while frame is not None:
-            if frame.f_code in _holders and frame.f_locals.get("self") is self:
-                return True
-            frame = frame.f_back
-        return False
+        return is_below(frame, _holders, "self", self)
 
     def refuse_to_wait(self) -> None:
         """Raise where a handler or a finalizer, which came in the middle of a change, would wait.

@@ -15,7 +15,6 @@ import math
 import sys
 from contextvars import Context
 from threading import TIMEOUT_MAX, get_ident, main_thread
-from types import FrameType
 from typing import Any
 from weakref import ref
 
@@ -27,7 +26,7 @@ from . import lifecycle
 from .base import Engine
 from .batch import Batch
 from .looking import CLOSED
-from .mending import holding
+from .mending import holding, is_below
 from .seam import Bell, Seam, collect_again
 
 
@@ -236,7 +235,6 @@ class ThreadEngine(Engine):
                 else:  # callers run as many as may be
                     self._look()
                 if isinstance(step, Batch):
-                    step.thread = get_ident()
                     waits.begin_to_serve(step)
                     self._look()
                     break
@@ -277,7 +275,6 @@ class ThreadEngine(Engine):
                     is_free = len(self.batches) < self.options.workers and self.state is not CLOSED
                     batch = self._take() if is_free else None
                     if isinstance(batch, Batch):
-                        batch.thread = get_ident()
                         waits.begin_to_serve(batch)
                         self._is_lent = True  # in the main thread: every caller looks
                     self._look()
@@ -371,12 +368,7 @@ class ThreadEngine(Engine):
 
 def _is_in_hand(batch: Batch) -> bool:
     """Is this called, by a handler or a finalizer, from a `help` that has taken `batch`?"""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code is ThreadEngine.help.__code__ and frame.f_locals.get("batch") is batch:
-            return True
-        frame = frame.f_back
-    return False
+    return is_below(sys._getframe(), {ThreadEngine.help.__code__}, "batch", batch)
 
 
 def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
