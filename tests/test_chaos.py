@@ -30,7 +30,7 @@ from tests.chaos.town import Town
 # Other seeds for the long runs: CHAOS_SEED, ... + 3.
 FIRST = int(os.environ.get("CHAOS_SEED", "0"))
 SEEDS = range(FIRST, FIRST + 4) if FIRST else (101, 102, 104, 105)
-LONG = int(os.environ.get("CHAOS_ITEMS", "250000"))
+LONG = int(os.environ.get("CHAOS_ITEMS", "500000"))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -46,7 +46,7 @@ def test_chaos(seed: int) -> None:
 @pytest.mark.timeout(180)  # it waits for what seems to hang, to tell of it
 @pytest.mark.parametrize("seed", SEEDS)
 def test_much_chaos(seed: int) -> None:
-    """A million items in all: `CHAOS_SEED` gives other seeds, `CHAOS_ITEMS` other numbers."""
+    """Two million items in all: `CHAOS_SEED` gives other seeds, `CHAOS_ITEMS` other numbers."""
     report = chaos.run_chaos(LONG, seed, seconds=40)
     print(report)
     assert report.is_clean, f"\n{report}"

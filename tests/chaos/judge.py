@@ -91,11 +91,22 @@ class Judge:
     def judge(self) -> None:
         """Account for every item of this epoch."""
         ledger = self.ledger
-        for n in range(ledger.items):
-            if ledger.flags[n]:
-                self.judge_item(n)
-            elif ledger.runs[n]:
-                self.blame(n, "duplicated")  # an item of an earlier epoch
+        columns = (
+            ledger.flags, ledger.runs, ledger.meant, ledger.seen, ledger.told, ledger.home
+        )  # fmt: skip
+        special = set()
+        for facts, count in Counter(zip(*columns, strict=True)).items():
+            flags, runs, meant, seen, told, home = facts
+            if flags == SUBMITTED and seen == meant and runs == 1 and told <= 1:
+                self.endings[home, seen] += count  # as it should be: most are
+            elif flags or runs:
+                special.add(facts)
+        for n, facts in enumerate(zip(*columns, strict=True)):
+            if facts in special:
+                if facts[0]:
+                    self.judge_item(n)
+                else:
+                    self.blame(n, "duplicated")  # an item of an earlier epoch
         end = time.monotonic() + (5 if self.report.is_clean else 0)
         for target in self.town.all:
             if target.call is not None:
@@ -121,8 +132,6 @@ class Judge:
         if seen == NOTHING and flags & DROPPED:
             final = ledger.meant[n]
         self.endings[home, final] += 1
-        if seen == ledger.meant[n] and runs == 1 and told <= 1 and not flags & ~SUBMITTED:
-            return
         target = self.town.all[home]
         if seen == NOTHING and flags & MAYBE:
             self.maybe[home] += 1

@@ -14,7 +14,7 @@ from .stage import Pairs, Stage, on_doors, on_loop, on_mappable, on_ranked, on_s
 from .threads import await_it, note_result, raise_in_callback, submit_in_callback
 
 
-@on_loop(weight=30, items=(200, 1000))
+@on_loop(weight=30, items=(500, 2000))
 async def gathered(stage: Stage) -> None:
     await stage.gather(stage.submit_all())
 

@@ -132,8 +132,7 @@ def settle_all(town: Town) -> None:
 
 def called(ledger: Ledger) -> Iterator[int]:
     """Those of whom a callback must be told."""
-    flags = ledger.flags
-    return (n for n in range(ledger.items) if flags[n] & (CALLED | UNKNOWN) == CALLED)
+    return (n for n, flags in enumerate(ledger.flags) if flags & (CALLED | UNKNOWN) == CALLED)
 
 
 def until(limit: float, fact: Callable[[], bool]) -> bool:
@@ -200,16 +199,22 @@ class Stuck(Exception):
 
 @contextlib.contextmanager
 def calm(seed: int) -> Iterator[None]:
-    """Nothing is printed that is meant to happen, and threads switch as often as the seed says."""
+    """Nothing is printed that is meant to happen, and threads switch as often as the seed says.
+
+    Collections look at what the run made, and not at all modules again and again.
+    """
     loggers = [logging.getLogger(name) for name in ("batchify", "asyncio", "concurrent.futures")]
     before = [logger.disabled for logger in loggers]
     interval = sys.getswitchinterval()
     for logger in loggers:
         logger.disabled = True
     sys.setswitchinterval(random.Random(seed).choice((0.005, 0.001, 0.0001, 0.00002)))
+    gc.collect()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         sys.setswitchinterval(interval)
         for logger, was_disabled in zip(loggers, before, strict=True):
             logger.disabled = was_disabled
@@ -233,6 +238,7 @@ def wait_for(
         act: called all the time, for what the main thread has to do.
     """
     progress, moved = -1, time.monotonic()
+    woken = moved
     watchdog(stall)
     try:
         while any(player.thread.is_alive() for player in players):
@@ -242,7 +248,9 @@ def wait_for(
             ledger.is_over = ledger.is_over or now > end
             if ledger.progress != progress:
                 progress, moved = ledger.progress, now
-                watchdog(stall)
+                if now - woken > 1:  # each starts a thread, and waits for the end of another
+                    woken = now
+                    watchdog(stall)
             elif now - moved > stall + 1:
                 raise Stuck(f"nothing went on for {stall} s")
     finally:

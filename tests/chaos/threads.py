@@ -33,7 +33,7 @@ from .stage import (
 )
 
 
-@in_thread(weight=30, items=(200, 1000))
+@in_thread(weight=30, items=(500, 2000))
 def flood(stage: Stage) -> None:
     stage.collect(stage.submit_all())
 

@@ -49,7 +49,7 @@ class Target:
     index: int
     name: str
     size: int
-    most: int = 1000  # items that one scene submits at once
+    most: int = 2000  # items that one scene submits at once
     is_async: bool = False
     is_grouped: bool = False
     is_small: bool = False  # its capacity is

@@ -54,9 +54,9 @@ class Weather:
         for target in self.rng.sample(self.town.all, 3):
             if target.call is not None:
                 check_balance(self.ledger, target)
-        if self.rng.random() < 0.01:
+        if self.rng.random() < 0.02:
             gc.collect()
-        self.is_over.wait(0.005)
+        self.is_over.wait(0.01)
 
     def doors(self) -> None:
         for target in self.town.all:
