@@ -11,6 +11,7 @@ from .scenarios import SCENARIOS
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 OURS, FLOOR, OTHERS = "#1f6f8b", "#c9c9c9", "#e0a458"
 COLUMNS = 3
@@ -39,6 +40,7 @@ def draw(found: dict[str, Runs], path: Path) -> None:
         drawn = panel.barh(names, values, color=colours)
         panel.bar_label(drawn, [digits(value) for value in values], padding=2, fontsize=7)
         panel.set_xscale("log")
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_xlim(min(values) / 2, max(values) * 3)
         panel.invert_yaxis()
         panel.set_ylim(most - 0.4, -0.6)

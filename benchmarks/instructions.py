@@ -169,14 +169,14 @@ def asyncio_queue(count: int) -> None:
 
 
 ROWS: dict[str, tuple[Callable[[int], None], int]] = {  # with the number of items
-    FUTURE: (future, 1600),
-    "asyncio queue": (asyncio_queue, 1600),
-    "threads": (threads, 1600),
-    "threads alone": (threads_alone, 400),
-    "caller runs alone": (caller_runs, 400),
-    "loop": (loop, 1600),
-    "loop closed": (loop_closed, 1600),
-    "loop alone": (loop_alone, 400),
+    FUTURE: (future, 640),
+    "asyncio queue": (asyncio_queue, 640),
+    "threads": (threads, 640),
+    "threads alone": (threads_alone, 150),
+    "caller runs alone": (caller_runs, 150),
+    "loop": (loop, 640),
+    "loop closed": (loop_closed, 640),
+    "loop alone": (loop_alone, 150),
 }
 
 
