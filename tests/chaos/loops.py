@@ -230,9 +230,11 @@ async def looked_at_elsewhere(stage: Stage) -> None:
 async def flushed_on_a_loop(stage: Stage) -> None:
     pairs = stage.submit_all()
     timeout = stage.rng.choice((None, None, 0.001))
-    # On a loop a call may still wait for its room, and a flush is for what was accepted.
-    may_wait = stage.target.is_small or stage.target.is_moody
-    waiting = may_wait and not all(future.done() for _, future in pairs)
+    # On a loop a call may still wait for its room, and a flush is for what was accepted. While
+    # there is room nobody waits.
+    stats, capacity = stage.target.call.stats(), stage.target.call.capacity
+    is_full = capacity is not None and stats.pending + stats.running >= capacity
+    waiting = (is_full or stage.target.is_moody) and not all(future.done() for _, future in pairs)
     try:
         await stage.target.call.aflush(stage.ledger.patience if timeout is None else timeout)
     except TimeoutError:
