@@ -185,9 +185,15 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-crowded-caller-does-not-look", "engine/entry.py",
-    "                self._respect(future)\n                self._look()\n"
-    "                if self._is_unserved",
-    "                self._respect(future)\n                if self._is_unserved",
+    "                if not is_last or self._no_worker is not None:\n"
+    "                    self._look()\n",
+    "",
+    *on_schedule("first-call"),
+)  # fmt: skip
+mutant(
+    "who-finds-no-room-first-does-not-look", "engine/entry.py",
+    "                is_last = self.forming.is_pressed and self._is_configured\n",
+    "                is_last = True\n",
     *on_schedule("first-call"),
 )  # fmt: skip
 mutant(

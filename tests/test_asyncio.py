@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import gc
 import threading
@@ -515,6 +516,53 @@ def test_batches_run_in_an_empty_context(kind: str) -> None:
     asyncio.run(main())
     var.set("carol")
     assert [f(1).result(5) for _ in range(3)] == [(0, "nobody's")] * 3
+
+
+def test_a_batch_whose_task_was_cancelled_leaves_nothing_of_it_to_the_next() -> None:
+    requests: list[int] = []
+
+    async def work(items: list[int]) -> list[int]:
+        task = asyncio.current_task()
+        assert task is not None
+        requests.append(task.cancelling())
+        if items == [0]:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(5):  # would take an old request for its own end
+            await asyncio.sleep(0)
+        return items
+
+    f = batched(work)
+
+    async def main() -> None:
+        for n in range(3):
+            assert await f(n) == n
+
+    asyncio.run(main())
+    assert requests == [0, 0, 0]
+
+
+def test_others_come_to_their_turn_between_two_batches() -> None:
+    order: list[str] = []
+
+    async def work(items: list[int]) -> list[int]:
+        order.append("batch")
+        return items
+
+    f = batched(work, size=1)
+
+    async def other() -> None:
+        for _ in range(3):
+            order.append("other")
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(f(1), f(2), f(3), other())
+
+    asyncio.run(main())
+    between = order[order.index("batch") : len(order) - order[::-1].index("batch")]
+    assert between.count("other") >= 2
 
 
 def test_callers_without_a_loop_use_one_background_loop() -> None:

@@ -152,11 +152,17 @@ class Entry(Looking):
                 if self.state is not OPEN or type(future._v) is Refused:
                     return self._came_late(future)
                 self._respect(future)
-                self._look()
+                # Who comes behind those who wait for room changes nothing: no look (half of the
+                # instructions of such a call).
+                is_last = self.forming.is_pressed and self._is_configured
+                if not is_last or self._no_worker is not None:
+                    self._look()
                 if self._is_unserved() and self._take_back(future):
                     raise self._refused(future, RuntimeError(self._no_worker))
                 if self.forming.is_waiting(future):
                     bell = self._have_wait(future, route, wait, admitted)
+                    if not is_last:
+                        self._look()
                 self._end()
             if self._nested:
                 self._look_again()
@@ -202,7 +208,6 @@ class Entry(Looking):
             admitted = bell.ring
         future._s = Waiting(route, admitted)
         self.forming.waiting += 1
-        self._look()
         return bell
 
     def _respect(self, future: BatchFuture[Any]) -> None:
