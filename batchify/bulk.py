@@ -213,7 +213,7 @@ class Bulk:
             return None
         del self.lots[lot]
         self.under_way -= lot.count
-        self.outcomes = lot.outcomes()
+        self.outcomes = lot.outcomes().copy()
         return self.outcomes
 
     def pull(self) -> list[Any] | None:
@@ -255,7 +255,7 @@ class Bulk:
         self.source = None
         self.is_over = True
         _cancel_rest(self.outcomes)
-        self.outcomes = []
+        self.outcomes.clear()  # who yields from it ends
         for lot in list(self.lots):
             future = lot.future
             # What has started goes on, but not what of it is to run again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterator, Sized
 from typing import Any
 
@@ -31,11 +32,30 @@ def mapped(submitter: Submitter, items: Any, how: How) -> Iterator[Any]:
     """See `Calls.map`."""
     bulk = Bulk(submitter, items, how, is_watched=not how.is_ordered)
     bulk.source = _iterator(items)
-    results = _mapping(bulk)
+    results = _Results.of(bulk)
     return results if how.progress is None else _with_bar(results, items, how.progress)
 
 
-def _with_bar(results: Generator[Any, None, None], items: Any, progress: Any) -> Iterator[Any]:
+class _Results(itertools.chain[Any]):
+    """The results out of lists of them, in C: a generator would be resumed for each."""
+
+    _bulk: Bulk
+    _lists: Generator[list[Any], None, None]
+
+    @classmethod
+    def of(cls, bulk: Bulk) -> _Results:
+        lists = _mapping(bulk)
+        results: Any = cls.from_iterable(lists)  # of this class, which the stubs do not know
+        results._bulk, results._lists = bulk, lists
+        return results  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """As a generator's: nothing comes any more, and what has not started is cancelled."""
+        self._lists.close()
+        self._bulk.give_up()  # also what is being yielded, and what had not begun
+
+
+def _with_bar(results: _Results, items: Any, progress: Any) -> Iterator[Any]:
     sized = isinstance(items, Sized)
     try:
         yield from progress(SizedResults(results, len(items)) if sized else results)
@@ -43,7 +63,8 @@ def _with_bar(results: Generator[Any, None, None], items: Any, progress: Any) ->
         results.close()
 
 
-def _mapping(bulk: Bulk) -> Generator[Any, None, None]:
+def _mapping(bulk: Bulk) -> Generator[list[Any], None, None]:
+    """The results, in lists: those that are there at the same time."""
     bell = THREADS.bell()
     bulk.notify = bell.ring
     outcomes = outcome = items = item = None
@@ -61,14 +82,14 @@ def _mapping(bulk: Bulk) -> Generator[Any, None, None]:
                 else:
                     return
             elif are_results(outcomes):
-                yield from outcomes
+                yield outcomes
             else:
                 for outcome in outcomes:
                     if type(outcome) is not Alone:
-                        yield bulk.told(outcome)
+                        yield [bulk.told(outcome)]
                     elif bulk.how.is_ordered:
                         outcome.future.exception()
-                        yield bulk.told(outcome.future._v)
+                        yield [bulk.told(outcome.future._v)]
                     else:
                         bulk.add(outcome.future)
     finally:

@@ -798,12 +798,6 @@ def leave_by_close(results: Any) -> None:
     results.close()
 
 
-def leave_by_throw(results: Any) -> None:
-    next(results)
-    with pytest.raises(KeyboardInterrupt):
-        results.throw(KeyboardInterrupt)
-
-
 def leave_by_exception(results: Any) -> None:
     with pytest.raises(LookupError):
         for _ in results:
@@ -817,7 +811,18 @@ def leave_by_garbage(results: Any) -> None:
     del results, cycle
 
 
-LEAVE = [leave_by_break, leave_by_close, leave_by_throw, leave_by_exception, leave_by_garbage]
+def test_nothing_comes_after_a_close() -> None:
+    f = batched(lambda items: items, size=4)
+    results: Any = f.map(list(range(12)))
+    assert next(results) == 0
+    results.close()
+    assert list(results) == []
+    unused: Any = f.map(list(range(12)))
+    unused.close()
+    assert list(unused) == []
+
+
+LEAVE = [leave_by_break, leave_by_close, leave_by_exception, leave_by_garbage]
 
 
 @any_source
