@@ -40,13 +40,15 @@ class Background:
                 "an async function is called without a running event loop: that needs a thread of "
                 "its own, and gevent has patched the threads (call it on a loop, or use a def)"
             )
-        self.loop = Context().run(asyncio.new_event_loop)  # it keeps the context for its pipe
-        self.port = port_of(self.loop)
+        loop = None
         try:
+            self.loop = loop = Context().run(asyncio.new_event_loop)  # it keeps it for its pipe
+            self.port = port_of(self.loop)
             seam.spawn(_run_background, (self.port,), "batchify:background")
-        except BaseException:  # no thread to be had: nobody will close it
+        except BaseException:  # no thread to be had, or a signal handler's: nobody will close it
             with contextlib.suppress(RuntimeError):  # it runs: `__del__` ends it
-                self.loop.close()
+                if loop is not None:
+                    loop.close()
             raise
 
     def __del__(self) -> None:

@@ -167,7 +167,7 @@ def all_ears(ledger: Ledger) -> Iterator[None]:
     """What no caller would hear of is written down: dead workers, finalizers that raise."""
 
     def unraisable(what: Any) -> None:
-        if never_began(what.exc_value):
+        if never_began(what.exc_value) or is_half_made(what.exc_value):
             return
         ledger.complain(f"{what.err_msg or 'ignored in'} {what.object!r}: {what.exc_value!r}")
 
@@ -191,6 +191,15 @@ def never_began(error: Any) -> bool:
     CPython forgets it then, and it dies of that before its target: the engine knows of no thread.
     """
     return isinstance(error, KeyError) and isinstance(error.args[0], threading.Thread)
+
+
+def is_half_made(error: Any) -> bool:
+    """Is it an event loop that a signal handler broke off while CPython made it?
+
+    Nobody has it, so nobody can close it but its finalizer, which says so. (Loops that should be
+    closed are what test_lifetime looks for.)
+    """
+    return isinstance(error, ResourceWarning) and "unclosed event loop" in str(error)
 
 
 class Stuck(Exception):
