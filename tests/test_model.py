@@ -93,6 +93,17 @@ def test_a_line_that_was_cleared_keeps_no_engine() -> None:
         gc.enable()
 
 
+def test_a_batch_with_a_flushed_item_that_runs_again_is_a_flushed_one() -> None:
+    model.replay(
+        PLAIN,
+        ("one", {"bits": 0}),
+        ("flush", {"timeout": None}),
+        ("one", {"bits": 0}),
+        ("end_badly", {"at": 0, "kind": "retry all", "place": 0}),
+        ("end_badly", {"at": 0, "kind": "retry later", "place": 1}),
+    )
+
+
 # ---- it is not blind ----
 
 

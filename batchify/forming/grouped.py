@@ -356,8 +356,11 @@ class Grouped(Recounting):
         self._is_by_age = self._has_priorities and not self._is_by_age
         weight = 0.0
         taken: list[Any] = batch.futures
-        if group.boundary and group.is_flush:
-            batch.is_flushed = any(0 < number <= group.boundary for number, _ in numbered)
+        flushed = group.boundary if group.is_flush else 0
+        if flushed or self._front:  # those that were put back know it themselves
+            batch.is_flushed = any(
+                0 < number <= flushed or entry._terms.is_flushed for number, entry in numbered
+            )
         for number, entry in numbered:
             taken.append(entry)
             if entry._s.__class__ is Done:
