@@ -5,6 +5,10 @@ an event loop, and an async batch that awaits. Each writes down what it waits fo
 waits. Before a wait starts, it follows those notes from its target on: if every way leads back
 to itself, or to somebody who waits likewise, nobody is left to bring the end.
 
+The others go on meanwhile, so what is read one after the other may never have been true at once.
+Hence a note is a new object for each wait, and only those count that are found twice: whoever
+has the same note in a second round has waited all the time, and done nothing else.
+
 *Holders* are what a target depends on: a thread (its ident, an int) or a running batch.
 """
 
@@ -21,18 +25,27 @@ from .interpreter import has_gil
 
 
 class Target(Protocol):
-    """What can be waited for: a state of a future, or the room of an engine."""
+    """What can be waited for: a state of a future, or room."""
 
     def holders(self, me: Any) -> list[Any] | None:
         """Who must act before this can end, if `me` waits; None when somebody is free to."""
         ...
 
 
+class Wait:
+    """A note: one wait for `target`, equal to no other."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+
 # What runs where. A thread may serve several batches inside each other (a callback of one).
 serving_threads: dict[int, list[Any]] = {}
 serving_tasks: dict[Any, Any] = {}
-# What a holder waits for, without a limit of time.
-_waits_for: dict[Any, Any] = {}
+# The notes of the holders: what each waits for, without a limit of time.
+_waits_for: dict[Any, Wait] = {}
 _lock = RLock()  # see `interpreter`
 
 
@@ -113,17 +126,17 @@ def forget() -> None:
     serving_threads, serving_tasks, _waits_for = {}, {}, {}
 
 
-def _note(me: Any, target: Any) -> Any:
-    """Write down what `me` waits for, and give what it waited for before."""
+def _note(me: Any, target: Any) -> Wait | None:
+    """Write down what `me` waits for, and give the note that was there before."""
     before = _waits_for.get(me)
-    _waits_for[me] = target
+    _waits_for[me] = Wait(target)
     if not has_gil():  # the others write, and look at this, likewise: see `interpreter`
         with _lock:
             pass
     return before
 
 
-def _restore(me: Any, before: Any) -> None:
+def _restore(me: Any, before: Wait | None) -> None:
     if before is None:
         _waits_for.pop(me, None)
     else:
@@ -147,20 +160,27 @@ def _has_loop() -> bool:
 
 def _is_stuck(target: Any, me: Any) -> bool:
     """Is nobody free among all that `target` depends on, if `me` waits?"""
-    seen: set[Any] = {me}
+    before, found = None, _who_waits(target, me)
+    while found is not None and found != before:
+        before, found = found, _who_waits(target, me)
+    return found is not None
+
+
+def _who_waits(target: Any, me: Any) -> dict[Any, Wait | None] | None:
+    """All that `target` depends on, with their notes; None when one of them is free."""
+    seen: dict[Any, Wait | None] = {me: None}
     targets = [target]
     while targets:
         target = targets.pop()
         target = getattr(target, "_s", target)  # a future depends on its state
         holders = target.holders(me) if hasattr(target, "holders") else None
         if holders is None:
-            return False
+            return None
         for holder in holders:
             if holder in seen:
                 continue
-            seen.add(holder)
-            further = _waits_for.get(holder)
-            if further is None:
-                return False
-            targets.append(further)
-    return True
+            wait = seen[holder] = _waits_for.get(holder)
+            if wait is None:
+                return None
+            targets.append(wait.target)
+    return seen

@@ -126,6 +126,18 @@ mutant(
     *finely("rings"),
 )  # fmt: skip
 mutant(
+    "waits-that-were-never-at-once-are-a-ring", "waits.py",
+    "    while found is not None and found != before:",
+    "    while False:",
+    *in_file("threads", "test_waits_that_were_never_at_once_are_no_deadlock"),
+)  # fmt: skip
+mutant(
+    "who-has-got-room-waits-for-it-still", "forming/states.py",
+    "        return state.holders(me) if state.__class__ is Waiting else None",
+    "        return state.holders(me)",
+    *in_file("threads", "test_who_has_got_room_and_is_not_awake_yet_is_no_deadlock"),
+)  # fmt: skip
+mutant(
     "a-wait-stays-noted", "waits.py",
     "        _waits_for.pop(me, None)",
     "        pass",

@@ -857,9 +857,8 @@ def test_a_hundred_thousand_routes_leave_nothing_behind() -> None:
 
 @pytest.mark.parametrize("linger", [0.0, None])
 def test_many_routes_at_the_same_time_leave_no_tables_behind(linger: float | None) -> None:
-    desk = Desk(Grouped, size=2, linger=linger)
-    tracemalloc.start()
-    try:
+    def grown() -> int:
+        desk = Desk(Grouped, size=2, linger=linger)
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(1000):
             desk.submit(route())
@@ -868,10 +867,14 @@ def test_many_routes_at_the_same_time_leave_no_tables_behind(linger: float | Non
         forget(desk)
         desk.batches.clear()
         gc.collect()
-        after, _ = tracemalloc.get_traced_memory()
+        return tracemalloc.get_traced_memory()[0] - before
+
+    tracemalloc.start()
+    try:
+        # Without a GIL some memory is freed later; what a desk keeps it keeps each time.
+        assert min(grown() for _ in range(3)) < 30_000
     finally:
         tracemalloc.stop()
-    assert after - before < 30_000
 
 
 @pytest.mark.parametrize("linger", [0.0, 10.0, None])

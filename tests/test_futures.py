@@ -68,7 +68,7 @@ def test_concurrent_futures_wait(return_when: str) -> None:
         assert (done, pending) == ({quick}, {slow})
     gated.open()
     assert slow.result(5) == ("done", 1)
-    done, pending = concurrent.futures.wait([slow, quick], 0)
+    done, pending = concurrent.futures.wait([slow, quick], 5)  # its watchers may be told later
     assert (done, pending) == ({slow, quick}, set())
 
 

@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 from tests import interrupts  # noqa: E402
-from tests.manual import in_thread  # noqa: E402
+from tests.manual import in_thread, until  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = {  # an opcode in so many, on every interpreter
@@ -103,6 +103,7 @@ def test_a_handler_that_waits_in_the_middle_of_a_call_gets_a_deadlock() -> None:
             return seam.clock()
 
     engine: Any = f._scope()
+    until(lambda: engine._idle)  # else it is the worker who looks
     seam = engine.seam
     engine.seam = Seam()
     future = f("outer")

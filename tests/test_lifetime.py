@@ -392,6 +392,9 @@ CALLERS = [
 
 def kept_of(calls: int, kinds: Kinds, call: Callable[[int], None]) -> dict[str, int]:
     """What is kept of `calls` calls, made by `call(n)`, and of those before it not."""
+    most = 8  # a few frames come and go; what is kept is kept of each batch, at least
+    if not has_gil():  # each look leaves something, see `looks`
+        calls, most = 5 * calls, 5 * most
     call(24)
     before = kinds.alive()
     for after in looks(kinds, call):
@@ -401,8 +404,7 @@ def kept_of(calls: int, kinds: Kinds, call: Callable[[int], None]) -> dict[str, 
     call(calls)
     kept: dict[str, int] = {}
     for after in looks(kinds, call):
-        # A few frames come and go; what is kept is kept of each batch, at least.
-        kept = {name: count for name, count in (after - before).items() if count > 8}
+        kept = {name: count for name, count in (after - before).items() if count > most}
         if not kept:
             break
     return kept

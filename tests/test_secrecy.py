@@ -495,6 +495,7 @@ def test_a_caller_that_handles_an_error_lends_its_thread_to_nobody() -> None:
     error = future.exception(LIMIT)
     assert isinstance(error, Oops)
     assert error.__context__ is None
+    until(lambda: f._scope().here()._idle)  # until then the worker has the batch in hand
     assert marks_in(error) == set()
 
 

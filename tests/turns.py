@@ -80,6 +80,14 @@ class Turns:
         for turn in [t for t in self.turns if t.end is not None and t.end <= self.now]:
             turn.wake(is_rung=False)
 
+    def blink(self) -> None:
+        """Have each thread that sleeps, and all that are idle, awake for an instant.
+
+        Without a GIL, what other threads have let go of goes when the thread that made it runs.
+        """
+        for thread in [*(turn.thread for turn in [*self.turns, *self.vanished]), *idle]:
+            thread.blink()
+
     def vanish(self, but: Turn | None = None) -> None:
         """All threads but one are gone, as in the child of a fork."""
         gone = [turn for turn in self.turns if turn is not but]
@@ -136,7 +144,7 @@ class Turn:
             raise Vanished
         self.bell, self.end, bell.sleeper = bell, end, self
         self.seam.back.release()
-        self.thread.go.acquire()
+        self.thread.stand()
         if self.is_vanished:
             raise Vanished
         return self.was_rung
@@ -189,11 +197,26 @@ class Thread:
     def __init__(self) -> None:
         self.go = locked()
         self.turn: Turn | None = None
+        self.blinked: Any = None
         threading.Thread(target=self._live, daemon=True).start()
+
+    def stand(self) -> None:
+        """In this thread: wait until it is let go on."""
+        self.go.acquire()
+        while self.blinked is not None:
+            blinked, self.blinked = self.blinked, None
+            blinked.release()
+            self.go.acquire()
+
+    def blink(self) -> None:
+        """Have it awake for an instant."""
+        blinked = self.blinked = locked()
+        self.go.release()
+        assert blinked.acquire(timeout=LIMIT)
 
     def _live(self) -> None:
         while True:
-            self.go.acquire()
+            self.stand()
             turn = self.turn
             assert turn is not None
             turn.run()

@@ -26,7 +26,7 @@ from weakref import ref
 
 from .. import waits
 from ..errors import Deadlock, QueueFull
-from ..forming import Grouped, Plain, Route, Waiting
+from ..forming import Grouped, Plain, Room, Route, Waiting
 from ..future import CANCELLED, BatchFuture, Done, Refused
 from ..loopfuture import LoopFuture, port_of
 from ..terms import NO_TERMS, Terms
@@ -240,8 +240,9 @@ class Entry(Looking):
     def _wait_for_room(self, future: BatchFuture[Any], bell: Any, timeout: float | None) -> None:
         is_over = False
         try:
-            waits.check(self)
-            with waits.waiting(self, timeout):
+            room = Room(future)
+            waits.check(room)
+            with waits.waiting(room, timeout):
                 bell.wait(timeout)
             is_over = True
         finally:

@@ -136,9 +136,8 @@ class LoopEngine(Engine):
     def holders(self, me: Any) -> list[Any] | None:
         if waits.is_blocked(self.port.thread, me):
             return [self.port.thread]
-        if self._is_free() or len(self.batches) < len(self._tasks):
-            return None
-        return list(self.batches)
+        batches = list(self._tasks.values())  # once, as for threads; None is about to look
+        return None if len(batches) < self.options.workers or None in batches else batches
 
     def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
         if waits.is_blocked(self.port.thread, me):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable
@@ -51,8 +52,10 @@ class Background:
                     loop.close()
             raise
 
-    def __del__(self) -> None:
-        if hasattr(self, "port"):
+    # A default: at the end of the process the names of a module may be gone by now. So may those
+    # of asyncio; and then no thread runs any more.
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if hasattr(self, "port") and not is_finalizing():
             self.port.call(self.loop.stop)
 
 

@@ -185,9 +185,8 @@ class ThreadEngine(Engine):
         self._hire_nobody()
 
     def holders(self, me: Any) -> list[Any] | None:
-        if len(self.batches) < self.options.workers:
-            return None
-        return [batch.thread for batch in list(self.batches)]
+        batches = list(self.batches)  # once: they come and go, and none means that one is free
+        return None if len(batches) < self.options.workers else [one.thread for one in batches]
 
     def holders_of(self, batch: Batch, me: Any) -> list[Any] | None:
         return [batch.thread]

@@ -16,7 +16,7 @@ from __future__ import annotations
 from .base import NEVER, Decision, Forming
 from .grouped import Grouped
 from .plain import Plain
-from .states import Chunk, Delayed, Group, Line, Route, Waiting
+from .states import Chunk, Delayed, Group, Line, Room, Route, Waiting
 
 __all__ = [
     "NEVER",
@@ -28,6 +28,7 @@ __all__ = [
     "Grouped",
     "Line",
     "Plain",
+    "Room",
     "Route",
     "Waiting",
 ]

@@ -75,6 +75,20 @@ class Waiting(_Pending):
         self.admitted = admitted
 
 
+class Room:
+    """What the call of such an entry waits for."""
+
+    __slots__ = ("entry",)
+
+    def __init__(self, entry: Any) -> None:
+        self.entry = entry
+
+    def holders(self, me: Any) -> Any:
+        state = self.entry._s
+        # Once it has room, its call goes on, awake already or not.
+        return state.holders(me) if state.__class__ is Waiting else None
+
+
 class Line(_Pending):
     """The accepted entries of a `Plain` forming that are not in the intake any more."""
 
