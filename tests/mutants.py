@@ -588,7 +588,7 @@ mutant(
     "a-task-that-ends-does-not-look", "engine/loop.py",
     "            if not self.port.loop.is_closed():\n                self._look()\n",
     "",
-    *in_file("asyncio", "test_workers_bound_the_batches_on_a_loop"),
+    *in_file("asyncio", "test_a_batch_that_leaves_a_variable_behind_holds_nobody_up"),
 )  # fmt: skip
 
 # ---- forming ----

@@ -518,6 +518,22 @@ def test_batches_run_in_an_empty_context(kind: str) -> None:
     assert [f(1).result(5) for _ in range(3)] == [(0, "nobody's")] * 3
 
 
+def test_a_batch_that_leaves_a_variable_behind_holds_nobody_up() -> None:
+    var: contextvars.ContextVar[int] = contextvars.ContextVar("var")
+
+    async def work(items: list[int]) -> list[Any]:
+        seen = [var.get(-1)]
+        var.set(items[0])
+        return seen
+
+    f = batched(work, size=1)
+
+    async def main() -> None:
+        assert await asyncio.wait_for(asyncio.gather(*map(f, range(5))), 5) == [-1] * 5
+
+    asyncio.run(main())
+
+
 def test_a_batch_whose_task_was_cancelled_leaves_nothing_of_it_to_the_next() -> None:
     requests: list[int] = []
 

@@ -205,9 +205,13 @@ def broken_off(work: Any, engine: Any, after: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize("is_mend_hit", [False, True])
 @pytest.mark.parametrize("is_grouped", [False, True])
 @pytest.mark.parametrize("is_moved", [False, True])
-def test_a_change_that_is_broken_off_is_mended(is_grouped: bool, is_moved: bool) -> None:
+def test_a_change_that_is_broken_off_is_mended(
+    is_grouped: bool, is_moved: bool, is_mend_hit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who made it; when that is broken off, too, by whoever comes next."""
     key = (lambda item: "one") if is_grouped else None
     for after in range(1, 200):
         f = batched_with(
@@ -217,7 +221,19 @@ def test_a_change_that_is_broken_off_is_mended(is_grouped: bool, is_moved: bool)
         engine = f._scope()
         if is_moved:
             f.capacity = 5
+        if is_mend_hit:
+            recount, me = type(engine.forming).recount, threading.get_ident()
+
+            def hit(forming: Any, running: int, recount: Any = recount) -> None:
+                if threading.get_ident() != me:  # handlers raise in the main thread only
+                    recount(forming, running)
+                    return
+                monkeypatch.undo()
+                raise Interrupt
+
+            monkeypatch.setattr(type(engine.forming), "recount", hit)
         was_broken = broken_off(futures[1].cancel, engine, after)
+        monkeypatch.undo()
         live = [future for future in futures if not future.done()]
         stats = f.stats()
         assert stats.pending == len(live)

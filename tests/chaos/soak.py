@@ -7,6 +7,7 @@ import ctypes
 import itertools
 import math
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,10 +100,12 @@ class Soak:
         self.every = every
         self.began = self.told = time.monotonic()
         self.samples: list[tuple[float, float]] = []
+        self.blocks: list[int] = []  # that Python's allocator has given out, at each sample
 
     def note(self) -> None:
         """An epoch has ended."""
         trim()
+        self.blocks.append(sys.getallocatedblocks())
         self.samples.append((time.monotonic() - self.began, resident()))
 
     def tell(self, items: int) -> None:
@@ -125,4 +128,8 @@ class Soak:
         slope = self.slope
         first, last = self.samples[0][1], self.samples[-1][1]
         told = "too few samples for a slope" if slope is None else str(slope)
-        return f"{first:.1f} MiB after the first epoch, {last:.1f} MiB in the end; {told}"
+        later = self.blocks[math.ceil(len(self.blocks) * WARM_UP) :] or self.blocks
+        return (
+            f"{first:.1f} MiB after the first epoch, {last:.1f} MiB in the end; {told}; "
+            f"blocks in use {later[0]:,} after warm-up, {later[-1]:,} in the end"
+        )
