@@ -2364,3 +2364,39 @@ def test_the_books_balance_at_any_time(shape: str) -> None:
     failed = [x for x in futures if not x.cancelled() and x.exception(0) is not None]
     assert stats.failed == len(failed)
     assert {type(x.exception(0)) for x in failed} <= {ValueError, LookupError, RetryExhausted}
+
+
+def test_a_kind_is_no_older_than_who_is_left_of_it() -> None:
+    """Where one went back to the queue in front of an older one, and both were cancelled."""
+    seam = ManualSeam()
+    let = {item: threading.Event() for item in ("w", "y1", "y2", "x", "y4")}
+    began: list[list[str]] = []
+
+    def work(items: list[str]) -> Iterator[Any]:
+        began.append(list(items))
+        for item in items:
+            assert let[item].wait(LIMIT)
+            yield Retry() if item == "y1" else item
+
+    f = batched_with(seam, work, size=2, key=lambda item: item[0])
+    f("w")
+    until(lambda: began == [["w"]])
+    first, last = f("y1"), f("y2")
+    let["w"].set()
+    until(lambda: len(began) == 2)
+    seam.now = 3.0
+    older = f("y3")
+    seam.now = 5.0
+    let["y1"].set()
+    until(lambda: not first.running())
+    assert older.cancel()
+    seam.now = 6.0
+    f("x")
+    seam.now = 8.0
+    f("y4")
+    assert first.cancel()
+    for item in ("x", "y4", "y2"):
+        let[item].set()
+    f.close(LIMIT)
+    assert last.result(0) == "y2"
+    assert began == [["w"], ["y1", "y2"], ["x"], ["y4"]]

@@ -421,6 +421,8 @@ class Grouped(Recounting):
         group.weight = group.weight - entry._terms.weight if group.entries else 0.0
         was_forced = number <= group.boundary
         group.forced -= was_forced
+        if number < 0 and next(iter(group.entries.values()), 0) >= 0:
+            group.since = math.inf  # nobody is left that ran before
         if was_oldest or was_full or was_forced or self._has_priorities:
             self._rate(group)
 
