@@ -145,8 +145,9 @@ def backwards(take: Any, self: Any, group: Any, batch: Any) -> Any:
 
 
 def twice(execute: Any, self: Any, batch: Any) -> None:
+    items = [future._v for future in batch.futures]
     with contextlib.suppress(BaseException):
-        batch.route.function(batch.items(), *batch.route.args)
+        batch.route.function(items, *batch.route.args)
     execute()
 
 
