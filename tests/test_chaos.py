@@ -152,7 +152,7 @@ def run_broken(
     """Short runs until the fault is found: in one of them its kind of scene comes up."""
     monkeypatch.setattr(plan, "HANG", 0.01)
     monkeypatch.setattr(plan, "LONG_STALL", 0.01)
-    for seed in range(5, 15):
+    for seed in range(5, 55):
         report = chaos.run_chaos(5000, seed, threads=3, loops=1, patience=patience)
         if is_found(report):
             return report
