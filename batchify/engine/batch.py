@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..forming import Route
 from ..future import BatchFuture
-from ..outcome import Talk, Work, asked, concluded, conduct
+from ..outcome import Ask, Talk, Work, asked, concluded, conduct
 
 if TYPE_CHECKING:
     from .running import Running
@@ -49,8 +49,8 @@ class Batch:
         """For how many seconds the oldest had waited."""
         return max(0.0, self.began - self.futures[0]._t)
 
-    def begin(self, can_await: bool) -> Any:
-        """Begin to run it: what to call first, an `Ask`; None when `talk` is to say so."""
+    def begin(self, can_await: bool) -> Ask | None:
+        """Begin to run it: what to call first; None when `talk` is to say so."""
         self.has_begun = True
         if self.chunk is None:
             self.given = [future._v for future in self.futures]

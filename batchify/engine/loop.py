@@ -278,6 +278,7 @@ class LoopEngine(Engine):
                         request = None  # who hears of the end may look at this frame
                         self.settle(batch, given.pop())
                         continue
+                assert request is not None  # as either `begin` or `talk` gives one
                 try:
                     answer = request.function(*request.args, **request.kwargs)
                     if inspect.isawaitable(answer):

@@ -345,6 +345,7 @@ class ThreadEngine(Engine):
                     request = None  # who hears of the end may look at this frame
                     self.settle(batch, given.pop())
                     continue
+            assert request is not None  # as either `begin` or `talk` gives one
             try:
                 answer = context.run(request.function, *request.args, **request.kwargs)
             except BaseException as error:
