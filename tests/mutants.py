@@ -508,8 +508,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-batch-that-is-ended-ends-its-worker", "engine/threads.py",
-    "            except BaseException as error:\n                answer = caught(error)",
-    "            except Exception as error:\n                answer = caught(error)",
+    "            except BaseException as error:\n                answers.append(caught(error))",
+    "            except Exception as error:\n                answers.append(caught(error))",
     *on_schedule("poison-and-retry"),
 )  # fmt: skip
 mutant(

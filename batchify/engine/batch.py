@@ -19,8 +19,8 @@ class Batch:
     """
 
     __slots__ = (
-        "began", "chunk", "ended_by", "engine", "futures", "given", "has_begun", "is_flushed",
-        "left", "ran", "reason", "route", "thread",
+        "began", "chunk", "ended_by", "engine", "error", "futures", "given", "has_begun",
+        "is_flushed", "left", "ran", "reason", "route", "talk", "thread",
     )  # fmt: skip
     is_running = True
 
@@ -32,6 +32,8 @@ class Batch:
         self.futures: list[BatchFuture[Any]] = []
         self.chunk: list[Any] | None = None  # the outcomes so far
         self.given: list[Any] = []  # the items, once it has begun
+        self.talk: Talk | None = None  # see `conduct`; None: nothing but the first call so far
+        self.error: BaseException | None = None  # what it failed with, once it is over
         self.has_begun = False  # the function may have been called
         self.is_flushed = False  # some of its items are being flushed
         self.left = 0  # how many items are not settled
@@ -50,7 +52,7 @@ class Batch:
         return max(0.0, self.began - self.futures[0]._t)
 
     def begin(self, can_await: bool) -> Ask | None:
-        """Begin to run it: what to call first; None when `talk` is to say so."""
+        """Begin to run it: what to call first; None when `conduct` is to say so."""
         self.has_begun = True
         if self.chunk is None:
             self.given = [future._v for future in self.futures]
@@ -72,13 +74,13 @@ class Batch:
             return None
         return asked(work, self.given, range(len(self.given)))
 
-    def talk(self) -> Talk:
-        """Run it: see `conduct`."""
-        return conduct(self.route.work, self.given, [future._terms.twin for future in self.futures])
-
-    def talk_after(self, answers: list[Any]) -> Talk:
-        """The same after the first answer, the only one in `answers`: see `concluded`."""
-        return concluded(self.route.work, self.given, answers)
+    def begin_talk(self, answers: list[Any]) -> None:
+        """Have `conduct` lead from here: from the first answer on, if there is one."""
+        work: Work = self.route.work
+        if answers:
+            self.talk = concluded(work, self.given, [answers.pop()])
+        else:
+            self.talk = conduct(work, self.given, [future._terms.twin for future in self.futures])
 
     def holders(self, me: Any) -> list[Any] | None:
         return self.engine.holders_of(self, me)

@@ -28,7 +28,7 @@ from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import Port, set_done
 from ..options import Live
-from ..outcome import Give, caught, is_simple
+from ..outcome import caught
 from . import lifecycle
 from .base import Engine, count_down
 from .batch import Batch
@@ -40,6 +40,8 @@ _YEAR = 365 * 24 * 3600.0
 
 class LoopEngine(Engine):
     """An engine whose batches run on one event loop."""
+
+    can_await = True
 
     def __init__(
         self,
@@ -260,46 +262,24 @@ class LoopEngine(Engine):
         self._after()
 
     async def _drive(self, batch: Batch) -> None:
-        request: Any = batch.begin(can_await=True)
-        talk = batch.talk() if request is None else None
-        answer: Any = None
+        answers: list[Any] = []
+        request: Any = None
         try:
-            while True:
-                if talk is not None:
-                    try:
-                        request = talk.send(answer)
-                    except StopIteration as end:
-                        if self.is_observed():
-                            self._tell_observers_soon(batch, end.value)
-                        return
-                    answer = None
-                    if isinstance(request, Give):
-                        given = [request]
-                        request = None  # who hears of the end may look at this frame
-                        self.settle(batch, given.pop())
-                        continue
-                assert request is not None  # as either `begin` or `talk` gives one
+            while (request := self.go_on(batch, answers)) is not None:
                 try:
-                    answer = request.function(*request.args, **request.kwargs)
-                    if inspect.isawaitable(answer):
-                        answer = await answer
+                    answers.append(request.function(*request.args, **request.kwargs))
+                    if inspect.isawaitable(answers[0]):
+                        answers.append(await answers.pop())
                 except BaseException as error:
                     if isinstance(error, GeneratorExit) and running_loop() is not self.port.loop:
                         raise  # the loop went away: nothing can be awaited any more
-                    answer = caught(error)
+                    answers.append(caught(error))
                     del error
-                request = None
-                if talk is None:
-                    answers, answer = [answer], None
-                    if not is_simple(answers[0], len(batch.given)):
-                        talk = batch.talk_after(answers)
-                        continue
-                    self.settle_all(batch, answers.pop())
-                    if self.is_observed():
-                        self._tell_observers_soon(batch, None)
-                    return
+                request = None  # who hears of the end may look at this frame
+            if self.is_observed():
+                self._tell_observers_soon(batch, batch.error)
         finally:
-            del self, batch, talk, request, answer  # as in `_work`
+            del self, batch, request, answers  # as in `_work`
 
     def _tell_observers_soon(self, batch: Batch, error: BaseException | None) -> None:
         """Tell them after the wake-ups, which were posted before."""

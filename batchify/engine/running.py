@@ -10,7 +10,7 @@ from ..forming import Chunk, Route
 from ..future import CANCELLED, ERROR, RESULT, Alone, BatchFuture, Failure
 from ..observe import EVERYWHERE, BatchEvent, Observers
 from ..options import Live
-from ..outcome import Give, exhausted
+from ..outcome import Ask, Give, exhausted, is_simple
 from ..retry import Retry
 from ..stats import AT_ONCE
 from ..terms import NO_TERMS, Terms
@@ -40,6 +40,41 @@ class Running(Entry):
     def _end_overdue(self, now: float) -> None:
         """End what has come to its deadline (under the lock)."""
         raise NotImplementedError
+
+    # ---- what a driver does with a batch: call what is asked for, until nothing is ----
+
+    can_await = False  # the driver awaits what it is asked to call
+
+    def go_on(self, batch: Batch, answers: list[Any]) -> Ask | None:
+        """Settle what can be; gives what to call next, None when the batch is over.
+
+        `answers` holds what the last call gave, if there was one, and is empty afterwards: who
+        hears of the end may look at the frames, and must find nothing there.
+        """
+        if batch.talk is None:
+            if not answers:
+                first = batch.begin(self.can_await)
+                if first is not None:
+                    return first
+            elif is_simple(answers[0], len(batch.given)):
+                self.settle_all(batch, answers.pop())
+                return None
+            batch.begin_talk(answers)
+        return self._hear(batch, answers)
+
+    def _hear(self, batch: Batch, answers: list[Any]) -> Ask | None:
+        assert batch.talk is not None
+        while True:
+            try:
+                asked = batch.talk.send(answers.pop() if answers else None)
+            except StopIteration as end:
+                batch.error = end.value
+                return None
+            if not isinstance(asked, Give):
+                return asked
+            given = [asked]
+            del asked
+            self.settle(batch, given.pop())
 
     # ---- taking ----
 

@@ -21,7 +21,7 @@ from weakref import ref
 from .. import waits
 from ..future import BatchFuture
 from ..options import Live, kind
-from ..outcome import Give, caught, copy_of, is_simple
+from ..outcome import caught, copy_of
 from . import lifecycle
 from .base import Engine
 from .batch import Batch
@@ -328,42 +328,19 @@ class ThreadEngine(Engine):
 
     def _drive(self, batch: Batch) -> None:
         context = Context()  # nobody's: never that of the caller who happened to come first
-        request: Any = batch.begin(can_await=False)
-        talk = batch.talk() if request is None else None
-        answer: Any = None
-        while True:
-            if talk is not None:
-                try:
-                    request = talk.send(answer)
-                except StopIteration as end:
-                    if self.is_observed():
-                        self.tell_observers(batch, end.value)
-                    break
-                answer = None
-                if isinstance(request, Give):
-                    given = [request]
-                    request = None  # who hears of the end may look at this frame
-                    self.settle(batch, given.pop())
-                    continue
-            assert request is not None  # as either `begin` or `talk` gives one
+        answers: list[Any] = []
+        while (request := self.go_on(batch, answers)) is not None:
             try:
-                answer = context.run(request.function, *request.args, **request.kwargs)
+                answers.append(context.run(request.function, *request.args, **request.kwargs))
             except BaseException as error:
-                answer = caught(error)
+                answers.append(caught(error))
                 if isinstance(error, KeyboardInterrupt) and batch.thread == main_thread().ident:
                     batch.ended_by = copy_of(error)
                 del error
-            request = None
-            if talk is None:
-                answers, answer = [answer], None
-                if not is_simple(answers[0], len(batch.given)):
-                    talk = batch.talk_after(answers)
-                    continue
-                self.settle_all(batch, answers.pop())
-                if self.is_observed():
-                    self.tell_observers(batch, None)
-                break
-        del self, batch, talk, request, answer, context  # as in `execute`
+            request = None  # who hears of the end may look at this frame
+        if self.is_observed():
+            self.tell_observers(batch, batch.error)
+        del self, batch, request, answers, context  # as in `execute`
 
 
 def _is_in_hand(batch: Batch) -> bool:

@@ -2,8 +2,8 @@
 
 Pure: `conduct` is a generator that asks its driver to call things and tells it what to settle.
 A driver with threads calls; a driver on an event loop also awaits. Neither knows the rules here.
-As nearly every call gives a list of results, the driver makes the first one by itself (`asked`),
-and settles such a list (`is_simple`) without the generator: 10 of 65 thousand instructions.
+As nearly every call gives a list of results, the first one is made by itself (`asked`), and such a
+list settled (`is_simple`), without the generator: 14 of 181 thousand instructions a batch.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def is_traced() -> bool:
 # lock that one thread hands to another that has waited for more than 1 ms (`handed_off` in
 # Python/lock.c) stays taken in the child, which lacks that other. Any code may then hang on it:
 # threads that write to one dict, and a child that clears it, hang within 50 forks of 3.13.15, with
-# nothing of ours. 3.14 has the same code. What the engine itself can do about it is in test_fork.
+# nothing of ours. What the engine itself can do about it is in test_fork.
 MAY_FORK = hasattr(os, "fork") and has_gil()
 NO_FORK = "NOT DONE: no fork among threads without a GIL, as CPython's own child may hang"
 
