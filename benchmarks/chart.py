@@ -1,8 +1,9 @@
-"""The chart: a panel for each scenario, a bar for each row, on a scale of logarithms."""
+"""The pictures: a panel for each scenario, with a bar for each row; and what grows."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -13,6 +14,9 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import NullFormatter
 
+# Text as text, and nothing that differs from one drawing of the same numbers to the next.
+mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "batchify", "font.size": 8})
+
 OURS, FLOOR, OTHERS = "#1f6f8b", "#c9c9c9", "#e0a458"
 COLUMNS = 3
 INCH = 0.19  # of a bar
@@ -20,8 +24,6 @@ INCH = 0.19  # of a bar
 
 def draw(found: dict[str, Runs], path: Path) -> None:
     """Write the chart of these scenarios as an SVG file."""
-    # Text as text, and nothing that differs from one drawing of the same numbers to the next.
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "batchify", "font.size": 8})
     lines = -(-len(found) // COLUMNS)
     most = max(len(runs.samples) for runs in found.values())
     figure, panels = plt.subplots(
@@ -49,5 +51,21 @@ def draw(found: dict[str, Runs], path: Path) -> None:
         panel.set_title(
             f"{name}: {UNITS[scenario.unit][-1]}, less is better", fontsize=8, loc="left"
         )
+    save(figure, path)
+
+
+def draw_growth(found: dict[str, dict[int, float]], path: Path) -> None:
+    """Write the cost of an item by each axis as an SVG file."""
+    figure, panels = plt.subplots(1, len(found), figsize=(2.6 * len(found), 2.2), squeeze=False)
+    for panel, (axis, points) in zip(panels.flat, found.items(), strict=True):
+        panel.plot(list(points), list(points.values()), marker="o", color=OURS)
+        panel.set_xscale("log")
+        panel.set_ylim(0, max(points.values()) * 1.15)
+        panel.set_title(f"µs/item by {axis}", fontsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})

@@ -20,9 +20,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from .adapters.base import THREADS
 from .adapters.batchify import Batchify
 from .adapters.hand_written_threads import HandWrittenThreads
-from .scenarios import in_threads
+from .functions import open_gate
+from .scenarios import Run, flood
 
 CALLERS = (1, 2, 4, 8)
 ITEMS = 40_000
@@ -48,17 +50,11 @@ def measure() -> dict[str, Any]:
         rates = found[rival.name] = []
         for callers in CALLERS:
             one = rival(work, 64, 0.001, 4)
-            submit = one.submit
-            for outcome in [submit(n) for n in range(-256, 0)]:
+            for outcome in [one.submit(n) for n in range(-256, 0)]:
                 outcome.result()
-
-            def caller(keys: range, submit: Any = submit) -> list[Any]:
-                futures = [submit(key) for key in keys]
-                return [future.result() for future in futures]
-
             each = ITEMS // callers
             parts = [range(n * each, (n + 1) * each) for n in range(callers)]
-            rates.append(each * callers / in_threads(caller, parts))
+            rates.append(each * callers / flood(Run(one, parts, open_gate(THREADS))))
             one.close()
     return found
 

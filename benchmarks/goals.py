@@ -13,7 +13,6 @@ from .report import Runs, digits
 
 OURS = "batchify"
 CALLER_RUNS = "batchify (caller_runs)"
-BEST = "the best rival"
 FLOOR = "the floor"
 THREADS, LOOP = "hand-written threads", "hand-written asyncio"
 
@@ -112,7 +111,7 @@ def verdicts(found: dict[str, Runs], goals: Iterable[Goal] = GOALS) -> Iterator[
         elif goal.other is None:
             yield Verdict(goal, runs.value(goal.ours))
         else:
-            other = {BEST: runs.best, FLOOR: runs.floor}.get(goal.other, goal.other)
+            other = runs.floor if goal.other == FLOOR else goal.other
             yield Verdict(goal, runs.ratio(goal.ours, other))
 
 

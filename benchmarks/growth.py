@@ -36,7 +36,6 @@ from .harness import say
 from .report import surroundings
 
 ENOUGH = 100_000  # items that a point is measured with, where the axis does not say how many
-FLAT = 1.3
 
 
 def echo(items: list[Any]) -> list[Any]:
@@ -114,22 +113,16 @@ def tasks(count: int) -> float:
     """Coroutines in a closed loop, each with one call at a time; `async def`, size 64."""
     each = max(1, ENOUGH // count // 4)
 
-    async def main() -> float:
+    async def main() -> None:
         call = batched(aecho, size=64, workers=2)
 
         async def caller() -> None:
             for item in range(each):
                 await call(item)
 
-        gc.collect()
-        gc.freeze()
-        start = time.perf_counter()
         await asyncio.gather(*[caller() for _ in range(count)])
-        taken = time.perf_counter() - start
-        gc.unfreeze()
-        return taken / each / count * 1e6
 
-    return asyncio.run(main())
+    return timed(lambda: asyncio.run(main()), each * count)
 
 
 def keys(count: int) -> float:
@@ -234,24 +227,6 @@ def table(axis: str, points: dict[int, float]) -> str:
     return "\n".join([*lines, ""])
 
 
-def draw(found: dict[str, dict[int, float]], path: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "batchify", "font.size": 8})
-    figure, panels = plt.subplots(1, len(found), figsize=(2.6 * len(found), 2.2), squeeze=False)
-    for panel, (axis, points) in zip(panels.flat, found.items(), strict=True):
-        panel.plot(list(points), list(points.values()), marker="o", color="#1f6f8b")
-        panel.set_xscale("log")
-        panel.set_ylim(0, max(points.values()) * 1.15)
-        panel.set_title(f"µs/item by {axis}", fontsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, format="svg", metadata={"Date": None})
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.growth",
@@ -284,7 +259,9 @@ def main() -> int:
         facts = {**surroundings([]), "growth": found, "idle": idle}
         given.json.write_text(json.dumps(facts, indent=1) + "\n")
     if given.svg:
-        draw(found, given.svg)
+        from .chart import draw_growth  # matplotlib is needed for this only
+
+        draw_growth(found, given.svg)
     return 0
 
 

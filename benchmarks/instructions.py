@@ -28,6 +28,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from batchify import batched
+from batchify.decorator import Batched
+from batchify.engine.batch import Batch
+from batchify.engine.seam import THREADS
+
+from .adapters.hand_written_asyncio import HandWrittenAsyncio
+
 RECORD = Path(__file__).with_suffix(".json")
 ALLOWED = 1.05
 FUTURE = "future"
@@ -48,10 +55,9 @@ def future(count: int) -> None:
 class Stepped:
     """A seam without threads: the worker's part is done by `step`, in the caller's thread."""
 
-    def __init__(self) -> None:
-        from batchify.engine.seam import THREADS
+    clock, bell = staticmethod(THREADS.clock), staticmethod(THREADS.bell)
 
-        self.clock, self.bell = THREADS.clock, THREADS.bell
+    def __init__(self) -> None:
         self.workers: list[Any] = []
 
     def spawn(self, target: Any, args: Any, name: str) -> Any:
@@ -60,8 +66,6 @@ class Stepped:
 
     def step(self) -> None:
         """Run all batches that are ready, as a worker would."""
-        from batchify.engine.batch import Batch
-
         for weak, bell in self.workers:
             engine = weak()
             step = engine.next(bell)
@@ -71,16 +75,9 @@ class Stepped:
 
 
 def stepped(caller_runs: bool) -> tuple[Any, Stepped]:
-    from batchify.decorator import Batched
-    from batchify.options import Options
-
     seam = Stepped()
-    options = Options.checked(
-        size=64, linger=0.0, workers=1, capacity=None, key=None, weight=None, max_weight=None,
-        dedupe=False, isolate=False, on_error=None, caller_runs=caller_runs, exit_timeout=1.0,
-        name=None, default_name="echo",
-    )  # fmt: skip
-    return Batched(echo, options, seam), seam
+    usual: Any = batched(echo, size=64, capacity=None, caller_runs=caller_runs)
+    return Batched(echo, usual._options(), seam), seam
 
 
 def threads(count: int, at_once: int = 64) -> None:
@@ -111,12 +108,11 @@ def echo(items: list[Any]) -> list[Any]:
     return list(items)
 
 
+async def aecho(items: list[Any]) -> list[Any]:
+    return list(items)
+
+
 def on_loop(run: Callable[[Any, int], Any], count: int, **options: Any) -> None:
-    from batchify import batched
-
-    async def aecho(items: list[Any]) -> list[Any]:
-        return list(items)
-
     call = batched(aecho, size=64, capacity=None, workers=2, **options)
     asyncio.run(run(call, count))
 
@@ -155,10 +151,6 @@ def loop_alone(count: int) -> None:
 
 def asyncio_queue(count: int) -> None:
     """The hand-written engine for asyncio: one `gather` of all calls."""
-    from .adapters.hand_written_asyncio import HandWrittenAsyncio
-
-    async def aecho(items: list[Any]) -> list[Any]:
-        return list(items)
 
     async def run() -> None:
         rival = HandWrittenAsyncio(aecho, 64, 0.001, 2)

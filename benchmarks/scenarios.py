@@ -51,7 +51,6 @@ class Scenario:
     unit: str = "us"
     takes: float = 0.0  # seconds that a call of the function sleeps
     is_gated: bool = False
-    without: tuple[str, ...] = ()  # rivals that it does not fit
 
     @property
     def reference(self) -> str:
@@ -67,7 +66,6 @@ class Scenario:
         """Does this rival take part?"""
         return (
             self.way in rival.ways
-            and rival.name not in self.without
             and self.name not in rival.not_in
             and self.name in (rival.scenarios or (self.name,))
         )
@@ -269,7 +267,7 @@ async def waits_asyncio(run: Run) -> list[float]:
 # ---- bulk ----
 
 
-@scenario("S7", THREADS, callers=1, each=1_000_000, without=("direct", "ThreadPoolExecutor"))
+@scenario("S7", THREADS, callers=1, each=1_000_000)
 def bulk(run: Run) -> float:
     """One thread brings a list of a million items; who has no call for lists submits each."""
     [keys] = run.parts
@@ -281,7 +279,7 @@ def bulk(run: Run) -> float:
     return seconds
 
 
-@scenario("S7a", ASYNCIO, callers=1, each=100_000, without=("direct",))
+@scenario("S7a", ASYNCIO, callers=1, each=100_000)
 async def bulk_asyncio(run: Run) -> float:
     """One coroutine brings a list of 100 000 items, `async def`."""
     [keys] = run.parts
@@ -298,7 +296,7 @@ async def bulk_asyncio(run: Run) -> float:
 SETTLE = 0.05  # seconds for the workers to take what they can, and stand at the gate
 
 
-@scenario("S6", THREADS, callers=1, each=20_000, unit="bytes", is_gated=True, without=("direct",))
+@scenario("S6", THREADS, callers=1, each=20_000, unit="bytes", is_gated=True)
 def pending(run: Run) -> float:
     """Bytes per pending item, in threads: the function is blocked; the items are not counted."""
     [keys] = run.parts
@@ -318,7 +316,7 @@ def pending(run: Run) -> float:
     return held
 
 
-@scenario("S6a", ASYNCIO, callers=1, each=20_000, unit="bytes", is_gated=True, without=("direct",))
+@scenario("S6a", ASYNCIO, callers=1, each=20_000, unit="bytes", is_gated=True)
 async def pending_asyncio(run: Run) -> float:
     """Bytes per pending item, on a loop: the function is blocked; the items are not counted."""
     [keys] = run.parts

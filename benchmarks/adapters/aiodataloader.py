@@ -1,32 +1,19 @@
 """aiodataloader: the data loader of GraphQL, for asyncio.
 
-All calls of one tick of the loop are collected, cut into batches of `max_batch_size` (size), and
-these all start at once, in a task each. There is no linger, and no workers: every batch runs
-beside all others. Its cache is off. A plain function is run in a pool of `workers` threads.
+The calls of a tick are cut into batches of `max_batch_size` (size), which all start at once, in a
+task each.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from typing import Any
 
 from aiodataloader import DataLoader
 
-from .base import ASYNCIO, BRIDGED, Rival
-from .bridge import awaitable
+from .data_loader import DataLoaderRival
 
 
-class AioDataLoader(Rival):
+class AioDataLoader(DataLoaderRival):
     name = "aiodataloader"
-    ways = (ASYNCIO, BRIDGED)
     version = metadata.version("aiodataloader")
-
-    def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
-        self.pool = ThreadPoolExecutor(workers)  # has no thread before it is used
-        self.loader = DataLoader(awaitable(function, self.pool), max_batch_size=size, cache=False)
-        self.acall = self.loader.load  # gives a future
-        self.amap = self.loader.load_many
-
-    async def aclose(self) -> None:
-        self.pool.shutdown()
+    loader_type = DataLoader

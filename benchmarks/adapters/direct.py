@@ -14,6 +14,7 @@ from .base import ASYNCIO, THREADS, Rival
 class Direct(Rival):
     name = "direct"
     ways = (THREADS, ASYNCIO)
+    not_in = ("S6", "S6a", "S7", "S7a")  # nothing is pending; who has a list would call with it
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.function = function

@@ -16,31 +16,16 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
-from .base import THREADS, Rival
+from .hand_written_threads import HandWrittenThreads
 
 
-class HandWrittenSimpleQueue(Rival):
+class HandWrittenSimpleQueue(HandWrittenThreads):
     name = "hand-written SimpleQueue"
-    ways = (THREADS,)
+    queue_type = queue.SimpleQueue
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
-        self.function, self.size, self.linger = function, size, linger
-        self.queue: queue.SimpleQueue[tuple[Any, Future[Any]] | None] = queue.SimpleQueue()
         self.turn = threading.Lock()  # to take from the queue
-        self.threads = [threading.Thread(target=self.work, daemon=True) for _ in range(workers)]
-        for thread in self.threads:
-            thread.start()
-
-    def submit(self, item: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.queue.put((item, future))
-        return future
-
-    def close(self) -> None:
-        for _ in self.threads:
-            self.queue.put(None)
-        for thread in self.threads:
-            thread.join()
+        super().__init__(function, size, linger, workers)
 
     def work(self) -> None:
         is_closed = False
@@ -69,16 +54,3 @@ class HandWrittenSimpleQueue(Rival):
                 except queue.Empty:
                     return False
         return True
-
-    def run(self, batch: list[tuple[Any, Future[Any]]]) -> None:
-        batch = [entry for entry in batch if entry[1].set_running_or_notify_cancel()]
-        if not batch:
-            return
-        try:
-            results = self.function([item for item, _ in batch])
-            for (_, future), result in zip(batch, results, strict=True):
-                future.set_result(result)
-        except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)

@@ -22,10 +22,11 @@ from .base import THREADS, Rival
 class HandWrittenThreads(Rival):
     name = "hand-written threads"
     ways = (THREADS,)
+    queue_type: Any = queue.Queue
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.function, self.size, self.linger = function, size, linger
-        self.queue: queue.Queue[tuple[Any, Future[Any]] | None] = queue.Queue()
+        self.queue: queue.Queue[tuple[Any, Future[Any]] | None] = self.queue_type()
         self.threads = [threading.Thread(target=self.work, daemon=True) for _ in range(workers)]
         for thread in self.threads:
             thread.start()

@@ -11,6 +11,7 @@ from .base import THREADS, Rival
 class Pool(Rival):
     name = "ThreadPoolExecutor"
     ways = (THREADS,)
+    not_in = ("S7",)  # a million calls
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.pool = ThreadPoolExecutor(workers)
