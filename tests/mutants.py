@@ -463,8 +463,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "close-waits-for-one-of-each-batch", "engine/control.py",
-    "count_down(futures, bell.ring)",
-    "count_down(_one_of_each(futures), bell.ring)",
+    "Countdown(futures, bell.ring)",
+    "Countdown(_one_of_each(futures), bell.ring)",
     *on_schedule("flush-against-submit"),
 )  # fmt: skip
 mutant(

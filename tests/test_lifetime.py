@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import inspect
 import os
@@ -497,6 +498,45 @@ def end_early(kinds: Kinds, is_async: bool) -> Callable[[int], None]:
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 def test_nothing_survives_of_calls_that_end_early(is_async: bool, kinds: Kinds) -> None:
     assert kept_of(96, kinds, end_early(kinds, is_async)) == {}
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_nothing_survives_of_waits_for_all(is_async: bool, kinds: Kinds) -> None:
+    """`flush` and `close`, which wait for something."""
+
+    def work(items: list[Any]) -> list[Any]:
+        return items
+
+    async def awork(items: list[Any]) -> list[Any]:
+        await asyncio.sleep(0)
+        return items
+
+    f: Any = batched(awork if is_async else work, linger=None, size=8)
+
+    async def await_all() -> None:
+        futures = [f(kinds.Item(0))]
+        await f.aflush()
+        futures.append(f(kinds.Item(1)))
+        with contextlib.suppress(TimeoutError):
+            await f.aflush(0.0)
+        await f.aclose()
+        f.start()
+        del futures
+
+    with asyncio.Runner() as runner:
+
+        def call(calls: int) -> None:
+            for _ in range(0, calls, 8):
+                f(kinds.Item(0))
+                f.flush()
+                f(kinds.Item(1))
+                with contextlib.suppress(TimeoutError):
+                    f.flush(0.0)
+                f.close()
+                f.start()
+                runner.run(await_all())
+
+        assert kept_of(96, kinds, call) == {}
 
 
 def test_nothing_survives_of_calls_that_end_early_on_a_loop(kinds: Kinds) -> None:

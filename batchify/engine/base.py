@@ -345,34 +345,35 @@ def items_of(futures: Sequence[BatchFuture[Any]]) -> int:
     return sum(future._count for future in futures)
 
 
-def count_down(
-    futures: Sequence[BatchFuture[Any]], done: Callable[[], object]
-) -> Callable[[], None]:
-    """Call `done()` once when all `futures` are done. Gives a function that gives that up."""
-    # Single C calls add to it and take from it, as the workers that tick are several.
-    left: set[BatchFuture[Any] | None] = {None, *futures}
+class Countdown:
+    """Calls `done()` once when all `futures` are done, unless it is given up before."""
 
-    def tick(future: BatchFuture[Any] | None) -> None:
-        if future is not None and future._is_chunk and not future.cancelled():
-            watch([one.future for one in future._v if type(one) is Alone])
-        left.discard(future)
-        if not left:
-            done()
+    def __init__(self, futures: Sequence[BatchFuture[Any]], done: Callable[[], object]) -> None:
+        self._done = done
+        # Single C calls add to it and take from it, as the workers that tick are several.
+        self._left: set[BatchFuture[Any] | None] = {None}
+        self._watch(futures)
+        self._tick(None)
 
-    poke = (tick,)
-
-    def watch(futures: Sequence[BatchFuture[Any]]) -> None:
-        left.update(futures)
+    def _watch(self, futures: Sequence[BatchFuture[Any]]) -> None:
+        self._left.update(futures)
         for future in futures:
-            if not future._watch(poke):
-                tick(future)
+            if not future._watch(self._poke()):
+                self._tick(future)
 
-    def give_up() -> None:
-        for future in left.copy():
+    def _poke(self) -> tuple[Callable[[Any], None]]:
+        return (self._tick,)  # equal, and new each time: one that is kept would be a cycle
+
+    def _tick(self, future: BatchFuture[Any] | None) -> None:
+        if future is not None and future._is_chunk and not future.cancelled():
+            self._watch([one.future for one in future._v if type(one) is Alone])
+        self._left.discard(future)
+        if not self._left:
+            self._done()
+
+    def give_up(self) -> None:
+        """Have nothing told any more."""
+        for future in self._left.copy():
             engine = None if future is None else future._engine()
             if future is not None and engine is not None:
-                future._unwatch(engine, poke)
-
-    watch(futures)
-    tick(None)
-    return give_up
+                future._unwatch(engine, self._poke())

@@ -14,7 +14,7 @@ from ..loopfuture import port_of, set_done
 from ..observe import Observers
 from ..options import Options
 from ..stats import Stats
-from .base import Closer, Engine, count_down, items_of
+from .base import Closer, Countdown, Engine, items_of
 from .looking import CLOSED, CLOSING, OPEN
 from .seam import Seam
 
@@ -186,13 +186,13 @@ def _wait(scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None) 
     for future in _one_of_each(futures):
         _refuse_to_block(future)
     bell = scope.seam.bell()
-    give_up = count_down(futures, bell.ring)
+    countdown = Countdown(futures, bell.ring)
     try:
         with waits.waiting(futures[-1], timeout):
             if not bell.wait(timeout):
                 raise TimeoutError(_late(futures))
     finally:
-        give_up()  # who flushes again and again must not leave more and more to be told
+        countdown.give_up()  # who flushes again and again must not leave more and more to be told
 
 
 async def _await(futures: list[BatchFuture[Any]], timeout: float | None) -> None:
@@ -203,13 +203,13 @@ async def _await(futures: list[BatchFuture[Any]], timeout: float | None) -> None
     loop = asyncio.get_running_loop()
     port = port_of(loop)
     over = loop.create_future()
-    give_up = count_down(futures, lambda: port.call(set_done, over))
+    countdown = Countdown(futures, lambda: port.call(set_done, over))
     try:
         await asyncio.wait_for(over, timeout)
     except TimeoutError:
         raise TimeoutError(_late(futures)) from None
     finally:
-        give_up()  # as in `_wait`
+        countdown.give_up()  # as in `_wait`
 
 
 def _late(futures: list[BatchFuture[Any]]) -> str:

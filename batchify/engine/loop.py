@@ -30,7 +30,7 @@ from ..loopfuture import Port, set_done
 from ..options import Live
 from ..outcome import caught
 from . import lifecycle
-from .base import Engine, count_down
+from .base import Countdown, Engine
 from .batch import Batch
 from .mending import holding, mended
 from .seam import Seam
@@ -294,7 +294,7 @@ class LoopEngine(Engine):
         end = self.seam.clock() + self.options.exit_timeout
         while futures := self.hurry():
             over = self.port.loop.create_future()
-            count_down(futures, lambda over=over: self.port.call(set_done, over))  # type: ignore[misc]
+            Countdown(futures, lambda over=over: self.port.call(set_done, over))  # type: ignore[misc]
             try:
                 await asyncio.wait_for(over, max(0.0, end - self.seam.clock()))
             except TimeoutError:

@@ -106,11 +106,12 @@ class Mending(Telling):
         if self._is_nested():
             return
         if is_to_look or self._is_changing or self._lost():
-            with self._lock:
-                self._is_changing = True
-                self._recount()
-                self._look()
-                self._end()
+            with self._lock:  # asked again: another thread may have been in the middle of a change
+                if is_to_look or self._is_changing or self._lost():
+                    self._is_changing = True
+                    self._recount()
+                    self._look()
+                    self._end()
         run_callbacks()
         self._after()
 
