@@ -174,6 +174,17 @@ class Bulk:
         lot = next(iter(self.lots), None)
         return None if lot is None else lot.future
 
+    def holders(self, me: Any) -> list[Any] | None:
+        """Who must act before any lot can end, see `waits`."""
+        found: list[Any] = []
+        states = {None if lot.future is None else lot.future._s for lot in list(self.lots)}
+        for state in states:
+            holders = state.holders(me) if hasattr(state, "holders") else None
+            if holders is None:
+                return None
+            found += holders
+        return found
+
     def add(
         self,
         future: BatchFuture[Any] | None,

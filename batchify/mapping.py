@@ -109,12 +109,11 @@ def _submit(bulk: Bulk, item: Any) -> None:
 def _wait(bulk: Bulk, bell: Any) -> None:
     """Wait until the next lot, or any, is done."""
     first = bulk.first
-    assert first is not None
-    if bulk.how.is_ordered:
+    if bulk.how.is_ordered and first is not None:
         first._wait(None)
     else:
-        waits.check(first)
-        with waits.waiting(first):
+        waits.check(bulk)
+        with waits.waiting(bulk):
             bell.wait(None)
     del bulk, first  # an error of a batch that ran here leads to this frame
 
@@ -214,7 +213,10 @@ async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:
                         await _asubmit(bulk, item)
                 elif feeder is not None and not feeder.done():
                     bulk.before_wait()
-                    await _change(bulk, changed)
+                    if bulk.how.is_ordered or bulk.room < 1:
+                        await _change(bulk, changed)
+                    else:  # it may bring more
+                        await changed.wait()
                 elif bulk.lots:
                     bulk.before_wait()
                     await _until_done(bulk, changed)
@@ -283,11 +285,11 @@ async def _until_done(bulk: Bulk, changed: asyncio.Event) -> None:
 
 async def _change(bulk: Bulk, changed: asyncio.Event) -> None:
     """Wait for a lot to be done, or to be added; inside a batch, where that can be."""
-    first = bulk.first
+    target = bulk.first if bulk.how.is_ordered else bulk
     batch = waits.serving_batch() if waits.serving_tasks else None
-    if batch is None or first is None:
+    if batch is None or target is None:
         await changed.wait()
         return
-    waits.check_await(first, batch)
-    with waits.awaiting(first, batch):
+    waits.check_await(target, batch)
+    with waits.awaiting(target, batch):
         await changed.wait()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import RLock, get_ident
 from typing import Any, Protocol
 
@@ -47,12 +47,13 @@ serving_tasks: dict[Any, Any] = {}
 # The notes of the holders: what each waits for, without a limit of time.
 _waits_for: dict[Any, Wait] = {}
 _lock = RLock()  # see `interpreter`
+_NOTHING = nullcontext()
 
 
 def check(target: Any) -> None:
     """Raise `Deadlock` when this thread, by waiting for `target`, could only wait for ever."""
     me = get_ident()
-    if (me in serving_threads or _has_loop()) and _is_stuck(target, me):
+    if _may_hold_up(me) and _is_stuck(target, me):
         raise Deadlock(
             "waiting here could never end: the batch that is to bring the result can only run "
             "when this wait is over (await it, use another function, or more workers)"
@@ -68,13 +69,14 @@ def check_await(target: Any, me: Any) -> None:
         )
 
 
-@contextmanager
-def waiting(target: Any, timeout: float | None = None) -> Generator[None, None, None]:
+def waiting(target: Any, timeout: float | None = None) -> AbstractContextManager[None]:
     """Note that this thread waits for `target`; a wait with a limit ends by itself."""
     me = get_ident()
-    if timeout is not None or not (me in serving_threads or _has_loop()):
-        yield
-        return
+    return _noted(me, target) if timeout is None and _may_hold_up(me) else _NOTHING
+
+
+@contextmanager
+def _noted(me: int, target: Any) -> Generator[None, None, None]:
     before = _note(me, target)
     try:
         check(target)  # again: another may have begun to wait for this one meanwhile
@@ -152,8 +154,10 @@ def serving_batch() -> Any:
     return serving_tasks.get(asyncio.current_task())
 
 
-def _has_loop() -> bool:
-    """Does this thread run an event loop? (Where asyncio was never imported, none does.)"""
+def _may_hold_up(me: int) -> bool:
+    """Does this thread run a batch, or an event loop? (Without asyncio imported, none does.)"""
+    if me in serving_threads:
+        return True
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and asyncio._get_running_loop() is not None
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, ClassVar
 
@@ -1856,6 +1857,39 @@ def test_inside_a_batch_of_another_function(source: Any, ordered: bool) -> None:
     )
     assert list(outer.map(range(8))) == [done(range(n)) for n in range(8)]
     check_idle(inner)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["map", "amap"])
+def test_unordered_where_a_later_one_can_end(is_async: bool) -> None:
+    """The first waits for the batch that maps, which another one lets go on: no Deadlock."""
+    waits = threading.Event()
+
+    @batched(size=1, workers=2)
+    def inner(items: list[str]) -> list[Any]:
+        if items == ["first"]:
+            future = outer("more")
+            waits.set()
+            return [future.result()]
+        assert waits.wait(LIMIT)
+        time.sleep(0.1)  # so that it does wait
+        return items
+
+    def work(items: list[str]) -> list[Any]:
+        if items == ["more"]:
+            return items
+        return [next(iter(inner.map(["first", "second"], ordered=False)))]
+
+    async def awork(items: list[str]) -> list[Any]:
+        if items == ["more"]:
+            return items
+        async with contextlib.aclosing(inner.amap(["first", "second"], ordered=False)) as results:
+            return [await anext(results)]
+
+    outer: Any = batched(awork if is_async else work, size=1)
+    assert outer("map").result(LIMIT) == "second"
+    assert inner.stats().failed == 0
+    inner.close()
+    assert inner.stats().failed == 0
 
 
 @any_source

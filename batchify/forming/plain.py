@@ -217,15 +217,16 @@ class Plain(Forming):
         self.grouped = len(line.entries)
 
     def threshold(self, is_free: bool) -> int:
-        if self.is_pressed:
+        is_empty = self.grouped + self.fresh <= self.dead
+        if self.is_pressed or (is_free and is_empty and not self.dead):
             return 1
         crowd = NEVER
         if self.capacity is not None:
             crowd = self._room() + self.dead + 1  # type: ignore[operator]
         if not is_free:
             return crowd
-        if self.grouped + self.fresh - self.dead <= 0:
-            return min(crowd, len(self.intake) + 1 if self.dead else 1)
+        if is_empty:
+            return min(crowd, len(self.intake) + 1)
         return min(crowd, max(1, self.size - self.grouped + self.dead))
 
 

@@ -15,6 +15,7 @@ from .talk import Give
 
 _MISSING = object()
 _SPECIAL = (BaseException, Retry)  # elements that are no results
+_USUAL = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
 
 
 def is_simple(returned: Any, count: int) -> bool:
@@ -25,9 +26,11 @@ def is_simple(returned: Any, count: int) -> bool:
 def _are_results(values: list[Any]) -> bool:
     """Are all elements results?
 
-    The types tell: a set of them costs 20 ns an item, an isinstance for each 40 ns.
+    The types tell: to look them up costs 20 ns an item, an isinstance for each 40 ns.
     """
     try:
+        if _USUAL.issuperset(map(type, values)):
+            return True
         types: Iterable[type] = set(map(type, values))
     except Exception:  # a class that cannot be hashed
         types = map(type, values)
