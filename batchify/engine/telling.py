@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from ..future import ERROR, RESULT, BatchFuture, Done, Failure, Poke, fire
 from ..interpreter import has_gil
 from ..loopfuture import LoopFuture
 
+_port_of = attrgetter("_port")
 PENDING = object()  # the outcome, in a chunk, of an item that has none yet
 
 
@@ -71,6 +73,11 @@ class Telling:
 
     def _post(self, futures: Sequence[BatchFuture[Any]]) -> None:
         """Have those that were made on loops woken there."""
+        if {LoopFuture}.issuperset(map(type, futures)):
+            ports = set(map(_port_of, futures))
+            if len(ports) == 1:  # the usual case, all in C: 0.05 instead of 0.3 us an item
+                ports.pop().post(futures)
+                return
         by_port: dict[Any, list[LoopFuture[Any]]] = {}
         for future in futures:
             if isinstance(future, LoopFuture):

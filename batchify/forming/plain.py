@@ -8,7 +8,7 @@ from typing import Any
 
 from ..future import Done
 from .base import NEVER, NOTHING, Decision, Forming
-from .states import Line
+from .states import Line, Route
 
 MANY = 64  # cancelled entries that may lie about before it is worth to sweep
 
@@ -121,15 +121,14 @@ class Plain(Forming):
             # All of it is C: no signal handler can raise while an entry is neither here nor there.
             taken.extend(map(deque.popleft, repeat(self.intake, count)))
             chunk = taken[start:] if start else taken
+            if batch.route is None:  # first: a batch that is found to be lost needs it
+                batch.route = next((e._s for e in chunk if e._s.__class__ is Route), None)
             dead = 0
             for entry in chunk:
-                state = entry._s
-                if state.__class__ is Done:
+                if entry._s.__class__ is Done:
                     dead += 1
-                    continue
-                if batch.route is None:
-                    batch.route = state
-                entry._s = batch
+                else:
+                    entry._s = batch
             self.fresh -= count
             if line.forced is not None and line.forced in chunk:
                 line.forced = None
