@@ -177,8 +177,7 @@ class Bulk:
     def holders(self, me: Any) -> list[Any] | None:
         """Who must act before any lot can end, see `waits`."""
         found: list[Any] = []
-        states = {None if lot.future is None else lot.future._s for lot in list(self.lots)}
-        for state in states:
+        for state in {getattr(lot.future, "_s", None) for lot in list(self.lots)}:
             holders = state.holders(me) if hasattr(state, "holders") else None
             if holders is None:
                 return None

@@ -148,7 +148,7 @@ def fire(pokes: deque[Poke], future: BatchFuture[Any]) -> None:
         except RuntimeError:  # without a GIL: somebody added theirs while it was copied
             continue
     for poke in copied:
-        if poke.__class__ is tuple:
+        if isinstance(poke, tuple):
             poke[0](future)
         else:
             queue.append((poke, future))

@@ -13,7 +13,7 @@ from . import waits
 from .bulk import Bulk, How, SizedResults, Submitter, are_results
 from .engine.seam import THREADS
 from .errors import Deadlock
-from .future import Alone
+from .future import Alone, BatchFuture
 from .loopfuture import port_of
 from .options import kind
 
@@ -213,10 +213,7 @@ async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:
                         await _asubmit(bulk, item)
                 elif feeder is not None and not feeder.done():
                     bulk.before_wait()
-                    if bulk.how.is_ordered or bulk.room < 1:
-                        await _change(bulk, changed)
-                    else:  # it may bring more
-                        await changed.wait()
+                    await _change(bulk, changed, is_fed=True)
                 elif bulk.lots:
                     bulk.before_wait()
                     await _until_done(bulk, changed)
@@ -283,9 +280,11 @@ async def _until_done(bulk: Bulk, changed: asyncio.Event) -> None:
         del bulk, first  # no cycle through this frame
 
 
-async def _change(bulk: Bulk, changed: asyncio.Event) -> None:
+async def _change(bulk: Bulk, changed: asyncio.Event, is_fed: bool = False) -> None:
     """Wait for a lot to be done, or to be added; inside a batch, where that can be."""
-    target = bulk.first if bulk.how.is_ordered else bulk
+    target: BatchFuture[Any] | Bulk | None = bulk.first
+    if not bulk.how.is_ordered:
+        target = None if is_fed and bulk.room >= 1 else bulk  # a new one may be the next
     batch = waits.serving_batch() if waits.serving_tasks else None
     if batch is None or target is None:
         await changed.wait()
