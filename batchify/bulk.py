@@ -177,7 +177,8 @@ class Bulk:
     def holders(self, me: Any) -> list[Any] | None:
         """Who must act before any lot can end, see `waits`."""
         found: list[Any] = []
-        for state in {getattr(lot.future, "_s", None) for lot in list(self.lots)}:
+        states: set[Any] = {getattr(lot.future, "_s", None) for lot in list(self.lots)}
+        for state in states:
             holders = state.holders(me) if hasattr(state, "holders") else None
             if holders is None:
                 return None
