@@ -118,7 +118,7 @@ class View:
 
 
 # Who is to be told. In a list: a user's callback, called once; the list is empty from then on. In
-# a tuple: the engine's own, told at once, for whom it is no harm to be told once more.
+# a tuple: the engine's own, for whom it is no harm to be told once more.
 Poke = list[Callable[[Any], object]] | tuple[Callable[[Any], object]]
 
 
@@ -131,7 +131,7 @@ class _Callbacks(threading.local):
     """
 
     def __init__(self) -> None:
-        self.queue: deque[tuple[list[Callable[[Any], object]], BatchFuture[Any]]] = deque()
+        self.queue: deque[tuple[Poke, BatchFuture[Any]]] = deque()
         self.is_busy = False
 
 
@@ -148,10 +148,11 @@ def fire(pokes: deque[Poke], future: BatchFuture[Any]) -> None:
         except RuntimeError:  # without a GIL: somebody added theirs while it was copied
             continue
     for poke in copied:
-        if isinstance(poke, tuple):
-            poke[0](future)
-        else:
+        # In the order in which they came: who flushes hears of the end after the callbacks.
+        if queue or poke.__class__ is list:
             queue.append((poke, future))
+        else:
+            poke[0](future)
     run_callbacks()
 
 
@@ -170,10 +171,13 @@ def run_callbacks() -> None:
             callbacks.is_busy = False
 
 
-def _run_callback(poke: list[Callable[[Any], object]], future: BatchFuture[Any]) -> None:
+def _run_callback(poke: Poke, future: BatchFuture[Any]) -> None:
+    if poke.__class__ is tuple:
+        poke[0](future)
+        return
     try:
         callback = poke[0]
-        del poke[0]  # only one thread can
+        del poke[0]  # type: ignore[union-attr]  # only one thread can
     except IndexError:
         return
     try:

@@ -439,8 +439,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-flush-ends-one-early", "engine/base.py",
-    "{None, *futures}",
-    "{None, *futures[1:]}",
+    "        self._watch(futures)\n        self._tick(None)\n",
+    "        self._watch(futures[1:])\n        self._tick(None)\n",
     *on_schedule("flush-against-submit", "close-against-submit"),
 )  # fmt: skip
 mutant(
