@@ -30,6 +30,7 @@ else:
         dedupe=False,
         isolate=False,
         on_error=None,
+        executor=None,
         caller_runs=False,
         exit_timeout=DEFAULT_EXIT_TIMEOUT,
         name=None,
@@ -74,6 +75,12 @@ else:
                 callers do, or each piece that still fails under `isolate`. It gives back None,
                 or what the function might have given back. It may be an async function for an
                 async function.
+            executor: any `concurrent.futures.Executor`, or a function of no arguments that makes
+                one: the batches run there instead of in the workers' own threads, `workers` at
+                a time. The function is called by the first batch (in each process), again after
+                a `BrokenExecutor`, and by the first batch after a `close`. To another process go
+                the function's module and qualified name, and a pickled list: by name it must
+                be found there, else the first call raises `ValueError`. For `def` only.
             caller_runs: a thread that is about to block in `result()` runs the next batch itself
                 when a worker is free: the lowest latency, at the price that the function then
                 runs in callers' threads. Without effect for `async def`.
@@ -105,6 +112,7 @@ else:
             dedupe=dedupe,
             isolate=isolate,
             on_error=on_error,
+            executor=executor,
             caller_runs=caller_runs,
             exit_timeout=exit_timeout,
             name=name,

@@ -36,6 +36,13 @@ class Calls:
         """The engines of this function, or of this instance's method."""
         raise NotImplementedError
 
+    def _called(self) -> Scope:
+        """`_scope`, for a call: refuses what its executor could not run."""
+        scope: Any = self._scope()
+        if scope.options.executor is not None:
+            scope.elsewhere.check(self._plain())
+        return scope  # type: ignore[no-any-return]
+
     def _plain(self) -> Callable[..., Any]:
         """The undecorated function, bound where it is a method."""
         raise NotImplementedError
@@ -52,7 +59,7 @@ class Calls:
         **how: Any,
     ) -> BatchFuture[Any]:
         """The general way in; the hot one is `Batched.__call__`."""
-        scope = self._scope()
+        scope = self._called()
         engine = scope.here()
         route, terms = engine.way(
             self._plain(), item, args, kwargs, self._gives_itself(scope),
@@ -62,7 +69,7 @@ class Calls:
 
     def _chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
         """Submit the first of `chunks` as batches of their own, as far as that is possible."""
-        scope = self._scope()
+        scope = self._called()
         engine = scope.here()
         function = self._plain()
         # A generator's results are to come one by one, as they are yielded.

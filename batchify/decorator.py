@@ -152,7 +152,7 @@ class Batched(Calls, _Wrapper):
             )
             return bound._submit(args[0], args[1:], kwargs)
         if not self._self_is_called:
-            scope: Any = self._scope()
+            scope: Any = self._called()
             if not scope.takes_more and scope.options.is_plain:
                 self._set_call(scope.submitter(self._plain(), self._gives_itself(scope)))
             self._self_is_called = True
@@ -211,6 +211,8 @@ def check_options(options: Options, is_async_function: bool) -> None:
     for option in ("key", "weight", "dedupe"):
         if is_async(getattr(options, option)):
             raise TypeError(f"{option} must not be an async function")
+    if options.executor is not None and is_async_function:
+        raise TypeError("executor is for def functions only: an async def runs on its loop")
     if is_async(options.on_error) and not is_async_function:
         raise TypeError("on_error may be an async function for async functions only")
 

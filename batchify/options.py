@@ -38,6 +38,7 @@ class Options:
     dedupe: Callable[[Any], Hashable] | None
     isolate: bool
     on_error: Callable[[Any], Any] | None
+    executor: Any
     caller_runs: bool
     exit_timeout: float
     name: str
@@ -57,6 +58,7 @@ class Options:
         dedupe: object,
         isolate: object,
         on_error: object,
+        executor: object,
         caller_runs: object,
         exit_timeout: object,
         name: object,
@@ -84,6 +86,7 @@ class Options:
             dedupe=_dedupe(dedupe),
             isolate=flag("isolate", isolate),
             on_error=_function("on_error", on_error),
+            executor=_executor(executor),
             caller_runs=flag("caller_runs", caller_runs),
             exit_timeout=seconds("exit_timeout", exit_timeout),
             name=default_name if name is None else _name(name),
@@ -222,6 +225,14 @@ def flag(option: str, value: object) -> bool:
 def _function(option: str, value: object) -> Callable[[Any], Any] | None:
     if value is not None and not callable(value):
         raise TypeError(f"{option} must be a function or None, got {kind(value)}")
+    return value
+
+
+def _executor(value: object) -> object:
+    if value is not None and not (callable(value) or callable(getattr(value, "submit", None))):
+        raise TypeError(
+            f"executor must be an executor, a function that makes one, or None, got {kind(value)}"
+        )
     return value
 
 

@@ -32,6 +32,11 @@ class Scopes:
 
         self.live = Live(options)  # of the scopes to come
         self.observers = Observers()
+        self._elsewhere: Any = None
+        if options.executor is not None:
+            from .remote import Elsewhere
+
+            self._elsewhere = Elsewhere(options.executor)
         self._kind: Any = AsyncEngine if is_async else ThreadEngine
         self._seam = THREADS if seam is None else seam
         self._lock = threading.RLock()
@@ -44,6 +49,8 @@ class Scopes:
     def forked(self) -> None:
         """In the child of a fork: another thread may have held the lock."""
         self._lock = threading.RLock()
+        if self._elsewhere is not None:
+            self._elsewhere.forked()
 
     def of(self, owner: Any, function: Callable[..., Any]) -> Scope:
         """The scope of `owner`'s method; None stands for a function's own."""
@@ -102,9 +109,11 @@ class Scopes:
                 del self._by_owner[key]
 
     def _make(self, function: Callable[..., Any]) -> Scope:
-        scope: Scope = self._kind(Live(self.live.now), takes_more(function), self._seam)
+        scope: Any = self._kind(Live(self.live.now), takes_more(function), self._seam)
         scope.observers = (EVERYWHERE, self.observers, Observers())
-        return scope
+        if self._elsewhere is not None:
+            scope.elsewhere = self._elsewhere
+        return scope  # type: ignore[no-any-return]
 
     def options_of(self, owner: Any) -> Options:
         """The options as they are now, for `owner`; makes no scope."""

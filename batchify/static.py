@@ -22,6 +22,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
+from concurrent.futures import Executor
 from datetime import timedelta
 from typing import (
     Any,
@@ -233,6 +234,7 @@ class Keywords(TypedDict, total=False):
     dedupe: bool | Callable[[Any], Hashable]
     isolate: bool
     on_error: Callable[[BatchFailure], Any] | None
+    executor: Executor | Callable[[], Executor] | None
     caller_runs: bool
     exit_timeout: float | timedelta
     name: str | None

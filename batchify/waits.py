@@ -116,6 +116,18 @@ def end_to_serve(batch: Any) -> None:
         serving_threads.pop(batch.thread, None)
 
 
+@contextmanager
+def lent(batch: Any) -> Generator[None, None, None]:
+    """Note that `batch` runs in this thread, while the one that has it in hand waits for that."""
+    before = batch.thread
+    begin_to_serve(batch)
+    try:
+        yield
+    finally:
+        end_to_serve(batch)
+        batch.thread = before
+
+
 def serves(engine: Any) -> bool:
     """Does this thread run a batch, or a callback, of `engine`?"""
     return any(batch.engine is engine for batch in serving_threads.get(get_ident(), ()))

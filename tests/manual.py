@@ -114,6 +114,7 @@ def batched_with(seam: Any, function: Any, **options: Any) -> Any:
         "dedupe": False,
         "isolate": False,
         "on_error": None,
+        "executor": None,
         "caller_runs": False,
         "exit_timeout": DEFAULT_EXIT_TIMEOUT,
         "name": None,

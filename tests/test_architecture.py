@@ -33,7 +33,7 @@ LAYERS = [
     ["outcome.conduct"],
     ["outcome"],
     ["engine", "engine.seam", "engine.lifecycle", "engine.telling"],
-    ["engine.mending"],
+    ["engine.mending", "remote"],
     ["engine.routing"],
     ["engine.looking"],
     ["engine.entry"],
@@ -57,7 +57,7 @@ HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in la
 ON_TOP = ("cli", "__main__")
 
 # (importer, imported): inside a function, where both modules are there already.
-UPWARD = {("future", "loopfuture"), ("stats", "explain")}
+UPWARD = {("future", "loopfuture"), ("stats", "explain"), ("remote", "decorator")}
 
 PURE = ["forming", "outcome"]  # these rooms meet no thread, lock, clock or I/O
 IMPURE = {"asyncio", "threading", "_thread", "time", "os", "io", "socket", "selectors", "signal"}

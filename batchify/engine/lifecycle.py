@@ -11,6 +11,7 @@ Fork: one hook for the module, over a weak set of engines.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -28,6 +29,7 @@ _engines: WeakSet[Any] = WeakSet()
 _held: set[Any] = set()  # engines with items that nothing else is going to look after
 _child_hooks: list[Callable[[], None]] = []
 _locked: dict[int, list[Any]] = {}  # by thread: the locks it holds while it forks
+_place = 0  # how many such hooks there were with the last of ours
 _is_hooked = False
 _is_ending = False
 
@@ -79,6 +81,19 @@ def _hook() -> None:
             early(_at_exit)
         except RuntimeError:  # the exit has begun, perhaps in an atexit function: calls wait
             _is_ending = True
+
+
+def come_first() -> None:
+    """Come before what was registered meanwhile, which may end what our batches run on.
+
+    The last that is registered is the first to be called.
+    """
+    global _place
+    hooks: list[Any] = getattr(threading, "_threading_atexits", [])
+    if len(hooks) != _place:
+        with contextlib.suppress(RuntimeError):  # the exit has begun
+            threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+        _place = len(hooks)
 
 
 if hasattr(os, "register_at_fork"):
@@ -169,3 +184,6 @@ def give_up(engine: Any) -> None:
             warnings.warn(told, RuntimeWarning, stacklevel=2)
         except RuntimeWarning:  # made an error; the others must come to their end all the same
             log.error(told)
+        elsewhere = getattr(engine, "elsewhere", None)
+        if elsewhere is not None:
+            elsewhere.abandon()

@@ -45,6 +45,7 @@ class ThreadEngine(Engine):
     def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
         super().__init__(live, takes_more, seam)
         self.caller_runs = self.options.caller_runs
+        self.elsewhere: Any = None  # where the batches run, see `remote`
         self._threads: dict[Bell, Any] = {}
         self._idle: list[Bell] = []  # those who sleep
         self._alarms: dict[Bell, float] = {}  # when a sleeper wakes up by itself
@@ -169,6 +170,8 @@ class ThreadEngine(Engine):
         self._idle.clear()
         self._alarms.clear()
         self._threads.clear()  # last: whoever is in none of these is not told any more
+        if self.elsewhere is not None:
+            self.elsewhere.let_go()
 
     def join(self, timeout: float | None) -> None:
         threads, self._leaving = self._leaving, []
@@ -328,10 +331,13 @@ class ThreadEngine(Engine):
 
     def _drive(self, batch: Batch) -> None:
         context = Context()  # nobody's: never that of the caller who happened to come first
+        run: Any = context.run
+        if self.elsewhere is not None:
+            run = self.elsewhere.runner(batch, context)
         answers: list[Any] = []
         while (request := self.go_on(batch, answers)) is not None:
             try:
-                answers.append(context.run(request.function, *request.args, **request.kwargs))
+                answers.append(run(request.function, *request.args, **request.kwargs))
             except BaseException as error:
                 answers.append(caught(error))
                 if isinstance(error, KeyboardInterrupt) and batch.thread == main_thread().ident:
@@ -340,7 +346,7 @@ class ThreadEngine(Engine):
             request = None  # who hears of the end may look at this frame
         if self.is_observed():
             self.tell_observers(batch, batch.error)
-        del self, batch, request, answers, context  # as in `execute`
+        del self, batch, request, answers, context, run  # as in `execute`
 
 
 def _is_in_hand(batch: Batch) -> bool:
