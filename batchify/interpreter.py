@@ -13,10 +13,6 @@ import sys
 from typing import Any
 
 
-# At the end of the process, while what was accepted is run (gh-113964).
-STARTS_NO_THREAD_AT_EXIT = (3, 12) <= sys.version_info[:3] <= (3, 12, 2)
-
-
 def has_gil() -> bool:
     """Does one thread run at a time? (An extension may switch that on later, never off.)"""
     is_enabled = getattr(sys, "_is_gil_enabled", None)  # from 3.13 on
@@ -31,3 +27,6 @@ def has_greenlets() -> bool:
 
 # If not, the locks and idents that this package has taken from `threading` are those of threads.
 BEGAN_WITH_GREENLETS = has_greenlets()
+
+# At the end of the process, while what was accepted is run (gh-113964).
+STARTS_NO_THREAD_AT_EXIT = (3, 12) <= sys.version_info[:3] <= (3, 12, 2)
