@@ -15,7 +15,7 @@ from weakref import ref
 
 import wrapt
 
-from .calls import Calls
+from .calls import Calls, instead
 from .observe import Observers
 from .options import Options, kind
 from .scopes import Scopes, is_async
@@ -41,6 +41,17 @@ if TYPE_CHECKING:
     _BoundWrapper = _Wrapper
 else:
     _Wrapper, _BoundWrapper = wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper
+
+
+_all: list[ref[Batched]] = []  # not a set: a proxy is hashed, and compared, as its function
+
+
+def forget_ways() -> None:
+    """Have the next call of every batched function find its way anew."""
+    for weak in _all.copy():
+        batched = weak()
+        if batched is not None:
+            batched._forget_way()
 
 
 def _refuse_default_call(*_: object) -> Any:
@@ -126,6 +137,11 @@ class Batched(Calls, _Wrapper):
         super().__init__(function, _refuse_default_call)
         check_options(options, is_async(function))
         self._self_scopes = Scopes(options, is_async(function), seam)
+        self._forget_way()
+        _all.append(ref(self, _all.remove))
+
+    def _forget_way(self) -> None:
+        """Have the next call find its way anew."""
         self._self_is_called = False
         weak = ref(self)  # else it would be a cycle
 
@@ -151,7 +167,7 @@ class Batched(Calls, _Wrapper):
                 item,
             )
             return bound._submit(args[0], args[1:], kwargs)
-        if not self._self_is_called:
+        if not self._self_is_called and not instead:
             scope: Any = self._called()
             if not scope.takes_more and scope.options.is_plain:
                 self._set_call(scope.submitter(self._plain(), self._gives_itself(scope)))

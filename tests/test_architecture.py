@@ -48,7 +48,7 @@ LAYERS = [
     ["mapping"],
     ["calls"],
     ["decorator"],
-    ["api"],
+    ["api", "testing"],
     ["batchify"],  # the package itself: the public face
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}

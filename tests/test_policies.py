@@ -228,17 +228,17 @@ def test_a_busy_key_never_starves_a_rare_one() -> None:
 
 
 @pytest.mark.long
-def test_a_hundred_thousand_keys_leave_nothing_behind() -> None:
+def test_many_thousand_keys_leave_nothing_behind() -> None:
     f = batched(lambda items: items, linger=None, capacity=None, key=lambda n: n)
-    futures = [f(n) for n in range(100_000)]
+    futures = [f(n) for n in range(30_000)]
     for future in futures[::2]:
         assert future.cancel()
     f.flush(30)
-    assert [future.result(0) for future in futures[1::2]] == list(range(1, 100_000, 2))
+    assert [future.result(0) for future in futures[1::2]] == list(range(1, 30_000, 2))
     engine: Any = f._scope()
     assert engine.routes == {}
     assert engine.forming.by_kin == {}
-    assert balanced(f).cancelled == 50_000
+    assert balanced(f).cancelled == 15_000
     f.close(5)
 
 

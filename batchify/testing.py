@@ -1,0 +1,165 @@
+"""For the tests of those who use batched functions."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from asyncio import _get_running_loop as running_loop
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+from contextvars import Context
+from typing import Any
+
+from .calls import Calls, instead
+from .decorator import forget_ways
+from .engine.looking import OPEN
+from .errors import Closed
+from .future import ERROR, RESULT, BatchFuture, Failure
+from .loopfuture import LoopFuture, port_of
+from .options import Options
+from .outcome import Ask, Give, Work, caught, conduct, exhausted
+from .retry import Retry
+from .scopes import is_async
+from .terms import hashable, terms_of
+
+__all__ = ["eager"]
+
+
+@contextmanager
+def eager() -> Generator[None, None, None]:
+    """Have every call of a batched function run at once, as a batch of one, in its own thread.
+
+    The futures are done when the call returns, so that a test needs no `linger`, no `flush` and no
+    wait. What the function gives back or raises, `on_error`, `Retry` (without the delay) and the
+    checks of arguments mean the same as ever; an `async def` is run to its end, on an event loop of
+    its own. There is no queue: nothing is counted by `stats()` or told to observers, and
+    `executor`, `size`, `linger`, deadlines and priorities have no effect.
+
+    It holds for all threads, from the first line of the block to its end; blocks may be nested.
+    Items that were submitted before go their usual way.
+    """
+    instead.append(_run_at_once)
+    try:
+        forget_ways()
+        yield
+    finally:
+        instead.remove(_run_at_once)
+
+
+def _run_at_once(
+    calls: Calls, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> BatchFuture[Any]:
+    options, scope = calls._options(), calls._scope()
+    if scope.state is not OPEN:
+        raise Closed(f"{options.name} is closed (start() opens it again)")
+    _check(options, scope.takes_more, item, args, kwargs)
+    function = calls._plain()
+    work = Work(
+        function, args, kwargs, options.on_error, calls._gives_itself(scope), options.isolate,
+        is_async(function),
+    )  # fmt: skip
+    value, tries = _outcome(work, item), 1
+    while issubclass(type(value), Retry):
+        if tries >= value.attempts:
+            value = exhausted(value, tries)
+            break
+        value, tries = _outcome(work, item), tries + 1
+    return _done(value)
+
+
+def _check(
+    options: Options, takes_more: bool, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """What a call checks before anything is accepted."""
+    if (args or kwargs) and not takes_more:
+        raise TypeError(f"{options.name} takes one item and no extra arguments")
+    try:
+        hash((args, frozenset(kwargs.items())))
+    except TypeError as error:
+        raise TypeError(
+            f"extra arguments of {options.name} must be hashable, as only calls with equal ones "
+            f"share a batch: {error}"
+        ) from None
+    if options.key is not None:
+        hashable("key", options.key(item))
+    if not options.is_plain:
+        terms_of(options, item, 0, None)
+
+
+def _outcome(work: Work, item: Any) -> Any:
+    """What a batch of `item` alone comes to: a result, a `Failure` or a `Retry`."""
+    outcomes: list[Any] = []
+    context = Context()
+    with ExitStack() as stack:
+        wait = _Loop(stack, context) if work.can_await else None
+        talk = conduct(work, [item])
+        answer: Any = None
+        while True:
+            try:
+                asked = talk.send(answer)
+            except StopIteration:
+                return outcomes[0]
+            answer = None
+            if isinstance(asked, Give):
+                outcomes.extend(asked.values)
+            else:
+                answer = _answer(asked, context, wait)
+
+
+def _answer(asked: Ask, context: Context, wait: Callable[[Any], Any] | None) -> Any:
+    try:
+        answer = context.run(asked.function, *asked.args, **asked.kwargs)
+        if wait is not None and inspect.isawaitable(answer):
+            answer = wait(answer)
+    except BaseException as error:
+        return caught(error)
+    return answer
+
+
+class _Loop:
+    """Waits for awaitables of one batch, on an event loop that is nobody else's.
+
+    Where a loop runs already, in a thread of its own, as loops cannot be nested.
+    """
+
+    def __init__(self, stack: ExitStack, context: Context) -> None:
+        self._context = context
+        self._runner = asyncio.Runner()
+        stack.callback(self._call, self._runner.close)
+
+    def __call__(self, awaitable: Any) -> Any:
+        async def wait() -> Any:
+            try:
+                return await awaitable
+            except BaseException as error:
+                return caught(error)
+
+        return self._call(lambda: self._runner.run(wait(), context=self._context))
+
+    @staticmethod
+    def _call(function: Callable[[], Any]) -> Any:
+        if running_loop() is None:
+            return function()
+        told: list[Any] = []
+        thread = threading.Thread(target=lambda: told.append(function()), name="batchify:eager")
+        thread.start()
+        thread.join()
+        return told[0]
+
+
+def _done(value: Any) -> BatchFuture[Any]:
+    """A future that has ended, for who calls here."""
+    loop = running_loop()
+    future: BatchFuture[Any]
+    if loop is None:
+        future = BatchFuture()
+    else:
+        future = made = LoopFuture()
+        made._port = port_of(loop)
+        made._callback = None
+        made._asyncio_future_blocking = False
+    future._t = 0.0
+    future._v = value
+    future._s = ERROR if isinstance(value, Failure) else RESULT
+    return future
