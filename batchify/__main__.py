@@ -7,6 +7,7 @@ as it may need an extra.
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"batchify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_demo(commands)
+    _add_tune(commands)
     return parser
 
 
@@ -83,16 +85,86 @@ def _add_demo(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def _demo(given: argparse.Namespace) -> int:
+    demo = _with_rich("demo")
+    if demo is None:
+        return 2
+    return int(demo.run(seconds=given.seconds, rows=given.rows, file=given.file))
+
+
+def _with_rich(command: str) -> Any:
+    """The module of a command that shows a table; None, and a word, where rich is missing."""
     try:
-        from .cli import demo
+        return importlib.import_module(f".cli.{command}", __package__)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
-        print(
-            'The demo shows its table with rich: pip install "batchify-py[demo]"', file=sys.stderr
-        )
+        told = f'The {command} shows its table with rich: pip install "batchify-py[{command}]"'
+        print(told, file=sys.stderr)
+        return None
+
+
+# ---- tune ----
+
+
+def _add_tune(commands: argparse._SubParsersAction[Any]) -> None:
+    parser = commands.add_parser(
+        "tune",
+        help="which size and linger suit a function, and whether batching pays",
+        description="Call a function with lists of 1, 2, 4, ... items, for real, fit "
+        "`time = fixed + per_item * n`, and say which size and linger to use. It needs rich, and "
+        "matplotlib for --plot; both come with the extra `tune`.",
+    )
+    parser.add_argument(
+        "target",
+        metavar="MODULE:FUNCTION",
+        help="the function that takes a list, decorated or not; it is really called",
+    )
+    parser.add_argument(
+        "--items",
+        metavar="SOURCE",
+        help="what is in the lists: a file of JSON, an item a line, or MODULE:FUNCTION, which is "
+        "called with 0, 1, 2, ... and gives an item (default: those numbers)",
+    )
+    parser.add_argument(
+        "--most",
+        type=rows,
+        default=1024,
+        metavar="N",
+        help="the longest list (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=seconds,
+        default=DEFAULT_SECONDS,
+        metavar="N",
+        help="measure for about N seconds (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=seconds,
+        metavar="N",
+        help="how many items a second come, for advice on linger and workers",
+    )
+    parser.add_argument(
+        "--plot", type=picture, metavar="PATH", help="draw the figures: .svg or .png"
+    )
+    parser.set_defaults(run=_tune)
+
+
+def _tune(given: argparse.Namespace) -> int:
+    tune = _with_rich("tune")
+    if tune is None:
         return 2
-    return demo.run(seconds=given.seconds, rows=given.rows, file=given.file)
+    return int(
+        tune.run(
+            given.target,
+            items=given.items,
+            most=given.most,
+            seconds=given.seconds,
+            rate=given.rate,
+            plot=given.plot,
+        )
+    )
 
 
 # ---- kinds of arguments; argparse calls a bad one by the function's name ----
@@ -119,6 +191,16 @@ def new_file(text: str) -> Path:
     path = Path(text)
     if path.exists():
         raise argparse.ArgumentTypeError(f"{text} exists; the demo wants a file of its own")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is no directory")
+    return path
+
+
+def picture(text: str) -> Path:
+    """The path of a picture, .svg or .png, in a directory that there is."""
+    path = Path(text)
+    if path.suffix not in (".svg", ".png"):
+        raise argparse.ArgumentTypeError(f"{text} must end in .svg or .png")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{path.parent} is no directory")
     return path
