@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from asyncio import _get_running_loop as running_loop
-from collections.abc import Callable, Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from typing import Any
 
 from .calls import Calls, instead
 from .decorator import forget_ways
+from .engine import lifecycle
+from .engine.base import items_of
 from .engine.looking import OPEN
 from .errors import Closed
 from .future import ERROR, RESULT, BatchFuture, Failure
@@ -23,7 +28,10 @@ from .retry import Retry
 from .scopes import is_async
 from .terms import hashable, terms_of
 
-__all__ = ["eager"]
+__all__ = ["cancel_all", "drain", "eager", "unresolved"]
+
+
+# ---- no queue ----
 
 
 @contextmanager
@@ -163,3 +171,58 @@ def _done(value: Any) -> BatchFuture[Any]:
     future._v = value
     future._s = ERROR if isinstance(value, Failure) else RESULT
     return future
+
+
+# ---- what is left ----
+
+
+def unresolved() -> dict[str, int]:
+    """How many accepted items are not done, by the names of their functions, over all of them."""
+    counts: Counter[str] = Counter()
+    for engine in _engines():
+        counts[engine.options.name] += items_of(engine.left())
+    return {name: count for name, count in counts.items() if count}
+
+
+def drain(timeout: float = 10.0) -> None:
+    """Have what was accepted by any function leave now, and wait until nothing is left.
+
+    Also what its batches submit, and what is to run again. On an event loop, which this would
+    block, await `f.aflush()` instead.
+
+    Args:
+        timeout: the most seconds to wait.
+
+    Raises:
+        Deadlock: it waits for an event loop that this thread runs.
+        TimeoutError: not everything was done in time; tells whose, and how much.
+    """
+    end = time.monotonic() + timeout
+    while futures := [future for engine in _engines() for future in engine.flush()]:
+        _wait(futures, end)
+
+
+def cancel_all(timeout: float = 10.0) -> None:
+    """Cancel what has not started, of any function, and wait for what runs.
+
+    Raises: as `drain`.
+    """
+    end = time.monotonic() + timeout
+    while futures := [future for engine in _engines() for future in engine.left()]:
+        _wait([future for future in futures if not future.cancel()], end)
+
+
+def _wait(futures: Sequence[BatchFuture[Any]], end: float) -> None:
+    for future in futures:
+        try:
+            future.exception(max(0.0, end - time.monotonic()))
+        except CancelledError:
+            continue
+        except TimeoutError:
+            if not future.done():
+                left = ", ".join(f"{count} of {name}" for name, count in unresolved().items())
+                raise TimeoutError(f"items that are not done: {left}") from None
+
+
+def _engines() -> list[Any]:
+    return [engine for engine in lifecycle.all_engines() if hasattr(engine, "left")]

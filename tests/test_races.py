@@ -59,7 +59,7 @@ def test_engines_that_are_made_while_the_process_ends(monkeypatch: pytest.Monkey
     f = batched(lambda items: items)
     engine = engine_of(f)
     monkeypatch.setattr(lifecycle, "_engines", Changing([engine]))
-    assert lifecycle._all_engines() == [engine]
+    assert lifecycle.all_engines() == [engine]
     assert len(tries) == 3
 
 

@@ -15,14 +15,15 @@ from batchify import (
     BadResult,
     BatchAborted,
     Closed,
+    Deadlock,
     ItemTooHeavy,
     MissingResult,
     Retry,
     RetryExhausted,
     batched,
 )
-from batchify.testing import eager
-from tests.manual import LIMIT, in_thread
+from batchify.testing import cancel_all, drain, eager, unresolved
+from tests.manual import LIMIT, Gated, in_thread
 
 NEVER = 1e9
 where: ContextVar[str] = ContextVar("where", default="nowhere")
@@ -247,3 +248,64 @@ def test_async_functions_are_run_to_their_end(is_on_loop: bool) -> None:
         else:
             check()
     assert threading.active_count() == before
+
+
+# ---- what is left ----
+
+
+def left(name: str) -> int:
+    """Of one function: other tests may leave something, too."""
+    return unresolved().get(name, 0)
+
+
+def test_drain_runs_everything() -> None:
+    f: Any = batched(lambda items: [g(item) for item in items], linger=None, name="drained f")
+    g: Any = batched(Batches(), linger=None, name="drained g")
+    tries: list[Any] = []
+
+    def again(items: list[Any]) -> list[Any]:
+        tries.append(items)
+        return [Retry(after=NEVER)] if len(tries) == 1 else items
+
+    h = batched(again, linger=None, name="drained h")
+    futures = [f(1), f(2), h(3)]
+    assert (left("drained f"), left("drained g"), left("drained h")) == (2, 0, 1)
+    drain(LIMIT)
+    assert (left("drained f"), left("drained g"), left("drained h")) == (0, 0, 0)
+    assert [futures[0].result(0).result(0), futures[1].result(0).result(0)] == [1, 2]
+    assert futures[2].result(0) == 3
+
+
+def test_drain_tells_what_hangs() -> None:
+    gated = Gated()
+    f = batched(gated, name="hangs")
+    f(1)
+    with pytest.raises(TimeoutError, match="1 of hangs"):
+        drain(0.05)
+    gated.open()
+    drain(LIMIT)
+    assert left("hangs") == 0
+
+
+def test_cancel_all() -> None:
+    gated = Gated()
+    f = batched(gated, size=1, name="cancelled")
+    running, waits = f(1), f(2)
+    gated.wait_started(1)
+    opening = threading.Timer(0.05, gated.open)
+    opening.start()
+    cancel_all(LIMIT)
+    assert waits.cancelled()
+    assert running.result(0) == ("done", 1)
+    assert left("cancelled") == 0
+
+
+def test_drain_on_a_loop_is_refused() -> None:
+    async def main() -> None:
+        f = batched(awork, linger=None, name="on a loop")
+        future = f(1)
+        with pytest.raises(Deadlock):
+            drain(LIMIT)
+        await future
+
+    asyncio.run(main())

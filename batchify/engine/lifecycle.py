@@ -58,7 +58,8 @@ def is_forking() -> bool:
     return threading.get_ident() in _locked
 
 
-def _all_engines() -> list[Any]:
+def all_engines() -> list[Any]:
+    """Everything that was registered and lives: engines, and who makes them."""
     while True:
         try:
             return list(_engines)
@@ -104,7 +105,7 @@ if hasattr(os, "register_at_fork"):
     def _before_fork() -> None:
         held = _locked.setdefault(threading.get_ident(), [])
         end = time.monotonic() + _PATIENCE
-        for engine in _all_engines():
+        for engine in all_engines():
             lock = engine._lock
             if lock.acquire(timeout=max(0.0, end - time.monotonic())):
                 held.append(lock)
@@ -122,7 +123,7 @@ if hasattr(os, "register_at_fork"):
         waits.forget()
         for hook in _child_hooks:
             hook()
-        for engine in _all_engines():
+        for engine in all_engines():
             engine.forked()
 
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
@@ -134,7 +135,7 @@ def _at_exit() -> None:
     _is_ending = True
     began = time.monotonic()
     while True:
-        working = [engine for engine in _all_engines() if hasattr(engine, "hurry")]
+        working = [engine for engine in all_engines() if hasattr(engine, "hurry")]
         for engine in working:
             if not _can_run(engine):
                 give_up(engine)

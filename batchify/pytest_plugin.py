@@ -1,0 +1,52 @@
+"""For pytest, which finds it by itself: fixtures, and a check that a test left nothing behind.
+
+[tool.pytest.ini_options]
+batchify_check = true     # for every test; else @pytest.mark.usefixtures("batchify_check")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from .testing import cancel_all, eager, unresolved
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option for all tests."""
+    parser.addini(
+        "batchify_check",
+        "fail every test that leaves items of batched functions that are not done",
+        type="bool",
+        default=False,
+    )
+
+
+@pytest.fixture
+def batchify_eager() -> Iterator[None]:
+    """Calls of batched functions run at once, as batches of one; see `batchify.testing.eager`."""
+    with eager():
+        yield
+
+
+@pytest.fixture
+def batchify_check() -> Iterator[None]:
+    """Fails a test that leaves items that are not done, and cancels them for those to come."""
+    yield
+    left = unresolved()
+    if left:
+        cancel_all()
+        told = ", ".join(f"{count} of {name}" for name, count in sorted(left.items()))
+        pytest.fail(
+            f"items of batched functions are not done: {told} (wait for their results, or flush "
+            f"or close the function)",
+            pytrace=False,
+        )
+
+
+@pytest.fixture(autouse=True)
+def _batchify_check_all(request: pytest.FixtureRequest) -> None:
+    # First of all fixtures: what they do in the end is done before the check.
+    if request.config.getini("batchify_check"):
+        request.getfixturevalue("batchify_check")

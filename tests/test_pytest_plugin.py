@@ -1,0 +1,113 @@
+"""The pytest plugin, in pytest runs of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+CODE = """
+import pytest
+from batchify import batched
+
+def gate(items):
+    return items
+
+f = batched(gate, linger=None, name="f")
+
+class Table:
+    @batched(linger=None, name="insert")
+    def insert(self, rows):
+        return rows
+
+@pytest.fixture
+def table():
+    table = Table()
+    yield table
+    table.insert.flush(5)
+"""
+
+
+@pytest.fixture
+def outcome(pytester: pytest.Pytester):
+    def of(tests: str, *, ini: bool = False) -> pytest.RunResult:
+        if ini:
+            pytester.makeini("[pytest]\nbatchify_check = true")
+        pytester.makepyfile(CODE + tests)
+        return pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", timeout=50)
+
+    return of
+
+
+LEFT = """
+def test_leaves_some():
+    f(1), f(2)
+
+def test_after_it():
+    assert f.stats().pending == 0
+"""
+
+
+def test_a_test_that_leaves_something_fails_and_those_after_it_do_not(outcome) -> None:
+    result = outcome(LEFT, ini=True)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*items of batched functions are not done: 2 of f *"])
+
+
+def test_without_the_option_nothing_is_checked(outcome) -> None:
+    result = outcome(LEFT.replace("pending == 0", "pending == 2"))
+    result.assert_outcomes(passed=2)
+
+
+def test_for_one_test_by_the_fixture(outcome) -> None:
+    result = outcome(
+        LEFT.replace(
+            "def test_leaves", "@pytest.mark.usefixtures('batchify_check')\ndef test_leaves"
+        )
+    )
+    result.assert_outcomes(passed=2, errors=1)
+
+
+def test_what_fixtures_do_in_the_end_counts(outcome) -> None:
+    result = outcome("def test_it(table):\n    table.insert(1)\n", ini=True)
+    result.assert_outcomes(passed=1)
+
+
+def test_what_runs_is_waited_for(outcome) -> None:
+    result = outcome(
+        """
+import threading
+
+def test_it():
+    started, goes_on = threading.Event(), threading.Event()
+
+    @batched(name="slow")
+    def slow(items):
+        started.set()
+        goes_on.wait(5)
+        return items
+
+    slow(1)
+    assert started.wait(5)
+    threading.Timer(0.2, goes_on.set).start()
+""",
+        ini=True,
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*1 of slow*"])
+
+
+def test_eager(outcome) -> None:
+    result = outcome(
+        """
+def test_it(batchify_eager):
+    assert f(1).result(0) == 1
+
+def test_after_it():
+    future = f(1)
+    assert not future.done()
+    assert future.cancel()
+""",
+        ini=True,
+    )
+    result.assert_outcomes(passed=2)
