@@ -197,9 +197,7 @@ def drain(timeout: float = 10.0) -> None:
         Deadlock: it waits for an event loop that this thread runs.
         TimeoutError: not everything was done in time; tells whose, and how much.
     """
-    end = time.monotonic() + timeout
-    while futures := [future for engine in _engines() for future in engine.flush()]:
-        _wait(futures, end)
+    _until_none_left(lambda engine: engine.flush(), timeout)
 
 
 def cancel_all(timeout: float = 10.0) -> None:
@@ -207,9 +205,18 @@ def cancel_all(timeout: float = 10.0) -> None:
 
     Raises: as `drain`.
     """
+    _until_none_left(lambda engine: [one for one in engine.left() if not one.cancel()], timeout)
+
+
+def _until_none_left(left: Callable[[Any], list[BatchFuture[Any]]], timeout: float) -> None:
     end = time.monotonic() + timeout
-    while futures := [future for engine in _engines() for future in engine.left()]:
-        _wait([future for future in futures if not future.cancel()], end)
+    before: dict[int, int] | None = None
+    while True:
+        engines = _engines()
+        _wait([future for engine in engines for future in left(engine)], end)
+        before, last = lifecycle.batches_of(engines), before
+        if before == last:
+            return
 
 
 def _wait(futures: Sequence[BatchFuture[Any]], end: float) -> None:

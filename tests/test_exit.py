@@ -309,6 +309,7 @@ def test_a_function_without_a_thread_does_not_harm_the_others(run: Runner) -> No
 
         class Broken:
             "An engine that can start nothing."
+            counts, options = good._scope().counts, good._options()
             def hurry(self):
                 raise RuntimeError("can't start new thread")
             def closed(self):
@@ -374,6 +375,67 @@ def test_two_functions_that_feed_each_other_for_ever_do_not_hold_the_process(run
     assert end.seconds < GIVEN_UP
     assert "Traceback" not in end.stderr
     assert len(end.warnings) >= 1
+
+
+@pytest.mark.skipif(NO_LATE_THREADS, reason="the other has no thread then, and the ring ends")
+def test_an_item_that_moves_on_while_it_is_looked_for_is_found(run: Runner) -> None:
+    """Whichever function is looked at, the item is with the other: for three rounds of looks."""
+    hunt = """
+        from batchify.engine import lifecycle
+
+        gate, arrived = threading.Semaphore(0), threading.Semaphore(0)
+        is_passed_on = True
+        look, looks = lifecycle._hurry, 0
+
+        def hold(me, other):
+            global holder
+            holder = me
+            arrived.release()
+            gate.acquire()
+            if is_passed_on:
+                other(1)
+            else:
+                note("done", "item", [1])
+
+        @batched(size=1)
+        def ping(items):
+            hold(ping, pong)
+
+        @batched(size=1)
+        def pong(items):
+            hold(pong, ping)
+
+        def pass_on():
+            before = holder._scope()
+            gate.release()
+            assert arrived.acquire(timeout=5)
+            until(lambda: not before.left())
+
+        def looked(engine):
+            global looks, is_passed_on
+            looks += 1
+            if looks > 6:
+                is_passed_on = False
+                gate.release()
+                return look(engine)
+            is_first = looks % 2 == 1
+            if is_first and holder._scope() is engine:
+                pass_on()
+            found = look(engine)
+            if is_first:
+                pass_on()
+            return found
+
+        pong._scope()
+        ping(1)
+        note("accepted", "item", [1])
+        assert arrived.acquire(timeout=5)
+        lifecycle._hurry = looked
+        leaving()
+    """
+    end = run(dedent(hunt))
+    end.expect_quiet()
+    end.expect_processed(1)
 
 
 def test_a_thread_left_behind_is_not_held_by_hanging_batches(run: Runner) -> None:

@@ -134,6 +134,7 @@ def _at_exit() -> None:
     global _is_ending
     _is_ending = True
     began = time.monotonic()
+    before: dict[int, int] | None = None
     while True:
         working = [engine for engine in all_engines() if hasattr(engine, "hurry")]
         for engine in working:
@@ -143,7 +144,14 @@ def _at_exit() -> None:
         left = [(engine, _hurry(engine)) for engine in working if _can_run(engine)]
         left = [(engine, futures) for engine, futures in left if futures]
         if not left:
-            return
+            before, last = batches_of(working), before
+            if before == last:
+                return
+            most = max((engine.options.exit_timeout for engine in working), default=0.0)
+            if time.monotonic() - began > most:
+                for engine in working:
+                    give_up(engine)
+                return
         for engine, futures in left:
             end = began + engine.options.exit_timeout
             for future in futures:
@@ -156,6 +164,15 @@ def _at_exit() -> None:
                     break
                 except Exception:
                     continue
+
+
+def batches_of(engines: list[Any]) -> dict[int, int]:
+    """How many batches each has run so far.
+
+    Engines are looked at one after the other, and an item may go from one to another meanwhile. If
+    two looks in a row found nothing, and no batch was run in between, there was nothing anywhere.
+    """
+    return {id(engine): engine.counts.batches for engine in engines}
 
 
 def _hurry(engine: Any) -> Any:
