@@ -127,7 +127,7 @@ def _add_tune(commands: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--most",
-        type=rows,
+        type=number,
         default=1024,
         metavar="N",
         help="the longest list (default: %(default)s)",
@@ -141,7 +141,7 @@ def _add_tune(commands: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument(
         "--rate",
-        type=seconds,
+        type=rate,
         metavar="N",
         help="how many items a second come, for advice on linger and workers",
     )
@@ -180,10 +180,20 @@ def seconds(text: str) -> float:
 
 def rows(text: str) -> int:
     """A number of rows, at least one."""
+    return number(text)
+
+
+def number(text: str) -> int:
+    """A whole number, at least one."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
+
+
+def rate(text: str) -> float:
+    """A number of items a second, more than none."""
+    return seconds(text)
 
 
 def new_file(text: str) -> Path:

@@ -172,6 +172,8 @@ class Batched(Calls, _Wrapper):
             if not scope.takes_more and scope.options.is_plain:
                 self._set_call(scope.submitter(self._plain(), self._gives_itself(scope)))
             self._self_is_called = True
+            if instead:  # since a moment ago
+                self._forget_way()
         return self._submit(item, args, kwargs)
 
     def _is_under_classmethod(self, owner: Any) -> bool:
@@ -227,6 +229,8 @@ def check_options(options: Options, is_async_function: bool) -> None:
     for option in ("key", "weight", "dedupe"):
         if is_async(getattr(options, option)):
             raise TypeError(f"{option} must not be an async function")
+    if is_async(options.executor):
+        raise TypeError("executor must not be an async function")
     if options.executor is not None and is_async_function:
         raise TypeError("executor is for def functions only: an async def runs on its loop")
     if is_async(options.on_error) and not is_async_function:

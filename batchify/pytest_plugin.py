@@ -6,11 +6,15 @@ batchify_check = true     # for every test; else @pytest.mark.usefixtures("batch
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
-from .testing import cancel_all, eager, unresolved
+from . import Deadlock
+from .testing import cancel_all, eager, unresolved, unresolved_futures
+
+PATIENCE = 10.0  # seconds that a test's batches may still take when it has ended
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,10 +37,12 @@ def batchify_eager() -> Iterator[None]:
 @pytest.fixture
 def batchify_check() -> Iterator[None]:
     """Fails a test that leaves items that are not done, and cancels them for those to come."""
+    before = unresolved_futures()  # a fixture's of a wider scope, say
     yield
-    left = unresolved()
+    left = unresolved(before)
     if left:
-        cancel_all()
+        with contextlib.suppress(TimeoutError, Deadlock):  # what hangs is told of below
+            cancel_all(PATIENCE)
         told = ", ".join(f"{count} of {name}" for name, count in sorted(left.items()))
         pytest.fail(
             f"items of batched functions are not done: {told} (wait for their results, or flush "

@@ -15,11 +15,12 @@ import pickle
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent import futures
 from contextvars import Context
+from itertools import islice
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import ref
 
 from . import waits
 from .engine import lifecycle
@@ -37,41 +38,56 @@ class Elsewhere:
 
     def __init__(self, given: Any) -> None:
         self._given = given
+        self._is_maker = isinstance(given, type) or not callable(getattr(given, "submit", None))
+        self._is_inherited = False
         self._made: Any = None  # by the function that was given, if it is one
-        self._used: WeakSet[Any] = WeakSet()
         self._lock = threading.RLock()
         self._checked: Any = None  # a function that it can run
+        self._waiting: list[Any] = []  # the executors that batches are on: one entry for each
 
     def forked(self) -> None:
-        """In the child of a fork: what was made before is the parent's."""
+        """In the child of a fork: what there was is the parent's."""
         self._lock = threading.RLock()
-        self._used = WeakSet()
-        self._made = None
+        self._made = self._checked = None
+        self._waiting = []
+        self._is_inherited = True
 
     def let_go(self) -> None:
-        """Forget what was made: the next batch has a new one.
+        """Forget what was made: the next call has a new one.
 
         The standard library's executors end when nobody holds them; one that others share lives on.
         """
-        self._made = None
+        self._made = self._checked = None
 
     def abandon(self) -> None:
-        """At the end of the process: a batch hangs, and must not hold it any longer."""
-        for executor in list(self._used):
-            for process in list((getattr(executor, "_processes", None) or {}).values()):
-                process.kill()
+        """At the end of the process: end the processes of batches that hang."""
+        for executor in self._waiting.copy():
+            with contextlib.suppress(Exception):  # somebody else's idea of `_processes`
+                for process in list(executor._processes.values()):
+                    process.kill()
 
     def executor(self) -> Any:
-        """The executor; made here, where there is none yet."""
-        if not is_maker(self._given):
+        """The executor; made here, where there is none yet.
+
+        Raises:
+            RuntimeError: it was made in the parent process.
+            TypeError: what was made is no executor.
+        """
+        if not self._is_maker:
+            if self._is_inherited:
+                raise RuntimeError(
+                    f"executor: this {kind(self._given)} belongs to the parent process "
+                    f"(give a function that makes one: it is called in each process)"
+                )
             return self._given
         with self._lock:
-            if self._made is None:
+            made = self._made
+            if made is None:
                 made = self._given()
                 if not callable(getattr(made, "submit", None)):
                     raise TypeError(f"executor must give an executor, got {kind(made)}")
                 self._made = made
-            return self._made
+            return made
 
     def check(self, function: Callable[..., Any]) -> None:
         """See to it that batches of `function` can run, in its first call.
@@ -84,55 +100,45 @@ class Elsewhere:
         own = function.__func__ if inspect.ismethod(function) else function
         if own is self._checked:
             return
-        why = _why_not_found(own)
-        if why is not None or own.__module__ == "__main__":
-            self._refuse(self.executor(), why)
+        executor = None
         with contextlib.suppress(Exception):  # its batch will tell
             executor = self.executor()
-            if STARTS_NO_THREAD_AT_EXIT:
-                executor.submit(_nothing)  # so that it has one
+            if STARTS_NO_THREAD_AT_EXIT or not _is_of_the_library(executor):
+                executor.submit(_nothing)  # what it needs for its first task is there, too
+        if executor is not None and not _is_of_threads(executor):
+            why = _why_not_found(own)
+            if why is None and own.__module__ == "__main__" and not _forks(executor):
+                why = "it is in __main__, which is another module there"
+            if why is not None:
+                raise ValueError(
+                    f"executor: {kind(executor)} runs batches where functions are found by their "
+                    f"names: {why} (define it at the top of a module that can be imported)"
+                )
         lifecycle.come_first()  # at the end of the process: before that of executors
         self._checked = own
 
-    def _refuse(self, executor: Any, why: str | None) -> None:
-        if _is_of_threads(executor) or (why is None and _forks(executor)):
-            return
-        raise ValueError(
-            f"executor: {kind(executor)} runs batches in other processes, which find the function "
-            f"by its name: {why or 'it is in __main__, which is another module there'} "
-            f"(define it at the top of a module that can be imported)"
-        )
-
     def runner(self, batch: Batch, context: Context) -> Callable[..., Any]:
         """What runs the calls of `batch`: gives what a call gives, or a `Raised`."""
-        plain, on_error = batch.route.function, batch.engine.options.on_error
+        return _Runner(self, batch, context)
 
-        def there(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def result(self, executor: Any, held: _Call | None, *task: Any) -> Any:
+        """What `executor` gives for a task; one of threads runs the call that is `held`."""
+        self._waiting.append(executor)
+        try:
             try:
-                executor = None if function is on_error else self.executor()
-                if executor is not None and _is_of_threads(executor):
-                    return self._result(executor, _run_lent, batch, context, function, args, kwargs)
-                if executor is not None and function is plain:
-                    payload = _packed(function, args, kwargs)
-                    return _opened(self._result(executor, run, *_name_of(function), payload))
-                return context.run(function, *args, **kwargs)
-            except Exception as error:
-                # Of what came from another process only the replay is here.
-                return Raised(error, None) if function is next else caught(error)
-            finally:
-                del function, args, kwargs  # no item is kept through the frames of an error
-
-        return there
-
-    def _result(self, executor: Any, *call: Any) -> Any:
-        self._used.add(executor)
-        try:
-            future = executor.submit(*call)
-        except RuntimeError:  # broken by another batch, or shut down: nothing of this one has run
-            if not self._is_replaced(executor):
-                raise
-            future = self.executor().submit(*call)
-        try:
+                future = executor.submit(*task)
+            except (
+                RuntimeError
+            ):  # broken by another batch, or shut down: nothing of this one has run
+                # It may be in the queue all the same, where a thread could not be started.
+                what = None if held is None else held.take()
+                if not self._is_replaced(executor) or (held is not None and what is None):
+                    raise
+                if what is not None:
+                    held = _Call(*what)
+                    task = (_run_lent, ref(held))
+                future = self.executor().submit(*task)
+            lifecycle.come_first()  # some register their end with their first task
             return future.result()
         except futures.CancelledError:
             raise BatchAborted("the batch was cancelled by its executor") from None
@@ -140,23 +146,55 @@ class Elsewhere:
             self._is_replaced(executor)
             raise
         finally:
-            del call, future
+            self._waiting.remove(executor)
+            del held, task
 
     def _is_replaced(self, executor: Any) -> bool:
         """Have the next batch use another one, if one can be made."""
         with self._lock:
             if self._made is executor:
                 self._made = None
-        return is_maker(self._given)
+        return self._is_maker
+
+
+class _Runner:
+    """Runs the calls of one batch."""
+
+    __slots__ = ("_batch", "_context", "_elsewhere")
+
+    def __init__(self, elsewhere: Elsewhere, batch: Batch, context: Context) -> None:
+        self._elsewhere = elsewhere
+        self._batch = batch
+        self._context = context
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call: _Call | None = None
+        try:
+            if function is self._batch.engine.options.on_error:
+                return self._context.run(function, *args, **kwargs)
+            executor = self._elsewhere.executor()
+            if _is_of_threads(executor):
+                call = _Call(self._batch, self._context, function, args, kwargs)
+                return self._elsewhere.result(executor, call, _run_lent, ref(call))
+            if function is not self._batch.route.function:
+                return self._context.run(function, *args, **kwargs)
+            payload = _packed(function, args, kwargs)
+            answer = self._elsewhere.result(executor, None, run, *_name_of(function), payload)
+            return _opened(answer)
+        except Exception as error:
+            # Of what came from another process only the replay is here.
+            return Raised(error, None) if function is next else caught(error)
+        finally:
+            # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
+            del self, function, args, kwargs, call
 
 
 def _nothing() -> None:
     return
 
 
-def is_maker(given: Any) -> bool:
-    """Is it a function that makes an executor, rather than one?"""
-    return isinstance(given, type) or not callable(getattr(given, "submit", None))
+def _is_of_the_library(executor: Any) -> bool:
+    return type(executor).__module__.startswith("concurrent.futures.")
 
 
 def _is_of_threads(executor: Any) -> bool:
@@ -180,9 +218,33 @@ def _forks(executor: Any) -> bool:
 # ---- in a thread of an executor ----
 
 
-def _run_lent(
-    batch: Batch, context: Context, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+class _Call:
+    """One call, to be run once at most.
+
+    Whoever waits for it holds it, the executor knows it weakly: the frames of its threads, to which
+    every error leads by `f_back`, lead to no items.
+    """
+
+    __slots__ = ("__weakref__", "_held")
+
+    def __init__(self, *what: Any) -> None:
+        self._held = [what]
+
+    def take(self) -> tuple[Any, ...] | None:
+        """What is to be called; None when somebody has taken it."""
+        try:
+            return self._held.pop()
+        except IndexError:
+            return None
+
+
+def _run_lent(weak: ref[_Call]) -> Any:
+    call = weak()
+    what = None if call is None else call.take()
+    if what is None:
+        return None  # nobody waits for it
+    batch, context, function, args, kwargs = what
+    del call, what
     try:
         with waits.lent(batch):
             return context.run(function, *args, **kwargs)
@@ -222,9 +284,11 @@ def _found(module: str, name: str) -> Any:
 
     target: Any = importlib.import_module(module)
     for part in name.split("."):
+        if isinstance(target, type) and part.startswith("__") and not part.endswith("__"):
+            part = f"_{target.__name__.lstrip('_')}{part}"  # noqa: PLW2901  # as compiled
         target = inspect.getattr_static(target, part)
     links = [target]
-    while (link := _under(links[-1])) is not None:
+    while (link := _under(links[-1])) is not None and not any(link is one for one in links):
         links.append(link)
     for link in links:
         if isinstance(link, Batched):
@@ -242,46 +306,65 @@ def _under(link: Any) -> Any:
 
 
 def _packed(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """All that the function is to be called with; of a method, whose it is."""
+    """All that the function is to be called with; of a method, whose it is.
+
+    Raises:
+        BatchAborted: it cannot be pickled. What pickle says would tell callers of others' items.
+    """
+    count = len(args[0])
     if inspect.ismethod(function):
         args = (function.__self__, *args)
-    return pickle.dumps((args, kwargs), pickle.HIGHEST_PROTOCOL)
+    try:
+        return pickle.dumps((args, kwargs, count), pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        told = f"the items cannot be sent to another process: {kind(error)} while pickling them"
+    raise BatchAborted(told)
 
 
 def run(module: str, name: str, payload: bytes) -> bytes:
     """In the other process: call the function, and tell what came of it."""
     try:
-        args, kwargs = pickle.loads(payload)
+        args, kwargs, count = pickle.loads(payload)
         returned = Context().run(_found(module, name), *args, **kwargs)
     except BaseException as error:
         return _answer(None, _sent(error))
     if isinstance(returned, Generator):
-        return _answer(*_exhausted(returned), is_stream=True)
-    return _answer(returned)
+        return _answer(*_exhausted(returned, count + 1), is_stream=True)
+    return _answer(_with_errors_sent(returned))
 
 
-def _exhausted(generator: Generator[Any, Any, Any]) -> tuple[list[Any], BaseException | None]:
+def _exhausted(
+    generator: Generator[Any, Any, Any], most: int
+) -> tuple[list[Any], BaseException | None]:
     values: list[Any] = []
     try:
-        values.extend(generator)
+        values.extend(islice(generator, most))
+        generator.close()
     except BaseException as error:
-        return values, _sent(error)
-    return values, None
+        return _with_errors_sent(values), _sent(error)
+    return _with_errors_sent(values), None
+
+
+def _with_errors_sent(returned: Any) -> Any:
+    """The same, where elements are exceptions: one that cannot be sent harms no neighbour."""
+    if isinstance(returned, (list, tuple)) and any(isinstance(e, BaseException) for e in returned):
+        return [_sent(e) if isinstance(e, BaseException) else e for e in returned]
+    if isinstance(returned, Mapping):
+        items = returned.items()
+        return {k: _sent(e) if isinstance(e, BaseException) else e for k, e in items}
+    return returned
 
 
 def _answer(returned: Any, error: BaseException | None = None, is_stream: bool = False) -> bytes:
     try:
         return pickle.dumps((returned, error, is_stream), pickle.HIGHEST_PROTOCOL)
     except Exception as fault:
-        told = BatchAborted(f"the results cannot be sent from the other process ({kind(fault)})")
-        told.__cause__ = _sent(fault)
-        return pickle.dumps((None, told, False), pickle.HIGHEST_PROTOCOL)
+        told = f"the results cannot be sent between processes: {kind(fault)} while pickling them"
+        return pickle.dumps((None, BatchAborted(told), False), pickle.HIGHEST_PROTOCOL)
 
 
 def _sent(error: BaseException) -> BaseException:
     """`error` as it can be sent, with a note where it came from: a traceback cannot."""
-    frames = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    where = "in another process:\n" + "".join(traceback.format_tb(frames)).rstrip()
     try:
         sent: BaseException = pickle.loads(pickle.dumps(error, pickle.HIGHEST_PROTOCOL))
         if type(sent) is not type(error):
@@ -290,15 +373,37 @@ def _sent(error: BaseException) -> BaseException:
         sent = BatchAborted(
             f"the batch raised {kind(error)}, which cannot be sent between processes"
         )
-    sent.add_note(where)
+    where = _where(error)
+    if where:
+        with contextlib.suppress(Exception):  # an exception may refuse to be changed
+            sent.add_note("in another process:\n" + where)
     return sent
 
 
+def _where(error: BaseException) -> str:
+    """The frames of an error and of those that led to it; nothing that it says."""
+    told: list[str] = []
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        frames = [f for f in traceback.extract_tb(link.__traceback__) if f.filename != __file__]
+        if frames:
+            told.append("".join(traceback.format_list(frames)) + kind(link))
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "\nfrom\n".join(told)
+
+
 def _opened(answer: bytes) -> Any:
-    returned, error, is_stream = pickle.loads(answer)
-    if is_stream:
-        return _replayed(returned, error)
-    return returned if error is None else Raised(error, None)
+    try:
+        returned, error, is_stream = pickle.loads(answer)
+    except Exception as fault:
+        told = f"the results cannot be read here: {kind(fault)} while unpickling them"
+    else:
+        if is_stream:
+            return _replayed(returned, error)
+        return returned if error is None else Raised(error, None)
+    raise BatchAborted(told)
 
 
 def _replayed(values: list[Any], error: BaseException | None) -> Generator[Any, None, None]:

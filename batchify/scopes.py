@@ -73,11 +73,14 @@ class Scopes:
 
     def _new_own(self, function: Callable[..., Any]) -> Scope:
         with self._lock:
-            if self._own is None:
-                made = self._make(function)
-                if self._own is None:  # else by a handler or a finalizer that called meanwhile
-                    self._own = made
-            return self._own
+            own = self._own
+            if own is None:
+                made: Any = self._make(function)
+                made.owns_elsewhere = self._elsewhere is not None
+                own = self._own  # made by a handler or a finalizer that called meanwhile?
+                if own is None:
+                    own = self._own = made
+            return own
 
     def _new(self, owner: Any, function: Callable[..., Any]) -> Scope:
         with self._lock:

@@ -22,7 +22,6 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from concurrent.futures import Executor
 from datetime import timedelta
 from typing import (
     Any,
@@ -221,6 +220,12 @@ class BatchedClassMethod(Generic[T, P, R]):
     def __get__(self, instance: Any, owner: Any = None) -> Batched[T, P, R]: ...
 
 
+class Submits(Protocol):
+    """What is needed of an executor; `concurrent.futures.Executor` has it."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any: ...
+
+
 class Keywords(TypedDict, total=False):
     """The options of `batched`."""
 
@@ -234,7 +239,7 @@ class Keywords(TypedDict, total=False):
     dedupe: bool | Callable[[Any], Hashable]
     isolate: bool
     on_error: Callable[[BatchFailure], Any] | None
-    executor: Executor | Callable[[], Executor] | None
+    executor: Submits | Callable[[], Submits] | None
     caller_runs: bool
     exit_timeout: float | timedelta
     name: str | None

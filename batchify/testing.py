@@ -8,7 +8,7 @@ import threading
 import time
 from asyncio import _get_running_loop as running_loop
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from contextvars import Context
@@ -28,7 +28,7 @@ from .retry import Retry
 from .scopes import is_async
 from .terms import hashable, terms_of
 
-__all__ = ["cancel_all", "drain", "eager", "unresolved"]
+__all__ = ["cancel_all", "drain", "eager", "unresolved", "unresolved_futures"]
 
 
 # ---- no queue ----
@@ -67,13 +67,17 @@ def _run_at_once(
         function, args, kwargs, options.on_error, calls._gives_itself(scope), options.isolate,
         is_async(function),
     )  # fmt: skip
-    value, tries = _outcome(work, item), 1
-    while issubclass(type(value), Retry):
-        if tries >= value.attempts:
-            value = exhausted(value, tries)
-            break
-        value, tries = _outcome(work, item), tries + 1
-    return _done(value)
+    value: Any = None
+    try:
+        value, tries = _outcome(work, item), 1
+        while issubclass(type(value), Retry):
+            if tries >= value.attempts:
+                value = exhausted(value, tries)
+                break
+            value, tries = _outcome(work, item), tries + 1
+        return _done(value)
+    finally:
+        del value  # an error leads to this frame by `f_back`: that would be a cycle
 
 
 def _check(
@@ -98,21 +102,24 @@ def _check(
 def _outcome(work: Work, item: Any) -> Any:
     """What a batch of `item` alone comes to: a result, a `Failure` or a `Retry`."""
     outcomes: list[Any] = []
+    answer: Any = None
+    asked: Any = None
     context = Context()
+    talk = conduct(work, [item])
     with ExitStack() as stack:
         wait = _Loop(stack, context) if work.can_await else None
-        talk = conduct(work, [item])
-        answer: Any = None
-        while True:
-            try:
+        try:
+            while True:
                 asked = talk.send(answer)
-            except StopIteration:
-                return outcomes[0]
-            answer = None
-            if isinstance(asked, Give):
-                outcomes.extend(asked.values)
-            else:
-                answer = _answer(asked, context, wait)
+                answer = None
+                if isinstance(asked, Give):
+                    outcomes.extend(asked.values)
+                else:
+                    answer = _answer(asked, context, wait)
+        except StopIteration:
+            return outcomes.pop()
+        finally:
+            del outcomes, answer, asked, talk  # as in `_run_at_once`
 
 
 def _answer(asked: Ask, context: Context, wait: Callable[[Any], Any] | None) -> Any:
@@ -133,7 +140,8 @@ class _Loop:
 
     def __init__(self, stack: ExitStack, context: Context) -> None:
         self._context = context
-        self._runner = asyncio.Runner()
+        # With a factory it leaves the thread's current loop alone.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         stack.callback(self._call, self._runner.close)
 
     def __call__(self, awaitable: Any) -> Any:
@@ -176,12 +184,21 @@ def _done(value: Any) -> BatchFuture[Any]:
 # ---- what is left ----
 
 
-def unresolved() -> dict[str, int]:
-    """How many accepted items are not done, by the names of their functions, over all of them."""
+def unresolved(ignore: Collection[BatchFuture[Any]] = ()) -> dict[str, int]:
+    """How many accepted items are not done, by the names of their functions, over all of them.
+
+    Args:
+        ignore: futures that do not count, as they were there before.
+    """
     counts: Counter[str] = Counter()
     for engine in _engines():
-        counts[engine.options.name] += items_of(engine.left())
+        counts[engine.options.name] += items_of([f for f in engine.left() if f not in ignore])
     return {name: count for name, count in counts.items() if count}
+
+
+def unresolved_futures() -> set[BatchFuture[Any]]:
+    """The futures of all accepted items that are not done."""
+    return {future for engine in _engines() for future in engine.left()}
 
 
 def drain(timeout: float = 10.0) -> None:
@@ -205,7 +222,9 @@ def cancel_all(timeout: float = 10.0) -> None:
 
     Raises: as `drain`.
     """
-    _until_none_left(lambda engine: [one for one in engine.left() if not one.cancel()], timeout)
+    _until_none_left(
+        lambda engine: [one for one in engine.left() if one.running() or not one.cancel()], timeout
+    )
 
 
 def _until_none_left(left: Callable[[Any], list[BatchFuture[Any]]], timeout: float) -> None:
@@ -223,7 +242,7 @@ def _wait(futures: Sequence[BatchFuture[Any]], end: float) -> None:
     for future in futures:
         try:
             future.exception(max(0.0, end - time.monotonic()))
-        except CancelledError:
+        except (CancelledError, asyncio.CancelledError):
             continue
         except TimeoutError:
             if not future.done():

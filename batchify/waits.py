@@ -107,25 +107,40 @@ def begin_to_serve(batch: Any) -> None:
     serving_threads.setdefault(batch.thread, []).append(batch)
 
 
-def end_to_serve(batch: Any) -> None:
+def end_to_serve(batch: Any, ident: int | None = None) -> None:
     """End what `begin_to_serve` began, whoever calls this and however often."""
-    batches = serving_threads.get(batch.thread, [])
+    where: int = batch.thread if ident is None else ident
+    batches = serving_threads.get(where, [])
     if batch in batches:
         batches.remove(batch)
     if not batches:
-        serving_threads.pop(batch.thread, None)
+        serving_threads.pop(where, None)
 
 
 @contextmanager
 def lent(batch: Any) -> Generator[None, None, None]:
-    """Note that `batch` runs in this thread, while the one that has it in hand waits for that."""
-    before = batch.thread
-    begin_to_serve(batch)
+    """Note that `batch` runs in this thread, for which the one that has it in hand waits."""
+    me = get_ident()
+    serving_threads.setdefault(me, []).append(batch)
+    note = _waits_for[batch.thread] = Wait(_Thread(me))
     try:
         yield
     finally:
-        end_to_serve(batch)
-        batch.thread = before
+        if _waits_for.get(batch.thread) is note:
+            _waits_for.pop(batch.thread, None)
+        end_to_serve(batch, me)
+
+
+class _Thread:
+    """The target of who waits for what another thread does."""
+
+    __slots__ = ("_ident",)
+
+    def __init__(self, ident: int) -> None:
+        self._ident = ident
+
+    def holders(self, me: Any) -> list[Any]:  # noqa: ARG002
+        return [self._ident]
 
 
 def serves(engine: Any) -> bool:

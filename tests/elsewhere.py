@@ -69,6 +69,24 @@ def stream(items: list[int]) -> Iterator[Any]:
             yield "too much"
 
 
+def endless(items: list[int]) -> Iterator[int]:
+    yield from items
+    while True:
+        yield 0
+
+
+def mixed(items: list[int]) -> list[Any]:
+    """An element that cannot be sent, among others that can."""
+    return [Unsendable(1, 2) if item < 0 else item for item in items]
+
+
+def caused(items: list[int]) -> list[int]:
+    try:
+        raise KeyError("deep")
+    except KeyError as error:
+        raise ValueError("for all") from error
+
+
 def again(items: list[int]) -> list[Any]:
     return [Retry(attempts=2, cause=ValueError("not yet"))] * len(items)
 
@@ -134,6 +152,13 @@ class Model:
     @batched(executor=pool)
     def above(cls, items: list[int]) -> list[tuple[str, int]]:
         return [(cls.__name__, os.getpid()) for _ in items]
+
+    @batched(executor=pool)
+    def __private(self, items: list[int]) -> list[tuple[int, int]]:
+        return [(item, os.getpid()) for item in items]
+
+    def private(self, item: int) -> Any:
+        return self.__private(item)
 
     @batched(executor=pool)
     @staticmethod

@@ -111,3 +111,51 @@ def test_after_it():
         ini=True,
     )
     result.assert_outcomes(passed=2)
+
+
+def test_what_a_fixture_of_the_session_left_is_not_the_tests(outcome) -> None:
+    result = outcome(
+        """
+@pytest.fixture(scope="session", autouse=True)
+def before():
+    f(1)
+    yield
+    f.close(cancel=True)
+
+def test_it():
+    pass
+
+def test_after_it():
+    assert f.stats().pending == 1
+""",
+        ini=True,
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_what_hangs_is_told_of_once(outcome, monkeypatch) -> None:
+    result = outcome(
+        """
+import threading
+from batchify import pytest_plugin
+
+pytest_plugin.PATIENCE = 0.1
+goes_on = threading.Event()
+
+@batched(name="hangs")
+def hangs(items):
+    goes_on.wait(20)
+
+def test_it():
+    hangs(1)
+
+def test_after_it():
+    pass
+
+def test_last():
+    goes_on.set()
+""",
+        ini=True,
+    )
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines(["*1 of hangs*"])

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -24,6 +25,7 @@ import pytest
 from batchify import BadResult, BatchAborted, Closed, Deadlock, RetryExhausted, batched
 from tests import elsewhere
 from tests.manual import LIMIT, in_thread, until
+from tests.test_secrecy import marks_in
 
 METHODS = [
     m for m in ("fork", "forkserver", "spawn") if m in multiprocessing.get_all_start_methods()
@@ -234,8 +236,17 @@ def test_methods() -> None:
 
 
 def test_an_instance_that_cannot_be_sent_is_told_of() -> None:
-    with pytest.raises(TypeError, match="lock"):
+    with pytest.raises(BatchAborted, match="TypeError while pickling"):
         elsewhere.Stuck().scaled(1).result(LIMIT)
+
+
+def test_closing_one_instance_leaves_the_executor_to_the_others() -> None:
+    one, other = elsewhere.Model(1), elsewhere.Model(2)
+    _, process = one.scaled(1).result(LIMIT)
+    one.scaled.close()
+    assert other.scaled(1).result(LIMIT) == (2, process)
+    assert other.private(3).result(LIMIT)[0] == 3
+    other.scaled.close()
 
 
 def lambdas() -> list[Any]:
@@ -376,15 +387,47 @@ def test_what_ends_a_process_elsewhere_ends_the_batch_only(shared: ProcessPoolEx
     assert f(1).result(LIMIT) == 1
 
 
+def test_what_led_to_an_error_is_told(shared: ProcessPoolExecutor) -> None:
+    error = batched(elsewhere.caused, executor=shared)(1).exception(LIMIT)
+    assert type(error) is ValueError
+    (note,) = error.__notes__
+    assert "in caused" in note
+    assert note.rstrip().endswith("KeyError")
+    assert "deep" not in note.replace('raise KeyError("deep")', "")
+
+
+def test_a_generator_without_an_end(shared: ProcessPoolExecutor) -> None:
+    f = batched(elsewhere.endless, executor=shared, linger=None)
+    given = [f(n) for n in (3, 4)]
+    f.flush(LIMIT)
+    assert [future.result(0) for future in given] == [3, 4]
+
+
+def test_an_element_that_cannot_be_sent_harms_no_neighbour(shared: ProcessPoolExecutor) -> None:
+    f = batched(elsewhere.mixed, executor=shared, linger=None)
+    given = [f(n) for n in (1, -1, 2)]
+    f.flush(LIMIT)
+    assert (given[0].result(0), given[2].result(0)) == (1, 2)
+    assert isinstance(given[1].exception(0), BatchAborted)
+
+
+def test_what_cannot_be_sent_tells_nobody_of_others(shared: ProcessPoolExecutor) -> None:
+    f = batched(elsewhere.where, executor=shared, linger=None)
+    secret: Any = {"secret-item-1": threading.Lock()}
+    mine, theirs = f("mine"), f(secret)
+    f.flush(LIMIT)
+    for future in (mine, theirs):
+        error = future.exception(0)
+        assert isinstance(error, BatchAborted)
+        assert marks_in(error) == set()
+
+
 def test_what_cannot_be_sent_back_is_told_of(shared: ProcessPoolExecutor) -> None:
     f = batched(elsewhere.unsendable, executor=shared, size=1)
     error = f("error").exception(LIMIT)
     assert isinstance(error, BatchAborted)
     assert "Unsendable" in str(error)
     assert isinstance(f("results").exception(LIMIT), BatchAborted)
-    assert isinstance(
-        batched(elsewhere.where, executor=shared)(threading.Lock()).exception(LIMIT), TypeError
-    )
     g = batched(elsewhere.where, executor=shared)
     assert g(1).result(LIMIT)[0] == 1  # the pool works on
 
@@ -406,22 +449,68 @@ def test_on_error_is_called_here(shared: ProcessPoolExecutor) -> None:
 
 
 def test_nobody_finds_anothers_item_in_an_error() -> None:
+    """Not in any frame of the executor's thread, nor in what waits in its queue."""
+
     def work(items: list[Any]) -> list[Any]:
+        started.set()
+        assert goes_on.wait(LIMIT)
         raise ValueError("for all")
 
+    started, goes_on = threading.Event(), threading.Event()
     with ThreadPoolExecutor(1) as executor:
-        f = batched(work, executor=executor, linger=None)
-        mine, theirs = f("mine"), f("the other's secret")
-        f.flush(LIMIT)
+        f = batched(work, executor=executor, linger=None, size=2, workers=2)
+        mine, theirs = f("mine"), f("secret-item-1")
+        assert started.wait(LIMIT)
+        later = [f("secret-item-2"), f("secret-item-3")]
+        until(lambda: executor._work_queue.qsize() == 1)
+        goes_on.set()
         for future in (mine, theirs):
-            error = future.exception()
+            error = future.exception(LIMIT)
             assert error is not None
             frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
             assert [frame.f_code.co_name for frame in frames] == ["work"]
             below: Any = frames[0]
             while below is not None:
-                assert "secret" not in repr(below.f_locals), below
+                if below.f_code is not work.__code__:
+                    assert marks_in(dict(below.f_locals)) == set(), below
                 below = below.f_back
+        del error, frames, below
+        for future in later:
+            future.exception(LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["returns", "raises", "yields", "yields and raises"])
+def test_nothing_survives_its_calls_without_the_collector(kind: str) -> None:
+    class Item:
+        pass
+
+    def work(items: list[Any]) -> list[Any]:
+        if kind == "raises":
+            raise ValueError("for all")
+        return items
+
+    def stream(items: list[Any]) -> Iterator[Any]:
+        yield from items[:1] if kind == "yields and raises" else items
+        if kind == "yields and raises":
+            raise ValueError("for the others")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(2) as executor:
+            f = batched(stream if "yields" in kind else work, executor=executor, linger=None)
+            alive: list[Any] = []
+            for _ in range(20):
+                items = [Item(), Item()]
+                alive += map(weakref.ref, items)
+                given = [f(item) for item in items]
+                f.flush(LIMIT)
+                for future in given:
+                    future.exception(LIMIT)
+            del items, given, future
+            until(lambda: sum(weak() is not None for weak in alive) == 0)
+    finally:
+        gc.enable()
 
 
 # ---- how it is made, and made again ----
@@ -532,6 +621,98 @@ def test_a_batch_that_the_executor_cancels() -> None:
         assert isinstance(future.exception(LIMIT), BatchAborted)
 
 
+def test_a_batch_is_run_once_though_its_submit_raised() -> None:
+    """The standard library's pool may queue a task and then fail to start a thread for it."""
+    runs: list[Any] = []
+
+    class Thin(ThreadPoolExecutor):
+        is_thin = False
+
+        def _adjust_thread_count(self) -> None:
+            if self.is_thin:
+                raise RuntimeError("can't start new thread")
+            super()._adjust_thread_count()
+
+    made: list[Thin] = []
+
+    def make() -> Thin:
+        made.append(Thin(2))
+        return made[-1]
+
+    def work(items: list[Any]) -> list[Any]:
+        runs.append(list(items))
+        return items
+
+    f = batched(work, executor=make, size=1)
+    assert f(1).result(LIMIT) == 1
+    made[0].is_thin = True
+    assert f(2).result(LIMIT) == 2
+    made[0].shutdown()
+    given = Thin(2)
+    g = batched(work, executor=given, size=1)
+    assert g(3).result(LIMIT) == 3
+    given.is_thin = True
+    with pytest.raises(RuntimeError, match="start new thread"):
+        g(4).result(LIMIT)
+    given.shutdown()
+    assert runs == [[1], [2], [3]]
+    f.close()
+
+
+@pytest.mark.parametrize("odd", ["no weak references", "no hash", "odd processes"])
+def test_an_executor_of_its_own_kind(odd: str) -> None:
+    class Slotted:
+        __slots__ = ()
+
+        def submit(self, function: Any, /, *args: Any) -> Any:
+            return Opaque().submit(function, *args)
+
+    class Unhashable(Opaque):
+        def __eq__(self, other: object) -> bool:
+            return NotImplemented
+
+    class Odd(Opaque):
+        _processes = 7
+
+    kinds: Any = {"no weak references": Slotted, "no hash": Unhashable, "odd processes": Odd}
+    f = batched(elsewhere.extra, executor=kinds[odd]())
+    assert f(2, 3).result(LIMIT) == 6
+    f._scope().elsewhere.abandon()
+
+
+def test_ctrl_c_while_a_caller_waits_for_the_executor() -> None:
+    """With `caller_runs`: the caller hears of it, and later waits are what they were."""
+    told = output_of("""
+        import os, signal, threading, time
+        from concurrent.futures import ThreadPoolExecutor
+        from batchify import BatchAborted, batched, waits
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        started, goes_on = threading.Event(), threading.Event()
+
+        def work(items):
+            started.set()
+            goes_on.wait(20)
+            return items
+
+        def interrupt():
+            started.wait(20)
+            time.sleep(0.2)  # so that the main thread waits
+            os.kill(os.getpid(), signal.SIGINT)
+
+        f = batched(work, executor=ThreadPoolExecutor(2), caller_runs=True, capacity=64)
+        threading.Thread(target=interrupt).start()
+        future = f(1)
+        try:
+            print("result", future.result())
+        except (KeyboardInterrupt, BatchAborted) as error:
+            print(type(error).__name__)
+        goes_on.set()
+        print([f(n).result() for n in range(3)], len(waits.serving_threads))
+    """)
+    assert told in ("BatchAborted\n[0, 1, 2] 0\n", "KeyboardInterrupt\n[0, 1, 2] 0\n")
+
+
 # ---- its life ----
 
 
@@ -577,6 +758,88 @@ def test_a_batch_that_hangs_in_a_process_does_not_hold_this_one() -> None:
             f(3600.0).add_done_callback(lambda future: print(type(future.exception()).__name__))
     """)
     assert told == "Closed\n"
+
+
+@pytest.mark.parametrize("how", ["close", "detach"])
+def test_a_hung_batch_without_items_does_not_hold_this_process(how: str) -> None:
+    told = output_of(f"""
+        import asyncio
+        from batchify import batched
+        from tests import elsewhere
+        from concurrent.futures import ProcessPoolExecutor
+
+        f = batched(elsewhere.slow, executor=lambda: ProcessPoolExecutor(1), exit_timeout=0.5)
+
+        async def detach():
+            await asyncio.wait_for(f(3600.0), 0.5)
+
+        if __name__ == "__main__":
+            try:
+                if {how!r} == "close":
+                    f(3600.0)
+                    f.close(0.5)
+                else:
+                    asyncio.run(detach())
+            except TimeoutError:
+                print("left")
+    """)
+    assert told == "left\n"
+
+
+def test_a_hung_batch_does_not_end_those_of_others() -> None:
+    told = output_of("""
+        from batchify import batched
+        from tests import elsewhere
+        from concurrent.futures import ProcessPoolExecutor
+
+        pool = ProcessPoolExecutor(2)
+        hung = batched(elsewhere.slow, executor=pool, exit_timeout=0.3)
+        good = batched(elsewhere.slow, executor=pool)
+        if __name__ == "__main__":
+            hung(3600.0)
+            good(1.5).add_done_callback(lambda future: print(future.result(), flush=True))
+    """)
+    assert told == "1.5\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("loky") is None, reason="loky is not installed")
+@pytest.mark.parametrize("is_warm", [True, False])
+def test_loky_at_the_end_of_the_process(is_warm: bool) -> None:
+    told = output_of(f"""
+        import loky
+        from batchify import batched
+        from tests import elsewhere
+
+        f = batched(elsewhere.slow, size=1, executor=lambda: loky.get_reusable_executor(1))
+        if __name__ == "__main__":
+            if {is_warm}:
+                f(0.01).result()
+            for n in range(5):
+                f(0.01).add_done_callback(lambda future: print(future.result(), flush=True))
+    """)
+    assert told == "0.01\n" * 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_cannot_use_an_executor_of_its_parent() -> None:
+    """It is told so, and the parent's goes on."""
+    told = output_of("""
+        import os
+        from batchify import batched
+        from tests import elsewhere
+        from concurrent.futures import ProcessPoolExecutor
+
+        f = batched(elsewhere.where, executor=ProcessPoolExecutor(1))
+        if __name__ == "__main__":
+            f(1).result(20)
+            pid = os.fork()
+            if pid == 0:
+                print(type(f(2).exception(20)).__name__, flush=True)
+                raise SystemExit
+            os.waitpid(pid, 0)
+            print(f(3).result(20)[0])
+    """)
+    assert told == "RuntimeError\n3\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -640,6 +903,11 @@ def test_awaited() -> None:
 def test_what_is_no_executor(value: Any) -> None:
     with pytest.raises(TypeError, match="executor"):
         batched(elsewhere.where, executor=value)
+
+
+def test_no_async_function_makes_one() -> None:
+    with pytest.raises(TypeError, match="executor"):
+        batched(elsewhere.where, executor=elsewhere.awaited)
 
 
 def test_only_for_def() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import traceback
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -200,6 +202,37 @@ def test_a_function_that_calls_itself_or_another() -> None:
         assert f(20).result(0) == 20
 
 
+@pytest.mark.parametrize("kind", ["returns", "raises", "yields"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nothing_survives_its_call_without_the_collector(kind: str, is_async: bool) -> None:
+    class Item:
+        pass
+
+    def work(items: list[Any]) -> list[Any]:
+        if kind == "raises":
+            raise ValueError
+        return [None]
+
+    async def awork(items: list[Any]) -> list[Any]:
+        return work(items)
+
+    def stream(items: list[Any]) -> Iterator[Any]:
+        yield None
+
+    f: Any = batched(stream if kind == "yields" else awork if is_async else work)
+    gc.collect()
+    gc.disable()
+    try:
+        with eager():
+            item = Item()
+            weak = weakref.ref(item)
+            f(item).exception(0)
+            del item
+            assert weak() is None
+    finally:
+        gc.enable()
+
+
 # ---- async def ----
 
 
@@ -250,6 +283,20 @@ def test_async_functions_are_run_to_their_end(is_on_loop: bool) -> None:
     assert threading.active_count() == before
 
 
+def test_the_current_loop_of_the_thread_stays() -> None:
+    def main() -> bool:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        with eager():
+            batched(awork)(1).result(0)
+        is_same = asyncio.get_event_loop() is loop
+        loop.close()
+        asyncio.set_event_loop(None)
+        return is_same
+
+    assert in_thread(main).result(LIMIT)
+
+
 # ---- what is left ----
 
 
@@ -298,6 +345,20 @@ def test_cancel_all() -> None:
     assert waits.cancelled()
     assert running.result(0) == ("done", 1)
     assert left("cancelled") == 0
+
+
+def test_cancel_all_waits_for_what_was_called_on_a_loop() -> None:
+    gated = Gated()
+    f = batched(gated, name="called on a loop")
+
+    async def main() -> Any:
+        future = f(1)
+        gated.wait_started(1)
+        threading.Timer(0.05, gated.open).start()
+        cancel_all(LIMIT)
+        return future.cancelled() or future.result(0)
+
+    assert asyncio.run(main()) == ("done", 1)
 
 
 def test_drain_on_a_loop_is_refused() -> None:

@@ -51,10 +51,23 @@ def square(n: int) -> int:
 
 
 class Table:
+    @batched
+    def bulk(self, items: list[Any]) -> list[Any]:
+        given.append(items)
+        return items
+
     @staticmethod
     def insert(items: list[Any]) -> list[Any]:
         given.append(items)
         return items
+
+
+table = Table()
+view = decorated.options(timeout=1)
+
+
+def boom(n: int) -> int:
+    raise ZeroDivisionError
 
 
 class Machine:
@@ -214,7 +227,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert {len(items) for items in given} == {1, 2, 4, 8, 16, 32, 64, 100}
 
 
-@pytest.mark.parametrize("target", ["decorated", "awaited", "Table.insert"])
+@pytest.mark.parametrize("target", ["decorated", "awaited", "Table.insert", "table.bulk"])
 def test_what_is_called(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     given.clear()
     assert main(["tune", f"{HERE}:{target}", "--seconds", "0.02", "--most", "4"]) == 0
@@ -244,6 +257,10 @@ def test_items_from_a_function_and_from_a_file(tmp_path: Path) -> None:
         ([f"{HERE}:fails", "--seconds", "0.01"], "KeyError on a list of 4"),
         ([f"{HERE}:noted", "--items", "no_such_module:f"], "no_such_module"),
         ([f"{HERE}:noted", "--items", __file__], "JSON"),
+        ([f"{HERE}:noted", "--items", f"{HERE}:boom"], "ZeroDivisionError"),
+        ([f"{HERE}:noted", "--items", str(Path(__file__).parent)], "module:function"),
+        ([f"{HERE}:view"], "function is needed"),
+        ([".app:f"], "not found"),
     ],
 )
 def test_what_cannot_be_measured(

@@ -28,7 +28,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .. import Batched, batched
+from .. import batched
 
 MOST_OF_A_TURN = 0.25  # of all the time: a size whose call takes longer is not doubled any more
 # The share of the fixed cost that may be left in an item's: what a larger batch could still gain.
@@ -59,17 +59,23 @@ def found(target: str) -> Any:
         thing: Any = importlib.import_module(module)
         for part in name.split("."):
             thing = getattr(thing, part)
-    except (ImportError, AttributeError) as error:
-        raise Unfit(f"{target!r} is not found: {error}") from error
+    except Exception as error:  # also of the module itself
+        raise Unfit(f"{target!r} is not found: {kind_of(error)}: {error}") from error
     return thing
+
+
+def kind_of(thing: object) -> str:
+    """How it is called in a message."""
+    return type(thing).__name__
 
 
 def plain(thing: Any) -> Callable[..., Any]:
     """The function that takes a list, also of a decorated one."""
-    function = thing.batch if isinstance(thing, Batched) else thing
+    is_batched = hasattr(type(thing), "submit_nowait")  # or a method of an instance
+    function = getattr(thing, "batch", None) if is_batched else thing
     if not callable(function):
-        raise Unfit(f"a function is needed, got {type(thing).__name__}")
-    return function
+        raise Unfit(f"a function is needed, got {kind_of(thing)}")
+    return function  # type: ignore[no-any-return]
 
 
 def items_of(source: str | None) -> Iterator[Any]:
@@ -85,7 +91,7 @@ def items_of(source: str | None) -> Iterator[Any]:
     if source is None:
         return itertools.count()
     path = Path(source)
-    if path.exists():
+    if path.is_file():
         try:
             items = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
         except ValueError as error:
@@ -148,13 +154,16 @@ def measured(
     """
 
     def timed(size: int) -> float:
-        batch = list(itertools.islice(items, size))
+        try:
+            batch = list(itertools.islice(items, size))
+        except Exception as error:
+            raise Unfit(f"the items raised {kind_of(error)}: {error}") from error
         began = clock()
         try:
             call(batch)
         except Exception as error:
             raise Unfit(
-                f"the function raised {type(error).__name__} on a list of {size}: {error}"
+                f"the function raised {kind_of(error)} on a list of {size}: {error}"
             ) from error
         return clock() - began
 

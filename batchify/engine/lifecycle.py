@@ -133,6 +133,17 @@ def _at_exit() -> None:
     """Run what was accepted, as long as each function's `exit_timeout` allows."""
     global _is_ending
     _is_ending = True
+    try:
+        _run_what_is_left()
+    finally:
+        # Now, as others may run there, too: what hangs would hold the process for ever.
+        for engine in all_engines():
+            elsewhere = getattr(engine, "elsewhere", None)
+            if elsewhere is not None:
+                elsewhere.abandon()
+
+
+def _run_what_is_left() -> None:
     began = time.monotonic()
     before: dict[int, int] | None = None
     while True:
@@ -202,6 +213,3 @@ def give_up(engine: Any) -> None:
             warnings.warn(told, RuntimeWarning, stacklevel=2)
         except RuntimeWarning:  # made an error; the others must come to their end all the same
             log.error(told)
-        elsewhere = getattr(engine, "elsewhere", None)
-        if elsewhere is not None:
-            elsewhere.abandon()

@@ -46,6 +46,7 @@ class ThreadEngine(Engine):
         super().__init__(live, takes_more, seam)
         self.caller_runs = self.options.caller_runs
         self.elsewhere: Any = None  # where the batches run, see `remote`
+        self.owns_elsewhere = False  # else it is for all instances
         self._threads: dict[Bell, Any] = {}
         self._idle: list[Bell] = []  # those who sleep
         self._alarms: dict[Bell, float] = {}  # when a sleeper wakes up by itself
@@ -170,7 +171,7 @@ class ThreadEngine(Engine):
         self._idle.clear()
         self._alarms.clear()
         self._threads.clear()  # last: whoever is in none of these is not told any more
-        if self.elsewhere is not None:
+        if self.owns_elsewhere:
             self.elsewhere.let_go()
 
     def join(self, timeout: float | None) -> None:

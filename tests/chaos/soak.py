@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchify.engine import lifecycle
+
 WARM_UP = 0.2  # of the samples
 FEWEST = 8  # samples after that
 SHORTEST = 600.0  # seconds that tell anything of an hour
@@ -37,6 +39,12 @@ def trim() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def buckets() -> int:
+    """In how many buckets the distributions of `stats()` count: the only thing that may grow."""
+    counts = [engine.counts for engine in lifecycle.all_engines() if hasattr(engine, "counts")]
+    return sum(len(r._buckets) for one in counts for r in (one._sizes, one._queued, one._ran))
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,13 @@ class Soak:
         self.began = self.told = time.monotonic()
         self.samples: list[tuple[float, float]] = []
         self.blocks: list[int] = []  # that Python's allocator has given out, at each sample
+        self.buckets: list[int] = []
 
     def note(self) -> None:
         """An epoch has ended."""
         trim()
         self.blocks.append(sys.getallocatedblocks())
+        self.buckets.append(buckets())
         self.samples.append((time.monotonic() - self.began, resident()))
 
     def tell(self, items: int) -> None:
@@ -128,8 +138,9 @@ class Soak:
         slope = self.slope
         first, last = self.samples[0][1], self.samples[-1][1]
         told = "too few samples for a slope" if slope is None else str(slope)
-        later = self.blocks[math.ceil(len(self.blocks) * WARM_UP) :] or self.blocks
+        begin = min(math.ceil(len(self.blocks) * WARM_UP), len(self.blocks) - 1)
         return (
             f"{first:.1f} MiB after the first epoch, {last:.1f} MiB in the end; {told}; "
-            f"blocks in use {later[0]:,} after warm-up, {later[-1]:,} in the end"
+            f"blocks in use {self.blocks[begin]:,} after warm-up, {self.blocks[-1]:,} in the end; "
+            f"buckets of stats() {self.buckets[begin]:,} and {self.buckets[-1]:,}"
         )
