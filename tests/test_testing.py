@@ -23,7 +23,9 @@ from batchify import (
     Retry,
     RetryExhausted,
     batched,
+    testing,
 )
+from batchify.engine import lifecycle
 from batchify.testing import cancel_all, drain, eager, unresolved
 from tests.manual import LIMIT, Gated, in_thread
 
@@ -300,12 +302,17 @@ def test_the_current_loop_of_the_thread_stays() -> None:
 # ---- what is left ----
 
 
-def left(name: str) -> int:
-    """Of one function: other tests may leave something, too."""
-    return unresolved().get(name, 0)
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what other tests left, on clocks that stand still."""
+    before = lifecycle.all_engines()
+    found = testing._engines
+    monkeypatch.setattr(
+        testing, "_engines", lambda: [e for e in found() if not any(e is b for b in before)]
+    )
 
 
-def test_drain_runs_everything() -> None:
+def test_drain_runs_everything(alone: None) -> None:
     f: Any = batched(lambda items: [g(item) for item in items], linger=None, name="drained f")
     g: Any = batched(Batches(), linger=None, name="drained g")
     tries: list[Any] = []
@@ -316,14 +323,14 @@ def test_drain_runs_everything() -> None:
 
     h = batched(again, linger=None, name="drained h")
     futures = [f(1), f(2), h(3)]
-    assert (left("drained f"), left("drained g"), left("drained h")) == (2, 0, 1)
+    assert unresolved() == {"drained f": 2, "drained h": 1}
     drain(LIMIT)
-    assert (left("drained f"), left("drained g"), left("drained h")) == (0, 0, 0)
+    assert unresolved() == {}
     assert [futures[0].result(0).result(0), futures[1].result(0).result(0)] == [1, 2]
     assert futures[2].result(0) == 3
 
 
-def test_drain_tells_what_hangs() -> None:
+def test_drain_tells_what_hangs(alone: None) -> None:
     gated = Gated()
     f = batched(gated, name="hangs")
     f(1)
@@ -331,10 +338,10 @@ def test_drain_tells_what_hangs() -> None:
         drain(0.05)
     gated.open()
     drain(LIMIT)
-    assert left("hangs") == 0
+    assert unresolved() == {}
 
 
-def test_cancel_all() -> None:
+def test_cancel_all(alone: None) -> None:
     gated = Gated()
     f = batched(gated, size=1, name="cancelled")
     running, waits = f(1), f(2)
@@ -344,10 +351,10 @@ def test_cancel_all() -> None:
     cancel_all(LIMIT)
     assert waits.cancelled()
     assert running.result(0) == ("done", 1)
-    assert left("cancelled") == 0
+    assert unresolved() == {}
 
 
-def test_cancel_all_waits_for_what_was_called_on_a_loop() -> None:
+def test_cancel_all_waits_for_what_was_called_on_a_loop(alone: None) -> None:
     gated = Gated()
     f = batched(gated, name="called on a loop")
 
@@ -361,7 +368,7 @@ def test_cancel_all_waits_for_what_was_called_on_a_loop() -> None:
     assert asyncio.run(main()) == ("done", 1)
 
 
-def test_drain_on_a_loop_is_refused() -> None:
+def test_drain_on_a_loop_is_refused(alone: None) -> None:
     async def main() -> None:
         f = batched(awork, linger=None, name="on a loop")
         future = f(1)
