@@ -958,3 +958,27 @@ def test_async_batches_on_the_background_loop_call_each_other(first: str) -> Non
     gate.set()
     assert (mine.result(5), nested.result(5)) == (20, 10)
     assert inner.stats().batches == 2
+
+
+def test_workers_bound_what_runs_for_callers_without_a_loop() -> None:
+    """They call for a task from other threads, while those on the loop look for more."""
+    running = most = 0
+
+    @batched(size=1, workers=2)
+    async def f(items: list[int]) -> list[int]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        for _ in range(items[0] % 3):
+            await asyncio.sleep(0)
+        running -= 1
+        return items
+
+    def call(first: int) -> None:
+        for n in range(first, first + 1000):
+            assert f(n).result(5) == n
+
+    for future in [in_thread(call, 1000 * n) for n in range(4)]:
+        future.result(30)
+    assert most == 2
+    f.close(5)

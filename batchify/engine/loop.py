@@ -70,10 +70,20 @@ class LoopEngine(Engine):
     def _rouse(self) -> None:
         if running_loop() is self.port.loop:
             self._start_task()
-        elif not self.port.call(self._start_task):
+        elif not self.port.call(self._come):
             self._no_worker = "the event loop is closed"
             return
         self._roused = True
+
+    @mended
+    def _come(self) -> None:
+        """Called for from another thread: who is on the loop may have taken the permit meanwhile."""
+        with self._lock:
+            self._begin()
+            self._roused = False
+            self._look()
+            self._end()
+        self._after()
 
     def _start_task(self) -> None:
         # Not loop.create_task: an eager factory would take the first item alone.
