@@ -77,7 +77,7 @@ class LoopEngine(Engine):
 
     @mended
     def _come(self) -> None:
-        """Called for from another thread: who is on the loop may have taken the permit meanwhile."""
+        """Called for from another thread: somebody here may have taken the permit meanwhile."""
         with self._lock:
             self._begin()
             self._roused = False
