@@ -123,13 +123,16 @@ def _outcome(work: Work, item: Any) -> Any:
 
 
 def _answer(asked: Ask, context: Context, wait: Callable[[Any], Any] | None) -> Any:
+    answer: Any = None
     try:
         answer = context.run(asked.function, *asked.args, **asked.kwargs)
         if wait is not None and inspect.isawaitable(answer):
             answer = wait(answer)
+        return answer
     except BaseException as error:
         return caught(error)
-    return answer
+    finally:
+        del asked, answer  # as in `_run_at_once`
 
 
 class _Loop:
@@ -145,23 +148,25 @@ class _Loop:
         stack.callback(self._call, self._runner.close)
 
     def __call__(self, awaitable: Any) -> Any:
-        async def wait() -> Any:
-            try:
-                return await awaitable
-            except BaseException as error:
-                return caught(error)
+        told: list[Any] = []  # not the task's result: an error leads to frames that know the task
 
-        return self._call(lambda: self._runner.run(wait(), context=self._context))
+        async def wait() -> None:
+            try:
+                told.append(await awaitable)
+            except BaseException as error:
+                told.append(caught(error))
+
+        self._call(lambda: self._runner.run(wait(), context=self._context))
+        return told.pop()
 
     @staticmethod
-    def _call(function: Callable[[], Any]) -> Any:
+    def _call(function: Callable[[], object]) -> None:
         if running_loop() is None:
-            return function()
-        told: list[Any] = []
-        thread = threading.Thread(target=lambda: told.append(function()), name="batchify:eager")
+            function()
+            return
+        thread = threading.Thread(target=function, name="batchify:eager")
         thread.start()
         thread.join()
-        return told[0]
 
 
 def _done(value: Any) -> BatchFuture[Any]:
