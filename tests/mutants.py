@@ -105,7 +105,7 @@ mutant(
     "callbacks-catch-exception-only", "future.py",
     "    except BaseException as error:  # also SystemExit: the neighbours must hear too",
     "    except Exception as error:",
-    *on_schedule("callbacks-against-settle"),
+    *in_file("futures", "test_callbacks_that_raise_anything_are_logged_by_type"),
 )  # fmt: skip
 mutant(
     "callbacks-recurse", "future.py",
