@@ -570,7 +570,6 @@ def test_a_met_deadline_keeps_no_item_result_or_future(kind: str, asked: dict[st
     until(lambda: gc.collect() is not None and not any(weak() for weak in alive))
 
 
-@pytest.mark.long
 def test_met_deadlines_need_no_memory(kind: str) -> None:
     f = batched(echo_of(kind), size=500)
     view = f.options(deadline=LATER)
