@@ -201,9 +201,7 @@ def new_file(text: str) -> Path:
     path = Path(text)
     if path.exists():
         raise argparse.ArgumentTypeError(f"{text} exists; the demo wants a file of its own")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent} is no directory")
-    return path
+    return _in_directory(path)
 
 
 def picture(text: str) -> Path:
@@ -211,6 +209,10 @@ def picture(text: str) -> Path:
     path = Path(text)
     if path.suffix not in (".svg", ".png"):
         raise argparse.ArgumentTypeError(f"{text} must end in .svg or .png")
+    return _in_directory(path)
+
+
+def _in_directory(path: Path) -> Path:
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{path.parent} is no directory")
     return path

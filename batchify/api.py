@@ -77,8 +77,8 @@ else:
                 async function.
             executor: any `concurrent.futures.Executor`, or a function of no arguments that makes
                 one: the batches run there instead of in the workers' own threads, `workers` at
-                a time. The function is called by the first batch (in each process), again after
-                a `BrokenExecutor`, and by the first batch after a `close`. To another process go
+                a time. The function is called by the first call (in each process), again after
+                a `BrokenExecutor`, and by the first call after a `close`. To another process go
                 the function's module and qualified name, and a pickled list: by name it must
                 be found there, else the first call raises `ValueError`. For `def` only.
             caller_runs: a thread that is about to block in `result()` runs the next batch itself

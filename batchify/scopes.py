@@ -73,14 +73,11 @@ class Scopes:
 
     def _new_own(self, function: Callable[..., Any]) -> Scope:
         with self._lock:
-            own = self._own
-            if own is None:
-                made: Any = self._make(function)
-                made.owns_elsewhere = self._elsewhere is not None
-                own = self._own  # made by a handler or a finalizer that called meanwhile?
-                if own is None:
-                    own = self._own = made
-            return own
+            if self._own is None:
+                made = self._make(function, is_own=True)
+                if self._own is None:  # else by a handler or a finalizer that called meanwhile
+                    self._own = made
+            return self._own
 
     def _new(self, owner: Any, function: Callable[..., Any]) -> Scope:
         with self._lock:
@@ -111,11 +108,11 @@ class Scopes:
             if gone is (scope if weak is None else weak):
                 del self._by_owner[key]
 
-    def _make(self, function: Callable[..., Any]) -> Scope:
+    def _make(self, function: Callable[..., Any], is_own: bool = False) -> Scope:
         scope: Any = self._kind(Live(self.live.now), takes_more(function), self._seam)
         scope.observers = (EVERYWHERE, self.observers, Observers())
         if self._elsewhere is not None:
-            scope.elsewhere = self._elsewhere
+            scope.elsewhere, scope.owns_elsewhere = self._elsewhere, is_own
         return scope  # type: ignore[no-any-return]
 
     def options_of(self, owner: Any) -> Options:

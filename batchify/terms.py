@@ -110,3 +110,17 @@ def priority_of(value: Any) -> float:
     if isinstance(value, float) and math.isnan(value):
         raise ValueError("priority must not be nan")
     return value
+
+
+def check_extra(name: str, takes_more: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse extra arguments, with a TypeError, where the function has no place for them."""
+    if (args or kwargs) and not takes_more:
+        raise TypeError(f"{name} takes one item and no extra arguments")
+
+
+def unhashable_extra(name: str, error: TypeError) -> TypeError:
+    """What a call with extra arguments that cannot be hashed raises."""
+    return TypeError(
+        f"extra arguments of {name} must be hashable, as only calls with equal ones share a "
+        f"batch: {error}"
+    )

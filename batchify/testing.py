@@ -18,15 +18,14 @@ from .calls import Calls, instead
 from .decorator import forget_ways
 from .engine import lifecycle
 from .engine.base import items_of
-from .engine.looking import OPEN
-from .errors import Closed
+from .engine.looking import OPEN, closed_error
 from .future import ERROR, RESULT, BatchFuture, Failure
 from .loopfuture import LoopFuture, port_of
 from .options import Options
 from .outcome import Ask, Give, Work, caught, conduct, exhausted
 from .retry import Retry
 from .scopes import is_async
-from .terms import hashable, terms_of
+from .terms import check_extra, hashable, terms_of, unhashable_extra
 
 __all__ = ["cancel_all", "drain", "eager", "unresolved", "unresolved_futures"]
 
@@ -60,7 +59,7 @@ def _run_at_once(
 ) -> BatchFuture[Any]:
     options, scope = calls._options(), calls._scope()
     if scope.state is not OPEN:
-        raise Closed(f"{options.name} is closed (start() opens it again)")
+        raise closed_error(options.name)
     _check(options, scope.takes_more, item, args, kwargs)
     function = calls._plain()
     work = Work(
@@ -84,15 +83,11 @@ def _check(
     options: Options, takes_more: bool, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """What a call checks before anything is accepted."""
-    if (args or kwargs) and not takes_more:
-        raise TypeError(f"{options.name} takes one item and no extra arguments")
+    check_extra(options.name, takes_more, args, kwargs)
     try:
         hash((args, frozenset(kwargs.items())))
     except TypeError as error:
-        raise TypeError(
-            f"extra arguments of {options.name} must be hashable, as only calls with equal ones "
-            f"share a batch: {error}"
-        ) from None
+        raise unhashable_extra(options.name, error) from None
     if options.key is not None:
         hashable("key", options.key(item))
     if not options.is_plain:

@@ -122,11 +122,13 @@ def lent(batch: Any) -> Generator[None, None, None]:
     """Note that `batch` runs in this thread, for which the one that has it in hand waits."""
     me = get_ident()
     serving_threads.setdefault(me, []).append(batch)
-    note = _waits_for[batch.thread] = Wait(_Thread(me))
+    target = _Thread(me)
+    _note(batch.thread, target)
     try:
         yield
     finally:
-        if _waits_for.get(batch.thread) is note:
+        note = _waits_for.get(batch.thread)
+        if note is not None and note.target is target:  # else it waits for something else by now
             _waits_for.pop(batch.thread, None)
         end_to_serve(batch, me)
 

@@ -145,8 +145,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "two-first-calls-make-two-engines", "scopes.py",
-    "        with self._lock:\n            own = self._own\n            if own is None:",
-    "        if True:\n            own = None\n            if own is None:",
+    "        with self._lock:\n            if self._own is None:",
+    "        if True:\n            if self._own is None or True:",
     *on_schedule("first-call"),
 )  # fmt: skip
 mutant(

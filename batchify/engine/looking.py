@@ -26,6 +26,11 @@ from .seam import Seam
 OPEN, CLOSING, CLOSED = "open", "closing", "closed"
 
 
+def closed_error(name: str) -> Closed:
+    """What a call of a closed function raises, and what its abandoned items end in."""
+    return Closed(f"{name} is closed (start() opens it again)")
+
+
 class Looking(Routing):
     """The queue, and who looks at it when."""
 
@@ -103,7 +108,7 @@ class Looking(Routing):
         raise NotImplementedError
 
     def _closed(self) -> Closed:
-        return Closed(f"{self.options.name} is closed (start() opens it again)")
+        return closed_error(self.options.name)
 
     @staticmethod
     def _tell_admitted(state: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..forming import Grouped, Plain, Route
 from ..options import Options
-from ..terms import NO_TERMS, Terms, hashable, terms_of
+from ..terms import NO_TERMS, Terms, check_extra, hashable, terms_of, unhashable_extra
 from .mending import Mending
 from .seam import Seam
 
@@ -47,8 +47,7 @@ class Routing(Mending):
         """
         options = self.options
         try:
-            if (args or kwargs) and not self.takes_more:
-                raise TypeError(f"{options.name} takes one item and no extra arguments")
+            check_extra(options.name, self.takes_more, args, kwargs)
             if options.is_plain and not priority and deadline is None:
                 terms = NO_TERMS
             else:
@@ -72,10 +71,7 @@ class Routing(Mending):
         try:
             found = self.routes.get(key)
         except TypeError as error:
-            raise TypeError(
-                f"extra arguments of {self.options.name} must be hashable, as only calls with "
-                f"equal ones share a batch: {error}"
-            ) from None
+            raise unhashable_extra(self.options.name, error) from None
         # One C call makes it exactly once; who hashes and compares is the caller, without a lock.
         # Who forgets a route first says so, then looks for users: one of the two sees the other.
         for _ in range(MANY):
