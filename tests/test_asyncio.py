@@ -902,6 +902,34 @@ def test_a_background_loop_that_gets_no_thread() -> None:
         f.close(5)
 
 
+def test_a_background_loop_whose_start_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A handler raises where `Thread.start` waits: the thread is there, and has not run yet.
+    complaints: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", complaints.append)
+    late: list[threading.Thread] = []
+
+    class Interrupted(ThreadSeam):
+        def spawn(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
+            if late:
+                return THREADS.spawn(target, args, name)
+            late.append(threading.Thread(target=target, args=args, name=name, daemon=True))
+            raise KeyboardInterrupt
+
+    async def double(items: list[int]) -> list[int]:
+        return [2 * item for item in items]
+
+    f = batched_with(Interrupted(), double)
+    gc.collect()  # those of other tests
+    monkeypatch.setattr(loops, "_background", None)
+    with pytest.raises(KeyboardInterrupt):
+        f(1)
+    late[0].start()
+    late[0].join()
+    assert not complaints
+    assert f(2).result(5) == 4
+    f.close(5)
+
+
 def test_a_call_that_gave_up_waiting_for_room_is_counted_once() -> None:
     async def main() -> None:
         gate = asyncio.Event()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import threading
+from _thread import LockType, allocate_lock
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable
 from contextvars import Context
@@ -42,15 +42,15 @@ class Background:
                 "its own, and gevent has patched the threads (call it on a loop, or use a def)"
             )
         loop = None
+        claim = allocate_lock()  # whose the end of the loop is: one C call decides
         try:
             self.loop = loop = Context().run(asyncio.new_event_loop)  # it keeps it for its pipe
             self.port = port_of(self.loop)
-            seam.spawn(_run_background, (self.port,), "batchify:background")
-        except BaseException:  # no thread to be had, or a signal handler's: nobody will close it
-            with contextlib.suppress(RuntimeError):  # it runs: `__del__` ends it
-                if loop is not None:
-                    loop.close()
-            raise
+            seam.spawn(_run_background, (self.port, claim), "batchify:background")
+        except BaseException:  # no thread to be had; or a signal handler's, and there may be one
+            if loop is not None and claim.acquire(False):
+                loop.close()
+            raise  # else the thread has it, and `__del__` ends it
 
     # A default: at the end of the process the names of a module may be gone by now. So may those
     # of asyncio; and then no thread runs any more.
@@ -71,10 +71,12 @@ class _Mine(threading.local):
 _mine = _Mine()
 
 
-def _run_background(port: Port) -> None:
+def _run_background(port: Port, claim: LockType) -> None:
+    if not claim.acquire(False):  # who started this thread was interrupted, and has closed it
+        return
     port.thread = get_ident()
     _mine.loop = port.loop
-    del port
+    del port, claim
     try:
         _mine.loop.run_forever()
         _mine.loop.run_until_complete(_mine.loop.shutdown_asyncgens())
