@@ -157,6 +157,10 @@ class Process:
         os.waitpid(pid, 0)
 
 
+# Not in finalizers, nor where CPython makes a loop: what it has in hand there nobody else can close.
+NOT_THERE = ("__del__", "new_event_loop")
+
+
 class Interrupt(Exception):
     """What the handler raises."""
 
@@ -230,7 +234,7 @@ class Storm:
     def is_in_the_engine(self, frame: FrameType | None) -> bool:
         """Is the frame that was hit below our call, with nothing else of ours between?"""
         while frame is not None and frame.f_code is not Storm.call.__code__:
-            if frame.f_code.co_filename.startswith(OURS) or frame.f_code.co_name == "__del__":
+            if frame.f_code.co_filename.startswith(OURS) or frame.f_code.co_name in NOT_THERE:
                 return False
             frame = frame.f_back
         return frame is not None

@@ -194,7 +194,7 @@ def never_began(error: Any) -> bool:
 
 
 def is_half_made(error: Any) -> bool:
-    """Is it an event loop that a signal handler broke off while CPython made it?
+    """Is it an event loop that CPython had made, and a signal handler took from whom it was for?
 
     Nobody has it, so nobody can close it but its finalizer, which says so. (Loops that should be
     closed are what test_lifetime looks for.)
