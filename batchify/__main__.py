@@ -51,6 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     _add_demo(commands)
     _add_tune(commands)
+    _add_worker(commands)
+    _add_dead(commands)
     return parser
 
 
@@ -165,6 +167,60 @@ def _tune(given: argparse.Namespace) -> int:
             plot=given.plot,
         )
     )
+
+
+# ---- worker, dead ----
+
+
+def _add_worker(commands: argparse._SubParsersAction[Any]) -> None:
+    parser = commands.add_parser(
+        "worker",
+        help="run what callers anywhere have sent to a function's broker",
+        description="Run the items of a function with a broker, until SIGTERM or SIGINT: then it "
+        "finishes what it has, and leaves. Start as many as you want, on any machine.",
+    )
+    _add_target(parser)
+    parser.add_argument(
+        "--workers",
+        type=number,
+        metavar="N",
+        help="how many batches run at the same time in this process (default: the function's)",
+    )
+    parser.set_defaults(run=_worker)
+
+
+def _worker(given: argparse.Namespace) -> int:
+    from .cli import worker
+
+    return worker.run(given.target, workers=given.workers)
+
+
+def _add_dead(commands: argparse._SubParsersAction[Any]) -> None:
+    parser = commands.add_parser(
+        "dead",
+        help="the dead letters of a function's broker",
+        description="List the items that were delivered too often without an end.",
+    )
+    _add_target(parser)
+    parser.add_argument("--show", action="store_true", help="also show the items")
+    act = parser.add_mutually_exclusive_group()
+    act.add_argument(
+        "--requeue", nargs="*", metavar="ID", help="send them once more, all or those of these ids"
+    )
+    act.add_argument(
+        "--delete", nargs="*", metavar="ID", help="forget them, all or those of these ids"
+    )
+    parser.set_defaults(run=_dead)
+
+
+def _dead(given: argparse.Namespace) -> int:
+    from .cli import dead
+
+    return dead.run(given.target, requeue=given.requeue, delete=given.delete, show=given.show)
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="MODULE:FUNCTION", help="the decorated function")
 
 
 # ---- kinds of arguments; argparse calls a bad one by the function's name ----

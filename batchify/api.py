@@ -32,6 +32,7 @@ else:
         on_error=None,
         executor=None,
         caller_runs=False,
+        broker=None,
         exit_timeout=DEFAULT_EXIT_TIMEOUT,
         name=None,
     ):
@@ -84,6 +85,10 @@ else:
             caller_runs: a thread that is about to block in `result()` runs the next batch itself
                 when a worker is free: the lowest latency, at the price that the function then
                 runs in callers' threads. Without effect for `async def`.
+            broker: a durable queue that many machines share, such as `batchify.redis.RedisStreams`:
+                calls send their items there, and worker processes (`python -m batchify worker`)
+                run them, by all the other options. For functions and static methods; not
+                together with `executor`.
             exit_timeout: the most seconds that the end of the process waits for this function's
                 items.
             name: used in thread names and messages; by default the function's qualified name.
@@ -114,6 +119,7 @@ else:
             on_error=on_error,
             executor=executor,
             caller_runs=caller_runs,
+            broker=broker,
             exit_timeout=exit_timeout,
             name=name,
             default_name="" if func is None else default_name(func),

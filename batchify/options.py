@@ -40,6 +40,7 @@ class Options:
     on_error: Callable[[Any], Any] | None
     executor: Any
     caller_runs: bool
+    broker: Any
     exit_timeout: float
     name: str
     is_capacity_given: bool
@@ -60,6 +61,7 @@ class Options:
         on_error: object,
         executor: object,
         caller_runs: object,
+        broker: object,
         exit_timeout: object,
         name: object,
         default_name: str,
@@ -75,6 +77,8 @@ class Options:
         if (weight is None) != (max_weight is None):
             missing = "weight" if weight is None else "max_weight"
             raise ValueError(f"weight and max_weight go together: {missing} is missing")
+        if executor is not None and broker is not None:
+            raise TypeError("executor and broker exclude each other: a worker runs what it gets")
         return cls(
             size=size_,
             linger=seconds_or_none("linger", linger),
@@ -88,6 +92,7 @@ class Options:
             on_error=_function("on_error", on_error),
             executor=_executor(executor),
             caller_runs=flag("caller_runs", caller_runs),
+            broker=_broker(broker),
             exit_timeout=seconds("exit_timeout", exit_timeout),
             name=default_name if name is None else _name(name),
             is_capacity_given=not isinstance(capacity, Unset),
@@ -232,6 +237,14 @@ def _executor(value: object) -> object:
     if value is not None and not (callable(value) or callable(getattr(value, "submit", None))):
         raise TypeError(
             f"executor must be an executor, a function that makes one, or None, got {kind(value)}"
+        )
+    return value
+
+
+def _broker(value: object) -> Any:
+    if value is not None and not (hasattr(value, "outbox") and hasattr(value, "inbox")):
+        raise TypeError(
+            f"broker must be a broker (such as RedisStreams) or None, got {kind(value)}"
         )
     return value
 

@@ -373,14 +373,14 @@ def _sent(error: BaseException) -> BaseException:
         sent = BatchAborted(
             f"the batch raised {kind(error)}, which cannot be sent between processes"
         )
-    where = _where(error)
-    if where:
+    frames = where(error)
+    if frames:
         with contextlib.suppress(Exception):  # an exception may refuse to be changed
-            sent.add_note("in another process:\n" + where)
+            sent.add_note("in another process:\n" + frames)
     return sent
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     """The frames of an error and of those that led to it; nothing that it says."""
     told: list[str] = []
     link: BaseException | None = error

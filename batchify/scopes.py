@@ -38,6 +38,10 @@ class Scopes:
 
             self._elsewhere = Elsewhere(options.executor)
         self._kind: Any = AsyncEngine if is_async else ThreadEngine
+        if options.broker is not None:
+            from .engine.sending import SendingScope
+
+            self._kind = SendingScope
         self._seam = THREADS if seam is None else seam
         self._lock = threading.RLock()
         self._own: Scope | None = None
@@ -109,7 +113,9 @@ class Scopes:
                 del self._by_owner[key]
 
     def _make(self, function: Callable[..., Any], is_own: bool = False) -> Scope:
-        scope: Any = self._kind(Live(self.live.now), takes_more(function), self._seam)
+        # Who sends items away says whose they are.
+        whose = () if self.live.now.broker is None else (function,)
+        scope: Any = self._kind(Live(self.live.now), takes_more(function), self._seam, *whose)
         scope.observers = (EVERYWHERE, self.observers, Observers())
         if self._elsewhere is not None:
             scope.elsewhere, scope.owns_elsewhere = self._elsewhere, is_own

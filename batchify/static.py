@@ -36,6 +36,7 @@ from typing import (
     overload,
 )
 
+from .broker import Broker
 from .future import BatchFuture
 from .observe import BatchEvent
 from .outcome import BatchFailure
@@ -241,6 +242,7 @@ class Keywords(TypedDict, total=False):
     on_error: Callable[[BatchFailure], Any] | None
     executor: Submits | Callable[[], Submits] | None
     caller_runs: bool
+    broker: Broker | None
     exit_timeout: float | timedelta
     name: str | None
 

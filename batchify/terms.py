@@ -124,3 +124,21 @@ def unhashable_extra(name: str, error: TypeError) -> TypeError:
         f"extra arguments of {name} must be hashable, as only calls with equal ones share a "
         f"batch: {error}"
     )
+
+
+def check_call(
+    options: Options, takes_more: bool, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """All that a call checks before anything is accepted, where it forms no batch here.
+
+    Raises: as `terms_of`, and TypeError for extra arguments that cannot be.
+    """
+    check_extra(options.name, takes_more, args, kwargs)
+    try:
+        hash((args, frozenset(kwargs.items())))
+    except TypeError as error:
+        raise unhashable_extra(options.name, error) from None
+    if options.key is not None:
+        hashable("key", options.key(item))
+    if not options.is_plain:
+        terms_of(options, item)

@@ -21,11 +21,10 @@ from .engine.base import items_of
 from .engine.looking import OPEN, closed_error
 from .future import ERROR, RESULT, BatchFuture, Failure
 from .loopfuture import LoopFuture, port_of
-from .options import Options
 from .outcome import Ask, Give, Work, caught, conduct, exhausted
 from .retry import Retry
 from .scopes import is_async
-from .terms import check_extra, hashable, terms_of, unhashable_extra
+from .terms import check_call
 
 __all__ = ["cancel_all", "drain", "eager", "unresolved", "unresolved_futures"]
 
@@ -60,7 +59,7 @@ def _run_at_once(
     options, scope = calls._options(), calls._scope()
     if scope.state is not OPEN:
         raise closed_error(options.name)
-    _check(options, scope.takes_more, item, args, kwargs)
+    check_call(options, scope.takes_more, item, args, kwargs)
     function = calls._plain()
     work = Work(
         function, args, kwargs, options.on_error, calls._gives_itself(scope), options.isolate,
@@ -77,21 +76,6 @@ def _run_at_once(
         return _done(value)
     finally:
         del value  # an error leads to this frame by `f_back`: that would be a cycle
-
-
-def _check(
-    options: Options, takes_more: bool, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    """What a call checks before anything is accepted."""
-    check_extra(options.name, takes_more, args, kwargs)
-    try:
-        hash((args, frozenset(kwargs.items())))
-    except TypeError as error:
-        raise unhashable_extra(options.name, error) from None
-    if options.key is not None:
-        hashable("key", options.key(item))
-    if not options.is_plain:
-        terms_of(options, item, 0, None)
 
 
 def _outcome(work: Work, item: Any) -> Any:

@@ -116,6 +116,7 @@ def batched_with(seam: Any, function: Any, **options: Any) -> Any:
         "on_error": None,
         "executor": None,
         "caller_runs": False,
+        "broker": None,
         "exit_timeout": DEFAULT_EXIT_TIMEOUT,
         "name": None,
         **options,

@@ -12,7 +12,6 @@ import inspect
 import itertools
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import batched
+from .target import Unfit, found, kind_of
 
 MOST_OF_A_TURN = 0.25  # of all the time: a size whose call takes longer is not doubled any more
 # The share of the fixed cost that may be left in an item's: what a larger batch could still gain.
@@ -37,36 +37,7 @@ LEFT_OVER = 0.1
 WORTH_IT = 1.25
 
 
-class Unfit(Exception):
-    """What was asked for cannot be measured; the message says why."""
-
-
 # ---- what is called, and with what ----
-
-
-def found(target: str) -> Any:
-    """What `module:name` leads to.
-
-    Raises:
-        Unfit: nothing is there.
-    """
-    module, _, name = target.partition(":")
-    if not module or not name:
-        raise Unfit(f"{target!r} is not of the form module:function")
-    if os.getcwd() not in sys.path:  # as `python -m` does, and scripts of other names do not
-        sys.path.insert(0, os.getcwd())
-    try:
-        thing: Any = importlib.import_module(module)
-        for part in name.split("."):
-            thing = getattr(thing, part)
-    except Exception as error:  # also of the module itself
-        raise Unfit(f"{target!r} is not found: {kind_of(error)}: {error}") from error
-    return thing
-
-
-def kind_of(thing: object) -> str:
-    """How it is called in a message."""
-    return type(thing).__name__
 
 
 def plain(thing: Any) -> Callable[..., Any]:

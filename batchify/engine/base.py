@@ -38,6 +38,12 @@ class Engine(Ending):
 
     # ---- the driver's part ----
 
+    LOOK = math.inf  # seconds between two looks at `is_safe`, at the end of the process
+
+    def is_safe(self, future: BatchFuture[Any]) -> bool:
+        """Is its item run, though this process ends?"""
+        return False
+
     def _reset_workers(self) -> None:
         """Forget the workers, in a forked child."""
         raise NotImplementedError

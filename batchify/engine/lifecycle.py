@@ -167,7 +167,7 @@ def _run_what_is_left() -> None:
             end = began + engine.options.exit_timeout
             for future in futures:
                 try:
-                    future.exception(max(0.0, end - time.monotonic()))
+                    _wait(engine, future, end)
                 except TimeoutError:
                     if future.done():
                         continue
@@ -175,6 +175,18 @@ def _run_what_is_left() -> None:
                     break
                 except Exception:
                     continue
+
+
+def _wait(engine: Any, future: Any, end: float) -> None:
+    """Until it is done, or safe without this process: nobody tells of that."""
+    while not engine.is_safe(future):
+        left = max(0.0, end - time.monotonic())
+        try:
+            future.exception(min(left, engine.LOOK))
+            return
+        except TimeoutError:
+            if left <= engine.LOOK and not engine.is_safe(future):
+                raise
 
 
 def batches_of(engines: list[Any]) -> dict[int, int]:

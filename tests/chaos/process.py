@@ -157,7 +157,7 @@ class Process:
         os.waitpid(pid, 0)
 
 
-# Not in finalizers, nor where CPython makes a loop: what it has in hand there nobody else can close.
+# Not in finalizers, nor where CPython makes a loop: what it has in hand nobody else can close.
 NOT_THERE = ("__del__", "new_event_loop")
 
 

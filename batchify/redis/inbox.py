@@ -1,0 +1,147 @@
+"""The workers' end: one process that runs items."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from redis.exceptions import RedisError, ResponseError
+
+from ..broker import Delivery, Overdue
+from .keys import DELIVERIES, GROUP, Keys, delivery_of, fields_of, order_of
+from .reach import AT_ONCE, parts_of, reaching
+
+if TYPE_CHECKING:
+    from . import RedisStreams
+
+
+class RedisInbox:
+    """Where one worker process gets items from."""
+
+    def __init__(self, broker: RedisStreams, keys: Keys) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._redis = broker.client()
+        self.consumer = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._lease = max(1, int(broker.lease * 1000))
+
+    def _in_group(self, command: Callable[[], Any]) -> Any:
+        """What `command` gives; the group is made where there is none."""
+        with reaching():
+            try:
+                return command()
+            except ResponseError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+            try:  # "0": also what was added before there was any worker
+                self._redis.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if not str(error).startswith("BUSYGROUP"):  # another worker was faster
+                    raise
+            return command()
+
+    def take(self, count: int, seconds: float) -> list[Delivery]:
+        found = self._in_group(
+            lambda: self._redis.xreadgroup(
+                GROUP,
+                self.consumer,
+                {self._keys.stream: ">"},
+                count=count,
+                block=max(1, int(seconds * 1000)),
+            )
+        )
+        return [delivery_of(*entry) for _, entries in found or [] for entry in entries]
+
+    def overdue(self, count: int) -> list[Overdue]:
+        found = self._in_group(
+            lambda: self._redis.xpending_range(
+                self._keys.stream, GROUP, "-", "+", count, idle=self._lease
+            )
+        )
+        return [Overdue(one["message_id"].decode(), one["times_delivered"]) for one in found]
+
+    def claim(self, ids: Sequence[str]) -> list[Delivery]:
+        found = self._in_group(
+            lambda: self._redis.xclaim(
+                self._keys.stream, GROUP, self.consumer, self._lease, list(ids)
+            )
+        )
+        return [delivery_of(entry, fields) for entry, fields in found if fields is not None]
+
+    def renew(self, ids: Sequence[str]) -> None:
+        wanted = set(ids)
+        if not wanted:
+            return
+        first, last = min(wanted, key=order_of), max(wanted, key=order_of)
+        count = len(wanted) + AT_ONCE
+        found = self._in_group(
+            lambda: self._redis.xpending_range(
+                self._keys.stream, GROUP, first, last, count, self.consumer
+            )
+        )
+        own = [one["message_id"] for one in found if one["message_id"].decode() in wanted]
+        for part in parts_of(own, AT_ONCE):
+            with reaching():
+                self._redis.xclaim(
+                    self._keys.stream, GROUP, self.consumer, 0, list(part), justid=True
+                )
+
+    def settle(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
+        with reaching():
+            pipe = self._redis.pipeline(transaction=True)
+            self._settle(pipe, answers)
+            pipe.execute()
+
+    def bury(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
+        with reaching():
+            pipe = self._redis.pipeline(transaction=True)
+            for delivery, _ in answers:
+                pipe.xadd(
+                    self._keys.dead,
+                    {
+                        **fields_of(delivery.letter, delivery.reply_to),
+                        DELIVERIES: self._broker.max_deliveries,
+                    },
+                )
+            self._settle(pipe, answers)
+            pipe.execute()
+
+    def _settle(self, pipe: Any, answers: Iterable[tuple[Delivery, bytes]]) -> None:
+        by_caller: dict[str, dict[Any, Any]] = {}
+        ids: list[str] = []
+        for delivery, payload in answers:
+            ids.append(delivery.id)
+            if delivery.reply_to:
+                told = by_caller.setdefault(delivery.reply_to, {})
+                told[delivery.letter.number] = payload
+        for caller, told in by_caller.items():
+            answers_key = self._keys.answers(caller)
+            pipe.xadd(answers_key, told)
+            pipe.pexpire(answers_key, int(self._broker.answers_expire * 1000))
+        pipe.xack(self._keys.stream, GROUP, *ids)
+        pipe.xdel(self._keys.stream, *ids)
+
+    def flushes(self) -> Iterator[str]:
+        with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
+            with reaching():
+                channel.subscribe(self._keys.flush)
+            while True:
+                with reaching():
+                    message: Any = channel.get_message(timeout=1.0)
+                yield "" if message is None else message["data"].decode()
+
+    def is_up_to(self, delivery: str, last: str) -> bool:
+        return bool(last) and order_of(delivery) <= order_of(last)
+
+    def stop(self) -> None:
+        with contextlib.suppress(RedisError, OSError):
+            left = self._redis.xpending_range(
+                self._keys.stream, GROUP, "-", "+", 1, consumername=self.consumer
+            )
+            if not left:  # what is taken off the list loses what it has
+                self._redis.xgroup_delconsumer(self._keys.stream, GROUP, self.consumer)
+            self._redis.close()

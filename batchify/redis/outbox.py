@@ -1,0 +1,81 @@
+"""The callers' end, in one process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from ..broker import Letter, Unreachable
+from .keys import Keys, fields_of
+from .reach import AT_ONCE, parts_of, reaching
+
+if TYPE_CHECKING:
+    from . import RedisStreams
+
+
+class RedisOutbox:
+    """Where the items of one process go to, and its answers come from."""
+
+    def __init__(self, broker: RedisStreams, keys: Keys) -> None:
+        self._broker = broker
+        self._keys = keys
+        self._redis = broker.client()
+        self._caller = uuid4().hex
+        self._answers = keys.answers(self._caller)
+        self._seen = "0"  # the last answer that was read
+        self._entries: dict[int, str] = {}  # by number: what has no answer yet
+
+    def room(self) -> int:
+        """How many items may be sent now."""
+        most = self._broker.max_length
+        if most is None:
+            return AT_ONCE
+        with reaching():
+            return max(0, most - int(self._redis.xlen(self._keys.stream)))
+
+    def send(self, letters: Sequence[Letter]) -> None:
+        with reaching():
+            pipe = self._redis.pipeline(transaction=True)
+            for letter in letters:
+                pipe.xadd(self._keys.stream, fields_of(letter, self._caller))
+            entries = pipe.execute()
+        for letter, entry in zip(letters, entries, strict=True):
+            self._entries[letter.number] = entry.decode()
+
+    def flush(self) -> None:
+        with reaching():
+            last = self._redis.xrevrange(self._keys.stream, count=1)
+            if last:
+                self._redis.publish(self._keys.flush, last[0][0])
+
+    def answers(self, seconds: float) -> list[tuple[int, bytes]]:
+        with reaching():
+            # A stream, not a list: what was read and got lost on the way can be read again.
+            found: Any = self._redis.xread(
+                {self._answers: self._seen}, count=AT_ONCE, block=int(seconds * 1000) or None
+            )
+        answers: list[tuple[int, bytes]] = []
+        for _, entries in found or []:
+            for entry, fields in entries:
+                answers += [(int(number), payload) for number, payload in fields.items()]
+                self._seen = entry.decode()
+        if answers:
+            for number, _ in answers:
+                self._entries.pop(number, None)
+            with contextlib.suppress(Unreachable), reaching():  # it expires, too
+                self._redis.xtrim(self._answers, minid=self._seen, approximate=False)
+        return answers
+
+    def missing(self, numbers: Sequence[int]) -> list[int]:
+        known = [(n, entry) for n in numbers if (entry := self._entries.get(n)) is not None]
+        missing: list[int] = []
+        for part in parts_of(known, AT_ONCE):
+            with reaching():
+                pipe = self._redis.pipeline(transaction=False)
+                for _, entry in part:
+                    pipe.xrange(self._keys.stream, entry, entry)
+                found = pipe.execute()
+            missing += [n for (n, _), entries in zip(part, found, strict=True) if not entries]
+        return missing

@@ -1,0 +1,62 @@
+"""The server: a client of it, and what it means when it cannot be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+try:
+    import redis
+    from redis.exceptions import (
+        AuthenticationError,
+        AuthorizationError,
+        BusyLoadingError,
+        ConnectionError,  # noqa: A004
+        OutOfMemoryError,
+        ReadOnlyError,
+        TimeoutError,  # noqa: A004
+    )
+except ModuleNotFoundError as error:  # pragma: no cover
+    raise ModuleNotFoundError(
+        'RedisStreams needs redis-py: pip install "batchify-py[redis]"', name=error.name
+    ) from None
+
+from ..broker import Unreachable
+from ..options import kind
+
+AT_ONCE = 1000  # entries that one command asks for
+# The longest wait for an answer, beyond that of a `BLOCK`: a server that went away without a word.
+SOCKET_TIMEOUT = 30.0
+
+
+def client_of(url: str) -> Any:
+    """A client; it connects to nothing yet."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=SOCKET_TIMEOUT,
+        socket_connect_timeout=5.0,
+        socket_keepalive=True,
+    )
+
+
+# Also: it is full, or is not the first among its replicas any more.
+_PASSING = (
+    ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError, OSError,
+)  # fmt: skip
+
+
+@contextmanager
+def reaching() -> Generator[None, None, None]:
+    """Tell apart what passes (`Unreachable`) from what does not, such as a wrong password."""
+    try:
+        yield
+    except (AuthenticationError, AuthorizationError):
+        raise
+    except _PASSING as error:
+        raise Unreachable(kind(error)) from error
+
+
+def parts_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for at in range(0, len(items), size):
+        yield items[at : at + size]

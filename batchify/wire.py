@@ -1,0 +1,218 @@
+"""What is sent between machines: items, results and errors, as bytes.
+
+An error is sent as a description, never as a pickled object, unless pickle was asked for: where it
+arrives, its type is looked for among the modules that are imported there, and made without running
+its `__init__`. So what comes from a broker runs no code and imports nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .errors import BatchAborted
+from .future import Failure
+from .options import kind
+from .remote import where
+
+MOST_CAUSES = 5  # that an error takes with it, one of the other
+
+
+class Serializer(Protocol):
+    """Turns plain values into bytes, and back."""
+
+    def dumps(self, value: Any, /) -> bytes | str:
+        """`value` as bytes, or as text."""
+        ...
+
+    def loads(self, data: bytes, /) -> Any:
+        """What `dumps` was given."""
+        ...
+
+
+class _Json:
+    @staticmethod
+    def dumps(value: Any) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        return json.loads(data)
+
+
+class _Pickle:
+    @staticmethod
+    def dumps(value: Any) -> bytes:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+    @staticmethod
+    def loads(data: bytes) -> Any:
+        return pickle.loads(data)
+
+
+class Wire:
+    """How the items and the outcomes of one broker are written.
+
+    Args:
+        serializer: "json"; "pickle", which runs what the payload says and is for trusted brokers
+            only; "msgpack", where that is installed; or anything with `dumps` and `loads`.
+
+    Raises:
+        ImportError: msgpack is not installed.
+        TypeError: it is none of these.
+        ValueError: no serializer has that name.
+    """
+
+    def __init__(self, serializer: str | Serializer) -> None:
+        self.is_pickle = serializer == "pickle"
+        self._serializer: Any = _serializer(serializer)
+
+    def _dumps(self, value: Any) -> bytes:
+        data = self._serializer.dumps(value)
+        return data.encode() if isinstance(data, str) else bytes(data)
+
+    # ---- items ----
+
+    def pack(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """One call. Raises what the serializer raises for what it has no form for."""
+        return self._dumps([item, list(args), kwargs] if args or kwargs else [item])
+
+    def unpack(self, payload: bytes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """What `pack` was given."""
+        call: list[Any] = self._serializer.loads(payload)
+        if len(call) == 1:
+            return call[0], (), {}
+        item, args, kwargs = call
+        return item, tuple(args), kwargs
+
+    # ---- outcomes ----
+
+    def pack_result(self, value: Any) -> bytes:
+        """A result; an error instead, where the serializer has no form for it."""
+        try:
+            return self._dumps(["result", value])
+        except Exception as error:
+            return self.pack_error(
+                BatchAborted(f"the result cannot be sent: {kind(error)} while writing it")
+            )
+
+    def pack_error(self, error: BaseException) -> bytes:
+        """An error."""
+        if self.is_pickle:
+            try:
+                return self._dumps(["error", error])
+            except Exception:
+                return self._dumps(["described", described(error)])
+        return self._dumps(["described", described(error)])
+
+    def unpack_outcome(self, payload: bytes) -> Any:
+        """A result, or a `Failure`."""
+        try:
+            form, value = self._serializer.loads(payload)
+        except Exception as error:
+            return Failure(BatchAborted(f"the outcome cannot be read: {kind(error)}"))
+        if form == "result":
+            return value
+        return Failure(_presentable(value if form == "error" else rebuilt(value)))
+
+
+def _serializer(given: Any) -> Any:
+    if isinstance(given, str):
+        if given == "json":
+            return _Json
+        if given == "pickle":
+            return _Pickle
+        if given == "msgpack":
+            msgpack = importlib.import_module("msgpack")
+            return _Functions(msgpack.packb, msgpack.unpackb)
+        raise ValueError(f'serializer must be "json", "pickle" or "msgpack", got {given!r}')
+    if not (callable(getattr(given, "dumps", None)) and callable(getattr(given, "loads", None))):
+        raise TypeError(f"serializer must be a name, or have dumps and loads, got {kind(given)}")
+    return given
+
+
+class _Functions:
+    def __init__(self, dumps: Callable[[Any], bytes], loads: Callable[[bytes], Any]) -> None:
+        self.dumps = dumps
+        self.loads = loads
+
+
+# ---- errors ----
+
+
+def described(error: BaseException, depth: int = 0) -> dict[str, Any]:
+    """An error in plain values: its type, what it says, its notes and its cause."""
+    told: dict[str, Any] = {"module": type(error).__module__, "name": type(error).__qualname__}
+    told["text"] = _text_of(error)
+    if _is_plain(error.args):
+        told["args"] = list(error.args)
+    state = {name: value for name, value in error.__dict__.items() if _is_plain(value)}
+    frames = where(error) if depth == 0 else ""  # a traceback cannot be sent
+    if frames:
+        state["__notes__"] = [*state.get("__notes__", []), f"in another process:\n{frames}"]
+    if state:
+        told["state"] = state
+    if error.__cause__ is not None and depth < MOST_CAUSES:
+        told["cause"] = described(error.__cause__, depth + 1)
+    return told
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def _is_plain(value: Any) -> bool:
+    """Would every serializer give it back as it is? (A tuple counts: it comes back as a list.)"""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(one) for one in value)
+    if type(value) is dict:
+        return all(type(key) is str and _is_plain(one) for key, one in value.items())
+    return type(value) in (str, int, float, bool, type(None))
+
+
+def rebuilt(told: Any) -> BaseException:
+    """The error of a description; `BatchAborted` where its type is not known here."""
+    try:
+        found = _class_of(told["module"], told["name"])
+        error = BatchAborted(f"the batch raised {told['name']}: {told['text']}")
+        if found is not None and "args" in told:
+            error = _made(found, tuple(told["args"]), told.get("state", {})) or error
+        if "cause" in told:
+            error.__cause__ = rebuilt(told["cause"])
+        return error
+    except Exception as fault:
+        return BatchAborted(f"the error of the batch cannot be read: {kind(fault)}")
+
+
+def _class_of(module: str, name: str) -> type[BaseException] | None:
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    is_error = isinstance(found, type) and issubclass(found, BaseException)
+    return found if is_error else None
+
+
+def _made(found: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+    """An exception of that type and content, without running its `__init__` (as `copy_of`)."""
+    builtin = next(base for base in found.__mro__ if base.__module__ == "builtins")
+    try:
+        made = builtin.__new__(found, *args)
+        builtin.__init__(made, *args)  # type: ignore[misc]
+        made.__dict__.update(state)
+    except Exception:
+        return None
+    return made
+
+
+def _presentable(error: Any) -> Exception:
+    """What a future can carry."""
+    if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
+        return error
+    return BatchAborted(f"the batch gave {kind(error)} where an error was expected")

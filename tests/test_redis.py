@@ -1,0 +1,920 @@
+"""`broker=RedisStreams(...)`, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchify import (
+    BadResult,
+    BatchAborted,
+    Closed,
+    DeadLetter,
+    DeadlineExceeded,
+    Forked,
+    ItemTooHeavy,
+    MissingResult,
+    QueueFull,
+    Retry,
+    RetryExhausted,
+    batched,
+    observe,
+)
+from batchify.testing import eager
+from tests.redis_server import PROGRAM, RedisServer, redis_server
+
+pytest.importorskip("redis")
+if PROGRAM is None:
+    pytest.skip("redis-server is not installed", allow_module_level=True)
+
+from batchify.redis import RedisStreams
+from batchify.worker import Worker, dead_letters
+
+pytestmark = [
+    pytest.mark.long,
+    # redis-py leaves it to the collector to close what was cut.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with redis_server() as found:
+        yield found
+
+
+@pytest.fixture
+def broker(server: RedisServer) -> Callable[..., RedisStreams]:
+    """A broker with a stream of its own for each test."""
+    name = uuid.uuid4().hex
+
+    def make(**options: Any) -> RedisStreams:
+        return RedisStreams(server.url, **{"stream": name, "lease": 1.0, **options})
+
+    return make
+
+
+@contextlib.contextmanager
+def working(*functions: Any, workers: int | None = None) -> Iterator[list[Worker]]:
+    """Workers in threads of this process."""
+    made = [Worker(function, workers) for function in functions]
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(worker.run) for worker in made]
+        try:
+            yield made
+        finally:
+            for worker in made:
+                worker.stop()
+            for run in runs:
+                assert run.result(30)
+
+
+def leased(broker: RedisStreams, function: Any) -> int:
+    client, keys = broker.client(), broker.keys(function._plain())
+    if not client.exists(keys.stream) or not client.xinfo_groups(keys.stream):
+        return 0
+    found: Any = client.xpending(keys.stream, "workers")
+    return int(found["pending"])
+
+
+def held(broker: RedisStreams, function: Any) -> int:
+    return int(broker.client().xlen(broker.keys(function._plain()).stream))
+
+
+def until(fact: Callable[[], Any], limit: float = 20.0) -> None:
+    end = time.monotonic() + limit
+    while not fact():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def balanced(function: Any) -> bool:
+    s = function.stats()
+    return bool(
+        s.accepted == s.succeeded + s.failed + s.cancelled + s.expired + s.pending + s.running
+    )
+
+
+# ---- there and back ----
+
+
+def test_callers_of_all_kinds_get_their_own_results(broker: Any) -> None:
+    @batched(size=50, linger=0.001, broker=broker())
+    def double(rows: list[int]) -> list[int]:
+        return [2 * row for row in rows]
+
+    async def main(start: int) -> list[int]:
+        return list(await asyncio.gather(*(double(row) for row in range(start, start + 300))))
+
+    with working(double, double), ThreadPoolExecutor(4) as pool:
+        loops = [pool.submit(asyncio.run, main(1000 * n)) for n in (1, 2)]
+        assert list(double.map(range(300))) == [2 * row for row in range(300)]
+        for n, loop in zip((1, 2), loops, strict=True):
+            assert loop.result(30) == [2 * row for row in range(1000 * n, 1000 * n + 300)]
+    stats = double.stats()
+    assert (stats.accepted, stats.succeeded, stats.running) == (900, 900, 0)
+    assert balanced(double)
+    assert held(double._options().broker, double) == 0
+
+
+def test_an_async_function_runs_on_a_loop_of_the_worker(broker: Any) -> None:
+    @batched(size=50, broker=broker())
+    async def double(rows: list[int]) -> list[int]:
+        await asyncio.sleep(0.001)
+        return [2 * row for row in rows]
+
+    async def main() -> list[int]:
+        return list(await asyncio.gather(*(double(row) for row in range(200))))
+
+    with working(double):
+        assert asyncio.run(main()) == [2 * row for row in range(200)]
+        assert double(7).result(10) == 14
+
+
+def test_extra_arguments_kinds_weights_and_equals(broker: Any) -> None:
+    batches: list[tuple[list[Any], str]] = []
+
+    @batched(
+        size=10, linger=0.05, key=lambda row: row % 2, weight=lambda row: row, max_weight=20,
+        dedupe=True, broker=broker(),
+    )  # fmt: skip
+    def shown(rows: list[int], how: str = "") -> list[str]:
+        batches.append((rows, how))
+        return [f"{row}{how}" for row in rows]
+
+    with working(shown):
+        with pytest.raises(ItemTooHeavy):
+            shown(21)
+        with pytest.raises(TypeError, match="hashable"):
+            shown(1, [])
+        futures = [shown(row, how="!") for row in (1, 2, 3, 4, 4)]
+        assert [future.result(10) for future in futures] == ["1!", "2!", "3!", "4!", "4!"]
+        assert shown(5).result(10) == "5"
+    assert all(len({row % 2 for row in rows}) == 1 for rows, _ in batches)
+    assert all(sum(rows) <= 20 for rows, _ in batches)
+    assert all(len(set(rows)) == len(rows) for rows, _ in batches)
+    stats = shown.stats()
+    assert (stats.rejected, stats.accepted) == (2, 6)
+
+
+def test_what_a_batch_comes_to_reaches_its_callers(broker: Any) -> None:
+    outcomes: dict[str, Callable[[list[str]], Any]] = {
+        "none": lambda rows: None,
+        "mapping": lambda rows: {},
+        "short": lambda rows: [],
+        "raises": lambda rows: 1 / 0,
+        "key": lambda rows: {}["a"],
+        "os": lambda rows: open("/nowhere/at/all"),
+        "exit": lambda rows: sys.exit(3),
+        "element": lambda rows: [LookupError(row) for row in rows],
+        "retry": lambda rows: [Retry(attempts=2) for row in rows],
+        "unsendable": lambda rows: [object() for row in rows],
+        "nested": lambda rows: [{"a": [1, None, True, 2.5, "ü"]} for row in rows],
+    }
+
+    @batched(size=1, broker=broker())
+    def play(rows: list[str]) -> Any:
+        return outcomes[rows[0]](rows)
+
+    with working(play):
+        errors = {name: play(name).exception(20) for name in outcomes}
+        assert play("none").result(10) is None
+        assert play("nested").result(10) == {"a": [1, None, True, 2.5, "ü"]}
+    kinds = {name: type(error) for name, error in errors.items()}
+    assert kinds == {
+        "none": type(None), "nested": type(None), "mapping": MissingResult, "short": BadResult,
+        "raises": ZeroDivisionError, "key": KeyError, "os": FileNotFoundError,
+        "exit": BatchAborted, "element": LookupError, "retry": RetryExhausted,
+        "unsendable": BatchAborted,
+    }  # fmt: skip
+    assert str(errors["raises"]) == "division by zero"
+    assert errors["os"].errno == 2  # type: ignore[union-attr]
+    assert errors["element"].args == ("element",)  # type: ignore[union-attr]
+    assert isinstance(errors["exit"].__cause__, SystemExit)  # type: ignore[union-attr]
+    assert "test_redis.py" in errors["raises"].__notes__[0]  # type: ignore[union-attr]
+
+
+class Sour(Exception):
+    def __init__(self, row: int, *, why: str) -> None:
+        super().__init__(row)
+        self.why = why
+
+
+def test_errors_of_ones_own_keep_their_type_without_being_called(broker: Any) -> None:
+    class Local(Exception):
+        pass
+
+    @batched(broker=broker())
+    def play(rows: list[int]) -> list[Any]:
+        return [Sour(row, why="odd") if row % 2 else Local(row) for row in rows]
+
+    with working(play):
+        odd = play(1).exception(10)
+        assert type(odd) is Sour
+        assert odd.args == (1,)
+        assert odd.why == "odd"
+        unknown = play(2).exception(10)
+        assert type(unknown) is BatchAborted
+        assert "Local" in str(unknown)
+
+
+def test_on_error_and_observers_belong_to_the_worker(broker: Any) -> None:
+    seen: list[Any] = []
+    events: list[Any] = []
+
+    def handle(failure: Any) -> Any:
+        seen.append((failure.items, failure.batched))
+        return [-1 for _ in failure.items]
+
+    @batched(broker=broker(), on_error=handle, name="handled")
+    def play(rows: list[int]) -> list[int]:
+        raise ValueError
+
+    end = play.observe(events.append)
+    with working(play):
+        assert play(1).result(10) == -1
+        until(lambda: events)
+    end()
+    assert [items for items, _ in seen] == [[1]]
+    assert seen[0][1] is play  # what a handler submits is as safe as ever
+    assert [(event.name, event.size) for event in events] == [("handled", 1)]
+
+
+def test_pickle_and_other_serializers_are_asked_for_by_name(broker: Any) -> None:
+    class Loud:
+        @staticmethod
+        def dumps(value: Any) -> str:
+            return json.dumps(value).upper()
+
+        @staticmethod
+        def loads(data: bytes) -> Any:
+            return json.loads(data.lower())
+
+    @batched(broker=broker(serializer="pickle"))
+    def same(rows: list[Any]) -> list[Any]:
+        return [ValueError(row) if row == 3 else row for row in rows]
+
+    @batched(broker=broker(serializer=Loud, stream=uuid.uuid4().hex))
+    def loud(rows: list[Any]) -> list[Any]:
+        return rows
+
+    with working(same, loud):
+        assert same({(1, 2), (3, 4)}).result(10) == {(1, 2), (3, 4)}
+        error = same(3).exception(10)
+        assert (type(error), error.args) == (ValueError, (3,))  # type: ignore[union-attr]
+        with pytest.raises(AttributeError):
+            same(lambda: 1)
+        assert loud("Quiet").result(10) == "quiet"
+
+
+# ---- what is refused ----
+
+
+def test_what_cannot_be_written_is_refused_by_the_call(broker: Any) -> None:
+    @batched(broker=broker())
+    def same(rows: list[Any]) -> list[Any]:
+        return rows
+
+    with pytest.raises(TypeError):
+        same(object())
+    stats = same.stats()
+    assert (stats.submitted, stats.rejected, stats.accepted) == (1, 1, 0)
+
+
+def test_what_a_broker_is_not_for() -> None:
+    streams = RedisStreams("redis://127.0.0.1:1")
+    with ThreadPoolExecutor() as pool, pytest.raises(TypeError, match="executor and broker"):
+        batched(broker=streams, executor=pool)
+    with pytest.raises(TypeError, match="broker"):
+        batched(broker="redis://127.0.0.1")
+
+    class Table:
+        @batched(broker=streams)
+        def insert(self, rows: list[int]) -> None: ...
+
+        @batched(broker=streams)
+        @classmethod
+        def insert_all(cls, rows: list[int]) -> None: ...
+
+    with pytest.raises(TypeError, match="an instance or a class"):
+        Table().insert(1)
+    with pytest.raises(TypeError, match="an instance or a class"):
+        Table.insert_all(1)
+    with pytest.raises(ValueError, match="name"):
+        batched(lambda rows: rows, broker=streams)(1)
+    with pytest.raises(TypeError, match="broker"):
+        Worker(batched(lambda rows: rows))
+    with pytest.raises(TypeError, match="broker"):
+        Worker(len)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"url": 1}, TypeError),
+        ({"url": "http://somewhere"}, ValueError),
+        ({"lease": 0}, ValueError),
+        ({"lease": "1"}, TypeError),
+        ({"max_deliveries": 0}, ValueError),
+        ({"max_deliveries": True}, TypeError),
+        ({"serializer": "yaml"}, ValueError),
+        ({"serializer": 1}, TypeError),
+        ({"max_length": 0}, ValueError),
+        ({"send_timeout": -1}, ValueError),
+        ({"answers_expire": 0}, ValueError),
+        ({"stream": ""}, ValueError),
+        ({"stream": b"a"}, TypeError),
+    ],
+)
+def test_wrong_options_are_named(wrong: dict[str, Any], error: type[Exception]) -> None:
+    option = next(iter(wrong))
+    with pytest.raises(error, match="URL" if option == "url" and error is ValueError else option):
+        RedisStreams(**{"url": "redis://127.0.0.1", **wrong})
+
+
+def test_a_password_is_shown_nowhere() -> None:
+    streams = RedisStreams("redis://me:secret@127.0.0.1:1")
+    assert "secret" not in repr(streams) + str(streams)
+
+
+# ---- life ----
+
+
+def test_flush_and_close_reach_what_lingers_with_a_worker(broker: Any) -> None:
+    @batched(size=100, linger=None, broker=broker())
+    def patient(rows: list[int]) -> list[int]:
+        return rows
+
+    with working(patient):
+        first = [patient(row) for row in range(3)]
+        until(lambda: leased(patient._options().broker, patient) == 3)
+        assert not any(future.done() for future in first)
+        patient.flush(10)
+        assert [future.result(0) for future in first] == [0, 1, 2]
+        second = patient(3)
+        asyncio.run(patient.aflush(10))
+        assert second.result(0) == 3
+        third = patient(4)
+        patient.close(10)
+        assert third.result(0) == 4
+        with pytest.raises(Closed):
+            patient(5)
+        patient.start()
+        fourth = patient(6)
+        patient.flush(10)
+        assert fourth.result(0) == 6
+
+
+def test_close_without_a_worker(broker: Any) -> None:
+    @batched(broker=broker())
+    def double(rows: list[int]) -> list[int]:
+        return [2 * row for row in rows]
+
+    future = double(1)
+    until(future.running)
+    with pytest.raises(TimeoutError):
+        double.close(0.1)
+    assert isinstance(future.exception(0), Closed)
+    assert balanced(double)
+    with working(double):  # what was sent is run all the same
+        until(lambda: held(double._options().broker, double) == 0)
+
+
+def test_cancel_before_and_after_an_item_is_sent(broker: Any) -> None:
+    gate = threading.Event()
+
+    @batched(broker=broker())
+    def double(rows: list[int]) -> list[int]:
+        gate.wait(20)
+        return [2 * row for row in rows]
+
+    async def detached() -> None:
+        future = double(3)
+        while not future.running():
+            await asyncio.sleep(0.001)
+        assert future.cancel()
+        assert future.cancelled()
+
+    with working(double):
+        future = double(1)
+        until(future.running)
+        assert not future.cancel()
+        asyncio.run(detached())
+        gate.set()
+        assert future.result(10) == 2
+        double.flush(10)
+    stats = double.stats()
+    assert (stats.succeeded, stats.cancelled, stats.running) == (1, 1, 0)
+
+
+def test_deadlines_hold_in_the_queue_of_the_broker(broker: Any) -> None:
+    ran: list[int] = []
+
+    @batched(broker=broker())
+    def same(rows: list[int]) -> list[int]:
+        ran.extend(rows)
+        return rows
+
+    streams = same._options().broker
+    late = same.options(deadline=2)(1)
+    in_time = same.options(deadline=60, priority=2)(2)
+    until(lambda: held(streams, same) == 2)
+    assert not late.done()
+    time.sleep(2.1)
+    with working(same):
+        assert isinstance(late.exception(10), DeadlineExceeded)
+        assert in_time.result(10) == 2
+    assert ran == [2]
+
+
+def test_a_full_queue_and_a_full_stream(broker: Any) -> None:
+    @batched(size=2, capacity=4, broker=broker(max_length=3))
+    def same(rows: list[int]) -> list[int]:
+        return rows
+
+    futures = [same(row) for row in range(4)]
+    with pytest.raises(QueueFull):
+        same.submit_nowait(4)
+    until(lambda: held(same._options().broker, same) == 3)
+    time.sleep(0.1)
+    assert held(same._options().broker, same) == 3
+    with working(same):
+        assert [future.result(10) for future in futures] == [0, 1, 2, 3]
+        assert list(same.map(range(50))) == list(range(50))
+
+
+def test_a_callback_may_submit_and_wait_for_others(broker: Any) -> None:
+    @batched(broker=broker())
+    def same(rows: list[int]) -> list[int]:
+        return rows
+
+    chain: list[int] = []
+    over = threading.Event()
+
+    def on(future: Any) -> None:
+        chain.append(future.result())
+        if len(chain) < 5:
+            same(len(chain)).add_done_callback(on)
+        else:
+            over.set()
+
+    with working(same):
+        same(0).add_done_callback(on)
+        assert over.wait(10)
+    assert chain == [0, 1, 2, 3, 4]
+
+
+def test_dropped_futures_are_told_and_leave_nothing(broker: Any) -> None:
+    @batched(broker=broker())
+    def same(rows: list[int]) -> list[int]:
+        return rows
+
+    told: list[int] = []
+    with working(same):
+        for row in range(20):
+            same(row).add_done_callback(lambda future: told.append(future.result()))
+        until(lambda: len(told) == 20)
+        engine = same._scope().engine
+        until(lambda: not engine._ear)
+        assert not engine.away
+        assert not engine._under_way
+    assert sorted(told) == list(range(20))
+
+
+def test_eager_needs_no_server() -> None:
+    @batched(broker=RedisStreams("redis://127.0.0.1:1", stream="nothing"))
+    def double(rows: list[int]) -> list[int]:
+        return [2 * row for row in rows]
+
+    with eager():
+        assert double(1).result(0) == 2
+
+
+def test_a_server_that_is_not_there_is_told_of_in_the_end() -> None:
+    @batched(broker=RedisStreams("redis://127.0.0.1:1", stream="nothing", send_timeout=0.1))
+    def double(rows: list[int]) -> list[int]:
+        return rows
+
+    error = double(1).exception(20)
+    assert type(error).__module__ == "redis.exceptions"
+    assert type(error).__name__ == "ConnectionError"
+    assert balanced(double)
+
+
+def test_a_wrong_password_is_told_of_at_once() -> None:
+    with redis_server("--requirepass", "right") as locked:
+        wrong = RedisStreams(locked.url.replace("//", "//:wrong@"), stream="locked")
+        right = RedisStreams(locked.url.replace("//", "//:right@"), stream="locked")
+
+        @batched(broker=wrong)
+        def refused(rows: list[int]) -> list[int]:
+            return rows
+
+        @batched(broker=right)
+        def same(rows: list[int]) -> list[int]:
+            return rows
+
+        assert type(refused(1).exception(20)).__name__ == "AuthenticationError"
+        with working(same):
+            assert same(1).result(10) == 1
+
+
+def test_tls(tmp_path: Path) -> None:
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        cwd=tmp_path, capture_output=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    cert = str(tmp_path / "cert.pem")
+    plain = RedisServer(str(tmp_path))
+    port = str(plain.port)
+    secure = RedisServer(
+        str(tmp_path), "--port", "0", "--tls-port", port, "--tls-cert-file", cert,
+        "--tls-key-file", str(tmp_path / "key.pem"), "--tls-ca-cert-file", cert,
+        "--tls-auth-clients", "no", port=plain.port,
+    )  # fmt: skip
+    secure.start()
+    try:
+        url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={cert}"
+
+        @batched(broker=RedisStreams(url, stream="secure"))
+        def double(rows: list[int]) -> list[int]:
+            return [2 * row for row in rows]
+
+        with working(double):
+            assert double(4).result(10) == 8
+    finally:
+        secure.stop(kill=True)
+
+
+# ---- the server goes ----
+
+
+@pytest.mark.parametrize("keeps", [True, False], ids=["with its file", "without anything"])
+def test_the_server_is_started_anew(keeps: bool) -> None:
+    arguments = ("--appendonly", "yes", "--appendfsync", "always") if keeps else ()
+    with redis_server(*arguments) as server:
+
+        @batched(
+            size=20,
+            broker=RedisStreams(server.url, stream="anew", lease=0.5, send_timeout=30),
+        )
+        def double(rows: list[int]) -> list[int]:
+            return [2 * row for row in rows]
+
+        before = [double(row) for row in range(50)]
+        until(lambda: all(future.running() for future in before))
+        server.stop(kill=True)
+        during = [double(row) for row in range(50, 100)]
+        time.sleep(0.2)
+        server.start()
+        with working(double):
+            futures = before + during
+            assert [future.result(30) for future in futures] == [2 * row for row in range(100)]
+            server.stop(kill=True)
+            after = [double(row) for row in range(100, 120)]
+            server.start()
+            assert [future.result(30) for future in after] == [2 * row for row in range(100, 120)]
+    assert balanced(double)
+
+
+# ---- processes ----
+
+
+class Workers:
+    """Worker processes of one function of `tests.redis_app`."""
+
+    def __init__(self, url: str, target: str, log: Path, lease: float = 1.0) -> None:
+        self.command = [sys.executable, "-m", "batchify", "worker", f"tests.redis_app:{target}"]
+        self.environment = {
+            **os.environ, "BATCHIFY_TEST_REDIS": url, "BATCHIFY_TEST_LOG": str(log),
+            "BATCHIFY_TEST_LEASE": str(lease), "PYTHONPATH": str(ROOT),
+        }  # fmt: skip
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        one = subprocess.Popen(
+            [*self.command, *arguments], env=self.environment, cwd=ROOT, stderr=subprocess.PIPE
+        )
+        assert one.stderr is not None
+        assert b"ready" in one.stderr.readline()
+        self.running.append(one)
+        return one
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self.running:
+            one.kill()
+            one.wait(20)
+            if one.stderr is not None:
+                one.stderr.close()
+
+
+def called_by(url: str, target: str) -> Any:
+    """The function of the app, in this process, with that server."""
+    from tests import redis_app
+
+    found = getattr(redis_app, target)
+    streams = RedisStreams(url, lease=1.0, stream=f"batchify:tests.redis_app.{target}")
+    return batched(found._plain(), size=100, broker=streams)
+
+
+def test_worker_processes_and_a_graceful_stop(server: RedisServer, tmp_path: Path) -> None:
+    call = called_by(server.url, "slow")
+    with Workers(server.url, "slow", tmp_path / "log") as workers:
+        one = workers.start("--workers", "2")
+        futures = [call(row) for row in range(300)]
+        until(lambda: any(future.done() for future in futures))
+        one.send_signal(signal.SIGTERM)  # in the middle of batches
+        assert one.wait(20) == 0
+        assert leased(call._options().broker, call) == 0
+        groups: Any = (
+            call._options()
+            .broker.client()
+            .xinfo_consumers(call._options().broker.keys(call._plain()).stream, "workers")
+        )
+        assert groups == []
+        workers.start()
+        assert [future.result(20) for future in futures] == [2 * row for row in range(300)]
+    ran = Counter((tmp_path / "log").read_text().split())
+    assert set(ran.values()) == {1}
+
+
+def producer(url: str, start: int, count: int) -> list[Any]:
+    call = called_by(url, "slow")
+    return list(call.map(range(start, start + count), window=2000, return_exceptions=True))
+
+
+def kill_at_random(
+    workers: Workers, rng: random.Random, is_over: threading.Event, kills: int
+) -> int:
+    killed = 0
+    while killed < kills and not is_over.wait(rng.uniform(0.2, 0.6)):
+        victim = workers.running.pop(rng.randrange(len(workers.running)))
+        victim.kill()
+        victim.wait(20)
+        assert victim.stderr is not None
+        victim.stderr.close()
+        killed += 1
+        workers.start()
+    return killed
+
+
+@pytest.mark.timeout(300)
+def test_killed_workers_lose_nothing(server: RedisServer, tmp_path: Path) -> None:
+    """Three callers, two workers, `kill -9` in the middle of batches.
+
+    By hand with 36 000 items: BATCHIFY_TEST_ITEMS=36000 pytest tests/test_redis.py -k killed
+    """
+    items = int(os.environ.get("BATCHIFY_TEST_ITEMS", "6000"))
+    log = tmp_path / "log"
+    each = items // 3
+    is_over = threading.Event()
+    with (
+        Workers(server.url, "slow", log) as workers,
+        ProcessPoolExecutor(3) as callers,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        workers.start()
+        workers.start()
+        calls = [callers.submit(producer, server.url, n * each, each) for n in range(3)]
+        killer = pool.submit(kill_at_random, workers, random.Random(7), is_over, 8)
+        for n, call in enumerate(calls):
+            assert call.result(250) == [2 * row for row in range(n * each, (n + 1) * each)]
+        is_over.set()
+        killed = killer.result(30)
+    ran = Counter(log.read_text().split())
+    assert len(ran) == items  # nothing lost
+    twice = sum(count - 1 for count in ran.values())
+    print(f"{items} items, {killed} workers killed, {twice} items run twice")
+    assert killed >= 3
+    assert twice <= killed * 100  # at most the killed batches
+
+
+def test_an_item_that_kills_its_workers_is_buried_alone(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    call = called_by(server.url, "deadly")
+    is_over = threading.Event()
+
+    def look_after(workers: Workers) -> int:
+        """As a supervisor does: a worker that dies is started anew."""
+        deaths = 0
+        while not is_over.wait(0.01):
+            if workers.running[-1].poll() is not None:
+                deaths += 1
+                workers.start()
+        return deaths
+
+    with Workers(server.url, "deadly", tmp_path / "log", lease=0.3) as workers:
+        futures = {row: call(row) for row in range(60)}
+        until(lambda: held(call._options().broker, call) == 60)
+        workers.start()
+        with ThreadPoolExecutor(1) as pool:
+            deaths = pool.submit(look_after, workers)
+            errors = {row: future.exception(40) for row, future in futures.items()}
+            is_over.set()
+            assert deaths.result(20) == 4  # max_deliveries
+        assert {row for row, error in errors.items() if error} == {13}
+        assert type(errors[13]) is DeadLetter
+        command = [sys.executable, "-m", "batchify", "dead", "tests.redis_app:deadly"]
+
+        def dead(*arguments: str) -> str:
+            return subprocess.run(
+                [*command, *arguments], env=workers.environment, cwd=ROOT, check=True,
+                capture_output=True, text=True,
+            ).stdout  # fmt: skip
+
+        listed = dead().split()
+        assert listed[-3:] == ["delivered", "4", "times"]
+        assert "13" in dead("--show").split()[-1]
+        assert dead("--requeue", "1-1") == "0 requeued\n"
+        assert len(dead_letters(call)) == 1
+        assert dead("--requeue", listed[0]) == "1 requeued\n"
+        assert len(dead_letters(call)) == 0
+        until(lambda: workers.running[-1].poll() is not None)  # it kills the next one
+        until(lambda: leased(call._options().broker, call) == 1)
+    with Workers(server.url, "deadly", tmp_path / "log", lease=0.1) as workers:
+        workers.start()
+        for _ in range(2):
+            workers.running[-1].wait(20)
+            workers.start()
+        workers.running[-1].wait(20)
+        workers.start()
+        until(lambda: len(dead_letters(call)) == 1)
+        assert dead_letters(call).delete() == 1
+
+
+def test_a_lease_is_renewed_while_the_batch_runs(broker: Any) -> None:
+    runs: list[int] = []
+
+    @batched(size=1, broker=broker(lease=0.3))
+    def slow(rows: list[int]) -> list[int]:
+        runs.extend(rows)
+        time.sleep(1.0)
+        return rows
+
+    with working(slow, slow):
+        assert slow(1).result(20) == 1
+    assert runs == [1]
+
+
+def test_what_others_left_is_run_again_in_pieces_that_shrink(broker: Any) -> None:
+    sizes: list[int] = []
+
+    @batched(size=64, broker=broker(lease=0.2))
+    def same(rows: list[int]) -> list[int]:
+        sizes.append(len(rows))
+        return rows
+
+    streams = same._options().broker
+    futures = [same(row) for row in range(64)]
+    until(lambda: held(streams, same) == 64)
+    assert len(streams.inbox(same._plain()).take(64, 1)) == 64  # by one who is never heard of again
+    time.sleep(0.25)
+    with working(same):
+        assert [future.result(20) for future in futures] == list(range(64))
+    assert sizes == [8] * 8
+
+
+def test_answers_for_a_caller_that_is_gone_expire(server: RedisServer, tmp_path: Path) -> None:
+    code = (
+        "import os; from tests.redis_app import double; future = double(1)\n"
+        "while not future.running(): pass\n"
+        "import time; time.sleep(0.2); os._exit(0)"
+    )
+    with Workers(server.url, "double", tmp_path / "log") as workers:
+        subprocess.run(
+            [sys.executable, "-c", code], env=workers.environment, cwd=ROOT, check=True, timeout=30
+        )
+        workers.start()
+        call = called_by(server.url, "double")
+        client = call._options().broker.client()
+        pattern = "{batchify:tests.redis_app.double}:answers:*"
+        until(lambda: list(client.scan_iter(pattern)))
+        for key in client.scan_iter(pattern):
+            assert 0 < client.pttl(key) <= 60_000
+
+
+def test_a_process_that_ends_has_sent_its_items(server: RedisServer, tmp_path: Path) -> None:
+    code = "from tests.redis_app import adouble\nfor n in range(1000): adouble(n)"
+    log = tmp_path / "log"
+    with Workers(server.url, "adouble", log) as workers:
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], env=workers.environment, cwd=ROOT,
+            check=True, timeout=30, capture_output=True, text=True,
+        )  # fmt: skip
+        assert (done.stdout, done.stderr) == ("", "")
+        assert time.monotonic() - began < 15  # without a worker it waits for nothing
+        workers.start()
+        until(lambda: log.exists() and len(log.read_text().split()) == 1000)
+
+
+def test_a_forked_child_sends_its_own(broker: Any) -> None:
+    @batched(broker=broker())
+    def double(rows: list[int]) -> list[int]:
+        return [2 * row for row in rows]
+
+    before = double(1)
+    until(before.running)
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        told = "?"
+        try:
+            is_forked = isinstance(before.exception(0), Forked)
+            told = f"{is_forked} {double(5).result(15)}"
+        except BaseException as error:
+            told = repr(error)
+        finally:
+            os.write(theirs, told.encode())
+            os._exit(0)
+    with working(double):
+        assert before.result(15) == 2
+        assert os.read(ours, 1000) == b"True 10"
+    os.waitpid(pid, 0)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_the_main_script_is_found_by_its_name(server: RedisServer, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import os\nfrom batchify import batched\nfrom batchify.redis import RedisStreams\n"
+        "@batched(broker=RedisStreams(os.environ['BATCHIFY_TEST_REDIS']))\n"
+        "def triple(rows):\n    return [3 * row for row in rows]\n"
+        "if __name__ == '__main__':\n    print(triple(5).result(20))\n"
+    )
+    environment = {**os.environ, "BATCHIFY_TEST_REDIS": server.url, "PYTHONPATH": str(ROOT)}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "batchify", "worker", "script:triple"],
+        env=environment, cwd=tmp_path, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "script.py"], env=environment, cwd=tmp_path, check=True, timeout=30,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout == "15\n"
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(20) == 0
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["worker", "nothing"], "module:function"),
+        (["worker", "tests.redis_app:note"], "broker"),
+        (["dead", "tests.redis_app:note"], "broker"),
+        (["dead", "tests.redis_app:double"], "ConnectionError"),
+    ],
+)
+def test_what_the_commands_refuse(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from batchify.__main__ import main
+
+    assert main(arguments) in (1, 2)
+    assert told in capsys.readouterr().err
+
+
+def test_everybody_hears_of_batches_in_the_worker(broker: Any) -> None:
+    events: list[Any] = []
+
+    @batched(broker=broker(), name="observed")
+    def same(rows: list[int]) -> list[int]:
+        return rows
+
+    end = observe(events.append)
+    try:
+        with working(same):
+            assert same(1).result(10) == 1
+            until(lambda: events)
+    finally:
+        end()
+    assert [event.name for event in events] == ["observed"]
