@@ -60,7 +60,7 @@ class Overdue(NamedTuple):
 
 
 class Outbox(Protocol):
-    """The end of one function's callers in one process. All of it raises `Unreachable`."""
+    """The end of one function's callers in one process. All but `stop` raises `Unreachable`."""
 
     def room(self) -> int:
         """How many letters may be sent now."""
@@ -82,9 +82,17 @@ class Outbox(Protocol):
         """Which of these letters the broker does not hold: those that are settled, or lost."""
         ...
 
+    def stop(self) -> None:
+        """Close the connections."""
+        ...
+
 
 class Inbox(Protocol):
     """The end of one worker process. All that asks the server raises `Unreachable`."""
+
+    def tidy(self) -> None:
+        """Take workers off the list that were not heard of for long, and have nothing."""
+        ...
 
     def take(self, count: int, seconds: float) -> list[Delivery]:
         """At most `count` new letters; waits that long for the first."""

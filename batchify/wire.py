@@ -7,6 +7,7 @@ its `__init__`. So what comes from a broker runs no code and imports nothing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import pickle
@@ -90,11 +91,12 @@ class Wire:
         return item, tuple(args), kwargs
 
     # ---- outcomes ----
+    # The first byte tells the form. An error is described in JSON, whatever results are written in.
 
     def pack_result(self, value: Any) -> bytes:
         """A result; an error instead, where the serializer has no form for it."""
         try:
-            return self._dumps(["result", value])
+            return _RESULT + self._dumps(value)
         except Exception as error:
             return self.pack_error(
                 BatchAborted(f"the result cannot be sent: {kind(error)} while writing it")
@@ -103,21 +105,24 @@ class Wire:
     def pack_error(self, error: BaseException) -> bytes:
         """An error."""
         if self.is_pickle:
-            try:
-                return self._dumps(["error", error])
-            except Exception:
-                return self._dumps(["described", described(error)])
-        return self._dumps(["described", described(error)])
+            with contextlib.suppress(Exception):
+                return _PICKLED + _Pickle.dumps(error)
+        return _DESCRIBED + _Json.dumps(described(error)).encode()
 
     def unpack_outcome(self, payload: bytes) -> Any:
         """A result, or a `Failure`."""
+        form, data = payload[:1], payload[1:]
         try:
-            form, value = self._serializer.loads(payload)
+            if form == _RESULT:
+                return self._serializer.loads(data)
+            if form == _PICKLED and self.is_pickle:
+                return Failure(_presentable(_Pickle.loads(data)))
+            return Failure(_presentable(rebuilt(_Json.loads(data))))
         except Exception as error:
             return Failure(BatchAborted(f"the outcome cannot be read: {kind(error)}"))
-        if form == "result":
-            return value
-        return Failure(_presentable(value if form == "error" else rebuilt(value)))
+
+
+_RESULT, _DESCRIBED, _PICKLED = b"r", b"e", b"p"
 
 
 def _serializer(given: Any) -> Any:
@@ -148,8 +153,14 @@ def described(error: BaseException, depth: int = 0) -> dict[str, Any]:
     """An error in plain values: its type, what it says, its notes and its cause."""
     told: dict[str, Any] = {"module": type(error).__module__, "name": type(error).__qualname__}
     told["text"] = _text_of(error)
-    if _is_plain(error.args):
-        told["args"] = list(error.args)
+    builtin = _builtin(type(error))
+    reduced: Any = builtin.__reduce__(error)  # as in `copy_of`
+    if _is_plain(reduced[1]):
+        told["args"] = list(reduced[1])
+    held = reduced[2] if len(reduced) > 2 else {}  # in C, such as the `name` of an ImportError
+    fields = {n: v for n, v in held.items() if n not in error.__dict__ and _is_plain(v)}
+    if fields:
+        told["fields"] = fields
     state = {name: value for name, value in error.__dict__.items() if _is_plain(value)}
     frames = where(error) if depth == 0 else ""  # a traceback cannot be sent
     if frames:
@@ -183,7 +194,8 @@ def rebuilt(told: Any) -> BaseException:
         found = _class_of(told["module"], told["name"])
         error = BatchAborted(f"the batch raised {told['name']}: {told['text']}")
         if found is not None and "args" in told:
-            error = _made(found, tuple(told["args"]), told.get("state", {})) or error
+            made = _made(found, tuple(told["args"]), told.get("state", {}), told.get("fields", {}))
+            error = made or error
         if "cause" in told:
             error.__cause__ = rebuilt(told["cause"])
         return error
@@ -199,13 +211,21 @@ def _class_of(module: str, name: str) -> type[BaseException] | None:
     return found if is_error else None
 
 
-def _made(found: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
+def _builtin(found: type[BaseException]) -> Any:
+    return next(base for base in found.__mro__ if base.__module__ == "builtins")
+
+
+def _made(
+    found: type[BaseException], args: tuple[Any, ...], state: dict[str, Any], fields: dict[str, Any]
+) -> Any:
     """An exception of that type and content, without running its `__init__` (as `copy_of`)."""
-    builtin = next(base for base in found.__mro__ if base.__module__ == "builtins")
+    builtin = _builtin(found)
     try:
         made = builtin.__new__(found, *args)
-        builtin.__init__(made, *args)  # type: ignore[misc]
+        builtin.__init__(made, *args)
         made.__dict__.update(state)
+        for name, value in fields.items():
+            builtin.__dict__[name].__set__(made, value)
     except Exception:
         return None
     return made

@@ -42,7 +42,7 @@ class _Local(Batched):
     def __init__(self, function: Any, given: Any, options: Any) -> None:
         super().__init__(function, options)
         self._self_given = given
-        self._self_scopes.observers = given._self_scopes.observers
+        self._self_scopes.observers = given._observers()
 
     def _gives_itself(self, scope: Any) -> Callable[[], Any]:  # noqa: ARG002
         given = self._self_given  # for `on_error`: what it submits is to be as safe as ever
@@ -127,8 +127,12 @@ class Worker:
         ]
         self._helper(self._hear_flushes, "flushes")  # it ends by itself, a little later
         try:
+            is_tidy = False
             while not self._is_stopping:
                 try:
+                    if not is_tidy:
+                        self._inbox.tidy()
+                        is_tidy = True
                     self._step()
                 except Unreachable:
                     log.warning("%s: the broker cannot be reached", self._name)

@@ -36,7 +36,7 @@ from batchify import (
     batched,
     observe,
 )
-from batchify.redis import RedisStreams
+from batchify.redis import RedisStreams, inbox
 from batchify.testing import eager
 from batchify.worker import Worker, dead_letters
 from tests.redis_server import PROGRAM, RedisServer, redis_server
@@ -785,6 +785,33 @@ def test_what_others_left_is_run_again_in_pieces_that_shrink(broker: Any) -> Non
     with working(same):
         assert [future.result(20) for future in futures] == list(range(64))
     assert sizes == [8] * 8
+
+
+def test_workers_that_were_killed_long_ago_leave_the_list(
+    broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "GONE", 0.05)
+
+    @batched(broker=broker(lease=60))
+    def same(rows: list[int]) -> list[int]:
+        return rows
+
+    streams = same._options().broker
+    future = same(1)
+    until(lambda: held(streams, same) == 1)
+    idle, busy = (streams.inbox(same._plain()) for _ in range(2))
+    assert len(busy.take(1, 1)) == 1
+    assert idle.take(1, 0.01) == []
+    time.sleep(0.1)
+    with working(same):
+        client, stream = streams.client(), streams.keys(same._plain()).stream
+
+        def names() -> set[str]:
+            return {one["name"].decode() for one in client.xinfo_consumers(stream, "workers")}
+
+        until(lambda: idle.consumer not in names())
+        assert busy.consumer in names()  # what it has is delivered again, and not lost
+    assert not future.done()
 
 
 def test_answers_for_a_caller_that_is_gone_expire(server: RedisServer, tmp_path: Path) -> None:

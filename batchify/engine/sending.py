@@ -10,8 +10,10 @@ Sizes, lingers, kinds of items and all the rest are the workers' affair, see `wo
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,7 +34,7 @@ from ..terms import NO_TERMS, Terms, check_call
 from . import lifecycle
 from .base import Closer, limits_of
 from .batch import Batch
-from .looking import OPEN
+from .looking import CLOSED, OPEN
 from .mending import holding
 from .seam import Seam
 from .threads import ThreadEngine
@@ -174,7 +176,7 @@ class SendingEngine(ThreadEngine):
         except BaseException as error:
             self._fail(batch, failure_of(caught(error)))
         finally:
-            waits.end_to_serve(batch)
+            waits.end_to_serve(batch, get_ident())
             self._let_go(batch)
             # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
             del self, batch
@@ -190,15 +192,23 @@ class SendingEngine(ThreadEngine):
                 self._under_way[number] = batch, place
             lifecycle.hold(self)
             if not self._ear:
-                self._ear = 1
-                self._looked = self.seam.clock()
-                self.seam.spawn(_listen, (self._weak,), f"batchify:{self.options.name}:answers")
+                self._start_to_listen()
             self._end()
         is_flushed = batch.is_flushed or self.state is not OPEN
         return [
             self._letter(number, future, is_flushed)
             for number, future in zip(numbers, batch.futures, strict=True)
         ]
+
+    def _start_to_listen(self) -> None:
+        self._looked = self.seam.clock()
+        self._ear = 1
+        try:
+            self.seam.spawn(_listen, (self._weak,), f"batchify:{self.options.name}:answers")
+        except BaseException as error:
+            self._ear = 0
+            if not (isinstance(error, RuntimeError) and self._is_ending):
+                raise  # else no thread starts any more, and nobody waits for answers
 
     def _letter(self, number: int, future: BatchFuture[Any], is_flushed: bool) -> Letter:
         terms = future._terms
@@ -267,7 +277,7 @@ class SendingEngine(ThreadEngine):
                 self._send_again()
         except Unreachable:
             time.sleep(LONGEST_PAUSE)
-            self._looked = 0.0  # what the server lost, if it was started anew
+            self._looked = -math.inf  # what the server lost, if it was started anew
         except Exception as error:
             log.error("%s: answers cannot be read: %s", self.options.name, kind(error))
             time.sleep(LONGEST_PAUSE)
@@ -277,7 +287,14 @@ class SendingEngine(ThreadEngine):
             self._ear = 0
             self._worker_idents.discard(get_ident())
             lifecycle.let_go(self)
+        self._hang_up()
         return False
+
+    def _hang_up(self) -> None:
+        """Close the connections, if nobody calls or listens any more."""
+        if self.state is CLOSED and not self._ear and self._box is not None:
+            box, self._box = self._box, None
+            box.stop()
 
     def _hear_answers(self, seconds: float) -> None:
         by_batch: dict[Batch, list[tuple[int, Any]]] = {}
@@ -293,11 +310,12 @@ class SendingEngine(ThreadEngine):
             self._give(batch, places, values)
 
     def _give(self, batch: Batch, places: Sequence[int], values: Sequence[Any]) -> None:
-        waits.begin_to_serve(batch)  # for callbacks that wait, or submit
+        # For callbacks that wait, or submit. (Its sender may still have it in hand, too.)
+        waits.serving_threads.setdefault(self._ear, []).append(batch)
         try:
             self.settle(batch, Give(places, values, False))
         finally:
-            waits.end_to_serve(batch)
+            waits.end_to_serve(batch, self._ear)
         if not batch.left:
             self.away.pop(batch, None)
 
@@ -354,7 +372,8 @@ class SendingEngine(ThreadEngine):
     def _flush_away(self) -> None:
         """Have workers let go of what lingers with them; nobody waits for that."""
         if self.away:
-            self.seam.spawn(_flush, (self.outbox,), f"batchify:{self.options.name}:flush")
+            with contextlib.suppress(RuntimeError):  # no thread is to be had: then they linger
+                self.seam.spawn(_flush, (self.outbox,), f"batchify:{self.options.name}:flush")
 
     LOOK = 0.02
 
@@ -369,6 +388,7 @@ class SendingEngine(ThreadEngine):
         left = super().closed(abandon)
         if abandon:
             self._forget_away()
+        self._hang_up()
         return left
 
     def forked(self) -> None:
@@ -387,8 +407,11 @@ def _listen(weak: ref[SendingEngine]) -> None:
     """The life of the thread that hears the answers."""
     while True:
         engine = weak()
-        if engine is None or not engine.hear():
-            return
+        try:
+            if engine is None or not engine.hear():
+                return
+        except BaseException as error:  # no memory, or somebody kills threads: it must go on
+            log.error("hearing answers was broken off by %s", kind(error))
         del engine
 
 

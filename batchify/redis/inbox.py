@@ -18,6 +18,8 @@ from .reach import AT_ONCE, parts_of, reaching
 if TYPE_CHECKING:
     from . import RedisStreams
 
+GONE = 3600.0  # seconds
+
 
 class RedisInbox:
     """Where one worker process gets items from."""
@@ -35,7 +37,7 @@ class RedisInbox:
             try:
                 return command()
             except ResponseError as error:
-                if not str(error).startswith("NOGROUP"):
+                if not str(error).startswith(("NOGROUP", "no such key")):
                     raise
             try:  # "0": also what was added before there was any worker
                 self._redis.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
@@ -43,6 +45,13 @@ class RedisInbox:
                 if not str(error).startswith("BUSYGROUP"):  # another worker was faster
                     raise
             return command()
+
+    def tidy(self) -> None:
+        # One that lives asks every second; it would lose what it has.
+        for one in self._in_group(lambda: self._redis.xinfo_consumers(self._keys.stream, GROUP)):
+            if not one["pending"] and one["idle"] > GONE * 1000:
+                with reaching():
+                    self._redis.xgroup_delconsumer(self._keys.stream, GROUP, one["name"])
 
     def take(self, count: int, seconds: float) -> list[Delivery]:
         found = self._in_group(

@@ -68,6 +68,9 @@ class RedisOutbox:
                 self._redis.xtrim(self._answers, minid=self._seen, approximate=False)
         return answers
 
+    def stop(self) -> None:
+        self._redis.close()
+
     def missing(self, numbers: Sequence[int]) -> list[int]:
         known = [(n, entry) for n in numbers if (entry := self._entries.get(n)) is not None]
         missing: list[int] = []

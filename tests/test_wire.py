@@ -1,0 +1,171 @@
+"""What is sent between machines comes back as it was, and runs nothing."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchify import BadResult, BatchAborted, MissingResult
+from batchify.future import Failure
+from batchify.wire import Wire, described, rebuilt
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+ERRORS = [
+    ValueError, KeyError, LookupError, OSError, RuntimeError, BadResult, MissingResult,
+    UnicodeDecodeError, ExceptionGroup,
+]  # fmt: skip
+
+
+@given(
+    plain,
+    st.lists(st.text() | st.integers(), max_size=3),
+    st.dictionaries(st.text(), st.integers()),
+)
+def test_calls_come_back_as_they_were(item: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+    wire = Wire("json")
+    assert wire.unpack(wire.pack(item, tuple(args), kwargs)) == (item, tuple(args), kwargs)
+
+
+@given(plain)
+def test_results_come_back_as_they_were(value: Any) -> None:
+    wire = Wire("json")
+    assert wire.unpack_outcome(wire.pack_result(value)) == value
+
+
+@pytest.mark.parametrize("name", ["json", "pickle"])
+@given(kind=st.sampled_from(ERRORS), args=st.lists(plain, max_size=3), note=st.text())
+def test_errors_come_back_as_they_were(
+    name: str, kind: type[Exception], args: list[Any], note: str
+) -> None:
+    try:
+        error = kind(*args)
+    except TypeError:
+        return  # it wants others
+    error.add_note(note)
+    error.__cause__ = StopIteration(1)
+    wire = Wire(name)
+    told = wire.unpack_outcome(wire.pack_error(error))
+    assert type(told) is Failure
+    assert isinstance(told.error, kind)
+    assert told.error.args == error.args
+    assert str(told.error) == str(error)
+    assert told.error.__notes__[0] == note
+    if name == "json":
+        assert type(told.error.__cause__) is StopIteration
+
+
+class Loud(Exception):
+    """An error that says when its code runs."""
+
+    def __init__(self, *args: Any, fuse: bool = True) -> None:
+        assert not fuse
+        super().__init__(*args)
+
+
+class Secret(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_no_code_of_an_error_runs() -> None:
+    made = rebuilt(described(Loud(1, [2], fuse=False)))
+    assert type(made) is Loud
+    assert made.args == (1, [2])
+    assert type(rebuilt(described(Secret()))) is Secret
+
+
+class Boom:
+    def __reduce__(self) -> Any:
+        return (sys.exit, (3,))
+
+
+def told_of(**description: Any) -> bytes:
+    return b"e" + json.dumps({"text": "", **description}).encode()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"x",
+        b"e",
+        b"e{",
+        b"enull",
+        b"e[]",
+        b"r{",
+        b"p" + pickle.dumps(Boom()),
+        told_of(module="os", name="system", args=["false"]),
+        told_of(module="antigravity", name="Error", args=[]),
+        told_of(module="builtins", name="int", args=[1]),
+        told_of(module="builtins", name="OSError", args=7),
+        told_of(module=1, name=2, args=[]),
+    ],
+)
+def test_what_is_no_outcome_is_an_error_and_runs_nothing(payload: bytes) -> None:
+    told = Wire("json").unpack_outcome(payload)
+    assert type(told) is Failure
+    assert type(told.error) is BatchAborted
+    assert "antigravity" not in sys.modules
+
+
+def test_what_errors_hold_in_c_comes_back() -> None:
+    for error in (
+        ImportError("no", name="a", path="b"), FileNotFoundError(2, "not there", "c"),
+        SyntaxError("no", ("file", 1, 2, "text")),
+    ):  # fmt: skip
+        made = rebuilt(described(error))
+        assert type(made) is type(error)
+        assert str(made) == str(error)
+        for name in ("name", "path", "errno", "filename", "lineno"):
+            assert getattr(made, name, None) == getattr(error, name, None)
+
+
+def test_an_error_that_is_none_for_a_future_is_wrapped() -> None:
+    for name in ("json", "pickle"):
+        wire = Wire(name)
+        for error in (SystemExit(3), StopIteration(), KeyboardInterrupt()):
+            told = wire.unpack_outcome(wire.pack_error(error))
+            assert type(told.error) is BatchAborted
+    assert type(Wire("pickle").unpack_outcome(b"p" + pickle.dumps(1)).error) is BatchAborted
+
+
+def test_a_chain_of_causes_has_an_end() -> None:
+    error = ValueError(0)
+    for n in range(1, 100):
+        link = ValueError(n)
+        link.__cause__ = error
+        error = link
+    told: BaseException | None = rebuilt(described(error))
+    count = 0
+    while told is not None:
+        told, count = told.__cause__, count + 1
+    assert 1 < count < 10
+
+
+def test_serializers_are_named_or_have_both_ways() -> None:
+    with pytest.raises(ValueError, match="yaml"):
+        Wire("yaml")
+    with pytest.raises(TypeError, match="dumps"):
+        Wire(object())  # type: ignore[arg-type]
+    wire = Wire(json)
+    assert wire.unpack_outcome(wire.pack_result([1])) == [1]
+    told = wire.unpack_outcome(wire.pack_result(object()))
+    assert type(told.error) is BatchAborted
+    assert "object" not in str(told.error)
+
+
+def test_msgpack() -> None:
+    pytest.importorskip("msgpack")
+    wire = Wire("msgpack")
+    assert wire.unpack(wire.pack(b"a", (1,), {})) == (b"a", (1,), {})
+    assert wire.unpack_outcome(wire.pack_result({"a": b"b"})) == {"a": b"b"}
