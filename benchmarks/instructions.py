@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -175,28 +175,53 @@ ROWS: dict[str, tuple[Callable[[int], None], int]] = {  # with the number of ite
 # ---- counting ----
 
 
-def count_of(row: str, items: int) -> int:
-    """The instructions of one run."""
+def counted_in_children(rows: list[str]) -> None:
+    """Run each row with n and with 2n items, each in a forked child; say which was which.
+
+    All begin with the same heap, and the start of the interpreter, which takes longer than they
+    do, is run once.
+    """
+    gc.disable()
+    for row in rows:
+        function, items = ROWS[row]
+        for count in (items, 2 * items):
+            child = os.fork()
+            if child == 0:
+                function(count)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            assert status == 0, row
+            print(child, row, count, sep=",", flush=True)
+
+
+def instructions_of(rows: list[str]) -> dict[str, float]:
+    """The instructions of an item, for each row."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
         # Nothing that differs from run to run, nor from checkout to checkout.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-        subprocess.run(
+        told = subprocess.run(
             [
-                "valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q",
-                sys.executable, "-m", "benchmarks.instructions", "--run", row, str(items),
+                "valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/%p", "-q",
+                sys.executable, "-m", "benchmarks.instructions", "--children", *rows,
             ],
-            env=environment, check=True, stderr=subprocess.DEVNULL,
+            env=environment, check=True, stdout=subprocess.PIPE, text=True,
+            stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        for line in out.read_text(errors="replace").splitlines():
-            if line.startswith(("summary:", "totals:")):
-                return int(line.split()[1])
+        totals: dict[str, list[tuple[int, int]]] = {}
+        for line in told.stdout.splitlines():
+            child, row, count = line.split(",")
+            totals.setdefault(row, []).append((int(count), total(Path(folder) / child)))
+    return {
+        row: (more - less) / (most - least) for row, [(least, less), (most, more)] in totals.items()
+    }
+
+
+def total(out: Path) -> int:
+    """The instructions of one process."""
+    for line in out.read_text(errors="replace").splitlines():
+        if line.startswith(("summary:", "totals:")):
+            return int(line.split()[1])
     raise AssertionError("callgrind gave no total")
-
-
-def per_item(row: str) -> float:
-    _, items = ROWS[row]
-    return (count_of(row, 2 * items) - count_of(row, items)) / items
 
 
 def main() -> int:
@@ -207,19 +232,16 @@ def main() -> int:
     )
     parser.add_argument("--row", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--record", action="store_true", help="write the record for this Python")
-    parser.add_argument("--run", nargs=2, metavar=("ROW", "ITEMS"), help=argparse.SUPPRESS)
+    parser.add_argument("--children", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.run:
-        gc.disable()
-        function, _ = ROWS[given.run[0]]
-        function(int(given.run[1]))
+    if given.children:
+        counted_in_children(given.children)
         return 0
     if shutil.which("valgrind") is None:
         print("!!! valgrind is not installed: no instructions can be counted", file=sys.stderr)
         return 2
     rows = [FUTURE, *(row for row in given.row if row != FUTURE)]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        counted = dict(zip(rows, pool.map(per_item, rows), strict=True))
+    counted = instructions_of(rows)
     version = ".".join(platform.python_version_tuple()[:2])
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     before: dict[str, float] = record.get(version, {})
