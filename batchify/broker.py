@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -36,6 +36,9 @@ class Letter(NamedTuple):
     deadline: float | None = None
     priority: float = 0
     is_flushed: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Letter {self.number}>"  # no content
 
 
 class Delivery(NamedTuple):
@@ -118,8 +121,8 @@ class Inbox(Protocol):
         """`settle`, with the letters kept among the dead ones."""
         ...
 
-    def flushes(self) -> Iterator[str]:
-        """For ever: up to which id nothing is to linger; "" now and then, when nobody flushes."""
+    def flushes(self, seconds: float) -> list[str]:
+        """Up to which ids nothing is to linger; waits that long for the first new one."""
         ...
 
     def is_up_to(self, delivery: str, last: str) -> bool:

@@ -13,6 +13,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Protocol
 
 from .errors import BatchAborted
@@ -107,7 +108,11 @@ class Wire:
         if self.is_pickle:
             with contextlib.suppress(Exception):
                 return _PICKLED + _Pickle.dumps(error)
-        return _DESCRIBED + _Json.dumps(described(error)).encode()
+        try:
+            told = _Json.dumps(described(error))
+        except Exception:  # what it holds has no end, or no form
+            told = _Json.dumps(described(BatchAborted(f"the batch raised {kind(error)}")))
+        return _DESCRIBED + told.encode()
 
     def unpack_outcome(self, payload: bytes) -> Any:
         """A result, or a `Failure`."""
@@ -205,8 +210,8 @@ def rebuilt(told: Any) -> BaseException:
 
 def _class_of(module: str, name: str) -> type[BaseException] | None:
     found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
+    for part in name.split("."):  # no `getattr`: it may import, or run what a class says
+        found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
     is_error = isinstance(found, type) and issubclass(found, BaseException)
     return found if is_error else None
 
@@ -223,6 +228,8 @@ def _made(
     try:
         made = builtin.__new__(found, *args)
         builtin.__init__(made, *args)
+        if "__notes__" in state:
+            state["__notes__"] = [str(note) for note in state["__notes__"]]
         made.__dict__.update(state)
         for name, value in fields.items():
             builtin.__dict__[name].__set__(made, value)

@@ -4,9 +4,9 @@ A worker is a caller of the same function, without its broker: what it takes fro
 engine of this process, so that sizes, lingers, keys, weights, `isolate`, `on_error` and all else
 mean what they always do. What an item ends in is the answer, which settles it.
 
-What was delivered before, and did not end, may be what killed its worker. It is run with nothing
-else in the process, in pieces that shrink with each delivery, the last one alone: so that the
-neighbours of such an item do not go where it goes.
+What was delivered before, and did not end, may be what killed its worker. Where that can be, it is
+run with nothing else in the process, in pieces that shrink with each delivery, the last one alone:
+so that the neighbours of such an item do not go where it goes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from .broker import Broker, Delivery, Inbox, Overdue, Unreachable
 from .calls import Asked, Calls
 from .decorator import Batched
-from .errors import Closed, DeadLetter, DeadlineExceeded
+from .errors import DeadLetter, DeadlineExceeded
 from .future import BatchFuture
 from .options import kind, whole
 
@@ -33,6 +33,7 @@ WAIT = 0.5  # seconds: how long a look for new items waits, and how late a stop 
 PAUSE = 1.0  # seconds, before a server that could not be reached is tried again
 AT_ONCE = 1000  # answers that are settled in one step, and overdue items that are looked at
 LOOKS = 10  # times a lease: how often a worker looks for what is overdue
+MANY = 10  # times what is usually held: the most, where items wait to run again
 SHRINK = 3  # bits: a piece of what is delivered again has an eighth of the size, and so on
 
 
@@ -102,6 +103,8 @@ class Worker:
         self._is_over = threading.Event()
         self._flushed = ""  # up to which id nothing lingers
         self._next_look = 0.0  # when to look for what is overdue
+        self._alone_by: float | None = None  # by when that is to run alone; None: nothing is
+        self._is_pausing = False  # nothing new is taken, so that it comes to that
 
     # ---- life ----
 
@@ -127,16 +130,7 @@ class Worker:
         ]
         self._helper(self._hear_flushes, "flushes")  # it ends by itself, a little later
         try:
-            is_tidy = False
-            while not self._is_stopping:
-                try:
-                    if not is_tidy:
-                        self._inbox.tidy()
-                        is_tidy = True
-                    self._step()
-                except Unreachable:
-                    log.warning("%s: the broker cannot be reached", self._name)
-                    time.sleep(PAUSE)
+            self._take_and_run()
             self._local.close()
             end = time.monotonic() + self._local._options().exit_timeout
             while self._held and time.monotonic() < end:
@@ -149,6 +143,23 @@ class Worker:
             self._inbox.stop()
         return not self._held
 
+    def _take_and_run(self) -> None:
+        was_there = False  # the broker
+        while not self._is_stopping:
+            try:
+                if not was_there:
+                    self._inbox.tidy()
+                self._step()
+                was_there = True
+            except Unreachable:
+                log.warning("%s: the broker cannot be reached", self._name)
+                time.sleep(PAUSE)
+            except Exception as error:
+                if not was_there:  # a wrong password, say
+                    raise
+                log.error("%s: items cannot be taken: %s", self._name, kind(error))
+                time.sleep(PAUSE)
+
     def _helper(self, target: Callable[[], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"batchify:{self._name}:{name}", daemon=True)
         thread.start()
@@ -156,12 +167,18 @@ class Worker:
 
     def _step(self) -> None:
         self._recover()
+        if self._is_pausing:  # for what is to run alone
+            self._wait_for_settled()
+            return
         room = self._most - len(self._held)
         if room < self._size:  # whole batches, not an item whenever one ends
             self._wait_for_settled()
-            if self._local.stats().running == 0:
-                self._local._push()  # lingering kinds hold up all the room
-            return
+            if self._local.stats().running:
+                return
+            self._local._push()  # lingering kinds hold up all the room
+            if len(self._held) > MANY * self._most:
+                return
+            room = self._size  # it is items in a `Retry` that do
         taken = self._inbox.take(room, WAIT)
         for delivery in taken:
             self._run(delivery)
@@ -186,10 +203,10 @@ class Worker:
 
     def _ended(self, delivery: Delivery, future: BatchFuture[Any]) -> None:
         wire = self._broker.wire
-        error = None if future.cancelled() else future.exception()
-        if future.cancelled() or (isinstance(error, Closed) and self._is_stopping):
-            self._held.pop(delivery.id, None)  # it did not run: others will have it
+        if future.cancelled() or self._is_over.is_set():
+            self._held.pop(delivery.id, None)  # the process ends: others will have it
             return
+        error = future.exception()
         self._answer(
             delivery, wire.pack_result(future.result()) if error is None else wire.pack_error(error)
         )
@@ -251,17 +268,19 @@ class Worker:
         """The life of the thread that hears of callers' `flush`."""
         while not self._is_over.is_set():
             try:
-                for last in self._inbox.flushes():
-                    if self._is_over.is_set():
-                        return
-                    if last:
-                        self._flushed = last
-                        self._push_flushed(list(self._held.values()))
+                marks = self._inbox.flushes(WAIT)
             except Unreachable:
                 self._is_over.wait(PAUSE)
+                continue
             except Exception as error:
                 if not self._is_over.wait(PAUSE):  # else it was closed
                     log.error("%s: flushes are not heard: %s", self._name, kind(error))
+                continue
+            for last in marks:
+                if not self._inbox.is_up_to(last, self._flushed):
+                    self._flushed = last
+            if marks:
+                self._push_flushed(list(self._held.values()))
 
     def _push_flushed(self, deliveries: Sequence[Delivery]) -> None:
         """Let leave what lingers here, if somebody flushed any of these."""
@@ -273,24 +292,28 @@ class Worker:
     # ---- what was delivered before ----
 
     def _recover(self) -> None:
-        """Run what others left, if it is time to look."""
+        """Run what others left, if it is time to look.
+
+        Alone in the process, if that comes about in a third of a lease, for which nothing new is
+        taken. Then it runs beside what takes so long.
+        """
         now = time.monotonic()
         if now < self._next_look:
             return
-        while not self._is_stopping and (found := self._inbox.overdue(AT_ONCE)):
+        found = self._inbox.overdue(AT_ONCE)
+        if not found:
+            self._next_look = now + self._broker.lease / LOOKS
+            self._alone_by, self._is_pausing = None, False
+            return
+        if self._alone_by is None:
+            self._alone_by = now + self._broker.lease / 3
+        self._is_pausing = now < self._alone_by
+        if self._is_pausing and self._held:
             self._local._push()
-            self._wait_until_alone()
-            if self._is_stopping:
-                return
-            for delivery in self._claimed(found):
-                self._run(delivery)
-            self._local._push()
-            self._wait_until_alone()
-        self._next_look = now + self._broker.lease / LOOKS
-
-    def _wait_until_alone(self) -> None:
-        while self._held and not self._is_stopping:
-            self._wait_for_settled()
+            return
+        for delivery in self._claimed(found):
+            self._run(delivery)
+        self._local._push()
 
     def _claimed(self, found: Sequence[Overdue]) -> list[Delivery]:
         """The next piece of what is overdue; what was delivered too often is buried."""

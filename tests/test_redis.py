@@ -281,6 +281,93 @@ def test_pickle_and_other_serializers_are_asked_for_by_name(broker: Any) -> None
         assert loud("Quiet").result(10) == "quiet"
 
 
+# ---- who writes to the stream is not always one of ours, nor well ----
+
+
+def test_entries_that_cannot_be_read_harm_nobody(broker: Any) -> None:
+    @batched(broker=broker(lease=0.3))
+    def same(rows: list[int]) -> list[int]:
+        return rows
+
+    streams = same._options().broker
+    client, keys = streams.client(), streams.keys(same._plain())
+    for fields in (
+        {"i": "[1]", "n": "abc"}, {"i": "[1]", "n": "1", "d": "soon"}, {"c": b"\xff"},
+        {"i": "{}", "n": "1"}, {"i": "[1, 2]", "n": "1"}, {"x": "y"},
+    ):  # fmt: skip
+        client.xadd(keys.stream, fields)
+    client.xadd(keys.flushes, {"to": "x"})
+    client.xadd(keys.flushes, {"of": "x"})
+    future = same(7)
+    until(lambda: same._scope().engine._under_way)
+    client.xadd(keys.answers(same._scope().engine.outbox._caller), {"abc": "x", "999": "y"})
+    with working(same):
+        assert future.result(10) == 7
+        until(lambda: held(streams, same) == 0)
+        assert same(8).result(10) == 8
+    assert len(dead_letters(same)) == 3  # the others were answered
+
+
+def test_errors_that_cannot_be_written_are_told_of_all_the_same(broker: Any) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    errors = [ValueError(endless), ValueError(10**5000)]
+
+    def refuse(row: int) -> int:
+        if row == 2 and threading.current_thread() is not threading.main_thread():
+            raise ValueError(endless)  # in the worker
+        return 0
+
+    @batched(size=1, broker=broker(), key=refuse)
+    def play(rows: list[int]) -> list[int]:
+        raise errors[rows[0]]
+
+    with working(play):
+        for row in range(3):
+            error = play(row).exception(10)
+            assert type(error) is BatchAborted
+            assert "ValueError" in str(error)
+
+
+def test_errors_of_the_server_hold_nobodys_items(broker: Any) -> None:
+    with redis_server() as full:
+
+        @batched(broker=RedisStreams(full.url, stream="full", send_timeout=0.2))
+        def same(rows: list[str]) -> list[str]:
+            return rows
+
+        client = same._options().broker.client()
+        client.config_set("min-replicas-to-write", 1)
+        error = same("SECRET").exception(20)
+        assert "NOREPLICAS" in str(error).upper() or "replicas" in str(error)
+        assert "SECRET" not in str(error) + repr(error.args)  # type: ignore[union-attr]
+        client.config_set("min-replicas-to-write", 0)
+        with working(same):
+            client.config_set("min-replicas-to-write", 1)
+            future = same("a")
+            time.sleep(0.1)
+            client.config_set("min-replicas-to-write", 0)
+            assert future.result(20) == "a"
+
+
+def test_a_server_that_is_emptied_or_made_a_replica_ends_no_worker() -> None:
+    with redis_server() as server, redis_server() as other:
+
+        @batched(broker=RedisStreams(server.url, stream="moved", lease=1))
+        def same(rows: list[int]) -> list[int]:
+            return rows
+
+        client = same._options().broker.client()
+        with working(same):
+            assert same(1).result(10) == 1
+            client.flushall()
+            assert same(2).result(10) == 2
+            client.replicaof("127.0.0.1", str(other.port))
+            time.sleep(0.7)
+            client.replicaof("NO", "ONE")
+            assert same(3).result(20) == 3
+
+
 # ---- what is refused ----
 
 
@@ -327,6 +414,8 @@ def test_what_a_broker_is_not_for() -> None:
     [
         ({"url": 1}, TypeError),
         ({"url": "http://somewhere"}, ValueError),
+        ({"url": "redis://127.0.0.1?protocol=3"}, ValueError),
+        ({"url": "redis://127.0.0.1?decode_responses=True"}, ValueError),
         ({"lease": 0}, ValueError),
         ({"lease": "1"}, TypeError),
         ({"max_deliveries": 0}, ValueError),
@@ -377,6 +466,38 @@ def test_flush_and_close_reach_what_lingers_with_a_worker(broker: Any) -> None:
         fourth = patient(6)
         patient.flush(10)
         assert fourth.result(0) == 6
+
+
+def test_a_flush_reaches_a_worker_that_comes_later(broker: Any) -> None:
+    @batched(size=100, linger=None, broker=broker())
+    def patient(rows: list[int]) -> list[int]:
+        return rows
+
+    future = patient(1)
+    until(future.running)
+    with pytest.raises(TimeoutError):
+        patient.flush(0.2)
+    with working(patient):
+        assert future.result(10) == 1
+
+
+def test_close_that_cancels_does_not_wait_for_room_in_the_stream(broker: Any) -> None:
+    @batched(broker=broker(max_length=1))
+    def same(rows: list[int]) -> list[int]:
+        return rows
+
+    sent = same(1)
+    until(lambda: held(same._options().broker, same) == 1)
+    waits = same(2)
+    until(waits.running)
+    with pytest.raises(TimeoutError):  # of the one that was sent
+        same.close(0.3, cancel=True)
+    assert isinstance(sent.exception(0), Closed)
+    assert isinstance(waits.exception(0), Closed)
+    assert held(same._options().broker, same) == 1
+    same.start()
+    time.sleep(0.1)
+    assert held(same._options().broker, same) == 1
 
 
 def test_close_without_a_worker(broker: Any) -> None:
@@ -814,6 +935,30 @@ def test_workers_that_were_killed_long_ago_leave_the_list(
     assert not future.done()
 
 
+@pytest.mark.parametrize("what", ["a retry", "a long batch"])
+def test_what_takes_long_does_not_stop_the_others(broker: Any, what: str) -> None:
+    gate = threading.Event()
+
+    @batched(size=2, workers=3, broker=broker(lease=0.6))
+    def mixed(rows: list[int]) -> list[Any]:
+        if rows[0] == 0 and what == "a long batch":
+            gate.wait(20)
+        return [Retry(after=8.0) if row == 0 and not gate.is_set() else row for row in rows]
+
+    streams = mixed._options().broker
+    left = [mixed(row) for row in (100, 101)]
+    until(lambda: held(streams, mixed) == 2)
+    assert len(streams.inbox(mixed._plain()).take(2, 1)) == 2  # by one who is never heard of again
+    with working(mixed):
+        slow = mixed(0)
+        began = time.monotonic()
+        assert [future.result(15) for future in left] == [100, 101]
+        assert [mixed(row).result(15) for row in range(1, 9)] == list(range(1, 9))
+        assert time.monotonic() - began < 6
+        gate.set()
+        assert slow.result(20) == 0
+
+
 def test_answers_for_a_caller_that_is_gone_expire(server: RedisServer, tmp_path: Path) -> None:
     code = (
         "import os; from tests.redis_app import double; future = double(1)\n"
@@ -848,8 +993,9 @@ def test_a_process_that_ends_has_sent_its_items(server: RedisServer, tmp_path: P
         until(lambda: log.exists() and len(log.read_text().split()) == 1000)
 
 
-def test_a_forked_child_sends_its_own(broker: Any) -> None:
-    @batched(broker=broker())
+@pytest.mark.parametrize("max_length", [1000, None])
+def test_a_forked_child_sends_its_own(broker: Any, max_length: int | None) -> None:
+    @batched(broker=broker(max_length=max_length))
     def double(rows: list[int]) -> list[int]:
         return [2 * row for row in rows]
 

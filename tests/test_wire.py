@@ -109,6 +109,8 @@ def told_of(**description: Any) -> bytes:
         told_of(module="builtins", name="int", args=[1]),
         told_of(module="builtins", name="OSError", args=7),
         told_of(module=1, name=2, args=[]),
+        told_of(module="concurrent.futures", name="ProcessPoolExecutor", args=[]),
+        told_of(module="builtins", name="OSError", args=[], state={"__notes__": 5}),
     ],
 )
 def test_what_is_no_outcome_is_an_error_and_runs_nothing(payload: bytes) -> None:

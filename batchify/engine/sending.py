@@ -23,6 +23,7 @@ from weakref import ref
 
 from .. import waits
 from ..broker import Broker, Letter, Outbox, Unreachable
+from ..errors import DeadlineExceeded
 from ..forming import Route
 from ..future import BatchFuture, Failure
 from ..observe import EVERYWHERE, Observers
@@ -35,9 +36,9 @@ from . import lifecycle
 from .base import Closer, limits_of
 from .batch import Batch
 from .looking import CLOSED, OPEN
-from .mending import holding
-from .seam import Seam
-from .threads import ThreadEngine
+from .mending import holding, mended
+from .seam import Bell, Seam
+from .threads import Stop, ThreadEngine
 
 log = logging.getLogger("batchify")
 
@@ -120,14 +121,17 @@ class SendingEngine(ThreadEngine):
         self._under_way: dict[int, tuple[Batch, int]] = {}  # by number: whose answer is to come
         self._numbers = itertools.count(1)
         self._ear = 0  # the ident of the thread that hears the answers; 1 while it starts
+        self._listener: object = None  # what that thread was started with
+        self._is_flush_wanted = False  # what was sent is not to linger, and nobody has said so
         self._looked = 0.0  # when it was last asked for letters that are lost
 
     @property
     def outbox(self) -> Outbox:
         """The connection to the broker, made in each process."""
-        if self._box is None:
-            self._box = self.broker.outbox(self._function)
-        return self._box
+        with self._lock:  # one for the sender and the listener
+            if self._box is None:
+                self._box = self.broker.outbox(self._function)
+            return self._box
 
     # ---- in ----
 
@@ -164,15 +168,47 @@ class SendingEngine(ThreadEngine):
 
     # ---- out ----
 
+    def _rouse(self) -> None:
+        super()._rouse()
+        if not self._ear:
+            with contextlib.suppress(RuntimeError):  # no thread is to be had: see `_written`
+                self._listen()
+
+    def _listen(self) -> None:
+        """Start the thread that hears the answers (under the lock).
+
+        By the caller, as the workers: at the end of the process no thread starts any more.
+        """
+        self._looked = self.seam.clock()
+        self._listener = listener = object()
+        self._ear = 1
+        try:
+            name = f"batchify:{self.options.name}:answers"
+            self.seam.spawn(_listen, (self._weak, listener), name)
+        except BaseException:
+            self._ear, self._listener = 0, None  # if it did start, it sees that it is not the one
+            raise
+
+    def next(self, bell: Bell) -> Batch | float | Stop | None:
+        if self._is_flush_wanted:
+            self._tell_of_flush()
+        return super().next(bell)
+
+    def _tell_of_flush(self) -> None:
+        self._is_flush_wanted = False  # first: who flushes now has it told once more
+        try:
+            self.outbox.flush()
+        except Unreachable:
+            self._is_flush_wanted = True  # the listener tries again
+        except Exception as error:
+            log.error("%s: a flush cannot be told of: %s", self.options.name, kind(error))
+
     @holding
     def execute(self, batch: Batch) -> BaseException | None:
         """Send one batch, and let go of it; its answers come later."""
         try:
             batch.has_begun = True
-            letters = self._written(batch)
-            self._send(letters, batch)
-            if batch.is_flushed and not letters[0].is_flushed:  # meanwhile
-                self.outbox.flush()
+            self._send(self._written(batch), batch)
         except BaseException as error:
             self._fail(batch, failure_of(caught(error)))
         finally:
@@ -191,24 +227,14 @@ class SendingEngine(ThreadEngine):
             for place, number in enumerate(numbers):
                 self._under_way[number] = batch, place
             lifecycle.hold(self)
-            if not self._ear:
-                self._start_to_listen()
+            if not self._ear and not self._is_ending:  # else nobody waits for answers
+                self._listen()
             self._end()
         is_flushed = batch.is_flushed or self.state is not OPEN
         return [
             self._letter(number, future, is_flushed)
             for number, future in zip(numbers, batch.futures, strict=True)
         ]
-
-    def _start_to_listen(self) -> None:
-        self._looked = self.seam.clock()
-        self._ear = 1
-        try:
-            self.seam.spawn(_listen, (self._weak,), f"batchify:{self.options.name}:answers")
-        except BaseException as error:
-            self._ear = 0
-            if not (isinstance(error, RuntimeError) and self._is_ending):
-                raise  # else no thread starts any more, and nobody waits for answers
 
     def _letter(self, number: int, future: BatchFuture[Any], is_flushed: bool) -> Letter:
         terms = future._terms
@@ -218,12 +244,11 @@ class SendingEngine(ThreadEngine):
         payload = future._v if isinstance(future._v, bytes) else b""  # detached, and let go
         return Letter(number, payload, deadline, terms.priority, is_flushed)
 
-    def _send(self, letters: list[Letter], batch: Batch) -> None:
+    def _send(self, left: list[Letter], batch: Batch) -> None:
         """Hand them to the broker, as it has room, and as it can be reached."""
-        left = letters
         began = self.seam.clock()
         pause = PAUSE
-        while left and any(future._s is batch for future in batch.futures):
+        while left and not self._is_stopping and any(f._s is batch for f in batch.futures):
             try:
                 room = self.outbox.room()
                 if room:
@@ -238,17 +263,45 @@ class SendingEngine(ThreadEngine):
                 log.warning("%s: the broker cannot be reached", self.options.name)
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
-        if left:  # nobody waits for these any more
-            found = [self._under_way.pop(letter.number, None) for letter in left]
-            places = [one[1] for one in found if one is not None]
-            self.settle(batch, Give(places, [None] * len(places), False))
+            left = self._in_time(left, batch)
+        if left:  # it is closed, or nobody waits for these any more
+            self._give_up(batch, left, self._closed())
+
+    def _in_time(self, letters: list[Letter], batch: Batch) -> list[Letter]:
+        """Those whose deadline has not come; the others end."""
+        now = time.time()
+        late = [one for one in letters if one.deadline is not None and one.deadline <= now]
+        if late:
+            name = self.options.name
+            self._give_up(batch, late, DeadlineExceeded(f"{name}: the item did not start in time"))
+        return [one for one in letters if one not in late]
+
+    def _give_up(self, batch: Batch, letters: list[Letter], error: Exception) -> None:
+        found = [self._under_way.pop(letter.number, None) for letter in letters]
+        places = [one[1] for one in found if one is not None]
+        if places:
+            self._settle(batch, places, copies(Failure(error), len(places)))
+
+    def _settle(self, batch: Batch, places: Sequence[int], values: Sequence[Any]) -> None:
+        """End items; who came too late is counted as that."""
+        self.settle(batch, Give(places, values, False))
+        late = sum(
+            isinstance(value, Failure)
+            and isinstance(value.error, DeadlineExceeded)
+            and batch.futures[place]._v is value
+            for place, value in zip(places, values, strict=True)
+        )
+        if late:
+            with self._lock:
+                self.counts.failed -= late
+                self.counts.expired += late
 
     def _fail(self, batch: Batch, failure: Failure) -> None:
         numbers = [number for number, (one, _) in list(self._under_way.items()) if one is batch]
         found = [self._under_way.pop(number, None) for number in numbers]
         places = [one[1] for one in found if one is not None]
         if places:
-            self.settle(batch, Give(places, copies(failure, len(places)), False))
+            self._settle(batch, places, copies(failure, len(places)))
         elif not found:
             self.finish(batch, f"the batch could not be sent: {kind(failure.error)}")
 
@@ -267,11 +320,16 @@ class SendingEngine(ThreadEngine):
 
     # ---- back ----
 
-    def hear(self) -> bool:
-        """Hear what answers there are; False when nothing is under way any more."""
-        self._ear = get_ident()
-        self._worker_idents.add(self._ear)
+    def hear(self, listener: object) -> bool:
+        """Hear what answers there are; False when there is nothing to hear any more."""
+        with self._lock:
+            if self._listener is not listener:
+                return False
+            self._ear = get_ident()
+            self._worker_idents.add(self._ear)
         try:
+            if self._is_flush_wanted:
+                self._tell_of_flush()
             self._hear_answers(LISTEN)
             if self.seam.clock() - self._looked > self.broker.lease:
                 self._send_again()
@@ -282,9 +340,9 @@ class SendingEngine(ThreadEngine):
             log.error("%s: answers cannot be read: %s", self.options.name, kind(error))
             time.sleep(LONGEST_PAUSE)
         with self._lock:
-            if self._under_way:
+            if self._under_way or self.batches or self.forming.pending:
                 return True
-            self._ear = 0
+            self._ear, self._listener = 0, None
             self._worker_idents.discard(get_ident())
             lifecycle.let_go(self)
         self._hang_up()
@@ -296,9 +354,11 @@ class SendingEngine(ThreadEngine):
             box, self._box = self._box, None
             box.stop()
 
-    def _hear_answers(self, seconds: float) -> None:
+    def _hear_answers(self, seconds: float) -> bool:
+        """Settle what has ended; were there any?"""
+        answers = self.outbox.answers(seconds)
         by_batch: dict[Batch, list[tuple[int, Any]]] = {}
-        for number, payload in self.outbox.answers(seconds):
+        for number, payload in answers:
             known = self._under_way.pop(number, None)
             if known is not None:  # an item that ran twice is answered twice
                 batch, place = known
@@ -308,12 +368,13 @@ class SendingEngine(ThreadEngine):
             places = [place for place, _ in found]
             values = [value for _, value in found]
             self._give(batch, places, values)
+        return bool(answers)
 
     def _give(self, batch: Batch, places: Sequence[int], values: Sequence[Any]) -> None:
         # For callbacks that wait, or submit. (Its sender may still have it in hand, too.)
         waits.serving_threads.setdefault(self._ear, []).append(batch)
         try:
-            self.settle(batch, Give(places, values, False))
+            self._settle(batch, places, values)
         finally:
             waits.end_to_serve(batch, self._ear)
         if not batch.left:
@@ -330,7 +391,8 @@ class SendingEngine(ThreadEngine):
         missing = self.outbox.missing(away)
         if not missing:
             return
-        self._hear_answers(0.0)
+        while self._hear_answers(0.0):
+            pass
         letters = []
         for number in missing:
             batch, place = self._under_way.get(number, (None, 0))
@@ -369,11 +431,17 @@ class SendingEngine(ThreadEngine):
         self._flush_away()
         return left
 
+    @mended
     def _flush_away(self) -> None:
-        """Have workers let go of what lingers with them; nobody waits for that."""
-        if self.away:
-            with contextlib.suppress(RuntimeError):  # no thread is to be had: then they linger
-                self.seam.spawn(_flush, (self.outbox,), f"batchify:{self.options.name}:flush")
+        """Have workers let go of what lingers with them: a thread of ours tells them."""
+        with self._lock:
+            self._begin()
+            if self._under_way:
+                self._is_flush_wanted = True
+                if not self._roused and self._idle:
+                    self._rouse()
+            self._end()
+        self._after()
 
     LOOK = 0.02
 
@@ -385,38 +453,34 @@ class SendingEngine(ThreadEngine):
         return [future for future in super().hurry(is_ending) if not self.is_safe(future)]
 
     def closed(self, abandon: bool = True) -> int:
+        known = [*self.away, *self.batches] if abandon else []
         left = super().closed(abandon)
-        if abandon:
-            self._forget_away()
+        for batch in known:  # not those of who has opened it again meanwhile
+            self._forget(batch)
         self._hang_up()
         return left
 
+    def _forget(self, batch: Batch) -> None:
+        self.away.pop(batch, None)
+        for number, (one, _) in list(self._under_way.items()):
+            if one is batch:
+                self._under_way.pop(number, None)
+
     def forked(self) -> None:
         super().forked()
-        self._forget_away()
-        self._ear = 0
-        self._box = None
-
-    def _forget_away(self) -> None:
         self.away.clear()
         self._under_way.clear()
-        lifecycle.let_go(self)
+        self._ear, self._listener, self._box = 0, None, None
+        self._is_flush_wanted = False
 
 
-def _listen(weak: ref[SendingEngine]) -> None:
+def _listen(weak: ref[SendingEngine], listener: object) -> None:
     """The life of the thread that hears the answers."""
     while True:
         engine = weak()
         try:
-            if engine is None or not engine.hear():
+            if engine is None or not engine.hear(listener):
                 return
         except BaseException as error:  # no memory, or somebody kills threads: it must go on
             log.error("hearing answers was broken off by %s", kind(error))
         del engine
-
-
-def _flush(outbox: Outbox) -> None:
-    try:
-        outbox.flush()
-    except Unreachable:
-        log.warning("a flush did not reach the broker")

@@ -1,12 +1,11 @@
 """`broker=RedisStreams(...)`: items of any process go to a Redis stream, and workers run them.
 
-Keys, for a function `insert` of the module `app` (in braces what Redis Cluster hashes, so that all
-are in one place):
+Keys, for a function `insert` of the module `app`:
 
     {batchify:app.insert}             the stream of items, with one group of consumers
     {batchify:app.insert}:answers:ID  a stream for each process of callers, which expires
     {batchify:app.insert}:dead        the dead letters
-    {batchify:app.insert}:flush       a channel: up to which entry nothing is to linger
+    {batchify:app.insert}:flushes     a stream: up to which entry nothing is to linger
 
 Of what is delivered Redis keeps who has it, since when, and how often. `XAUTOCLAIM` would raise
 that number for a whole batch, and so bury all neighbours of an item that kills workers: what is

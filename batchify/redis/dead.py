@@ -28,6 +28,9 @@ class DeadItem(NamedTuple):
     deliveries: int
     payload: bytes
 
+    def __repr__(self) -> str:
+        return f"<DeadItem {self.id}>"  # no content
+
 
 class DeadLetters:
     """The dead letters of one function."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from redis.exceptions import RedisError, ResponseError
 
 from ..broker import Delivery, Overdue
-from .keys import DELIVERIES, GROUP, Keys, delivery_of, fields_of, order_of
+from .keys import DELIVERIES, GROUP, UP_TO, Keys, delivery_of, fields_of, order_of
 from .reach import AT_ONCE, parts_of, reaching
 
 if TYPE_CHECKING:
     from . import RedisStreams
+
+log = logging.getLogger("batchify")
 
 GONE = 3600.0  # seconds
 
@@ -29,6 +32,7 @@ class RedisInbox:
         self._keys = keys
         self._redis = broker.client()
         self.consumer = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._flushed = "0"  # the last flush that was heard of
         self._lease = max(1, int(broker.lease * 1000))
 
     def _in_group(self, command: Callable[[], Any]) -> Any:
@@ -63,7 +67,7 @@ class RedisInbox:
                 block=max(1, int(seconds * 1000)),
             )
         )
-        return [delivery_of(*entry) for _, entries in found or [] for entry in entries]
+        return self._read([entry for _, entries in found or [] for entry in entries])
 
     def overdue(self, count: int) -> list[Overdue]:
         found = self._in_group(
@@ -79,7 +83,25 @@ class RedisInbox:
                 self._keys.stream, GROUP, self.consumer, self._lease, list(ids)
             )
         )
-        return [delivery_of(entry, fields) for entry, fields in found if fields is not None]
+        return self._read([entry for entry in found if entry[1] is not None])
+
+    def _read(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[Delivery]:
+        read, others = [], []
+        for entry, fields in entries:
+            try:
+                read.append(delivery_of(entry, fields))
+            except ValueError:
+                others.append((entry, fields))
+        if others:  # somebody wrote them who is not one of ours
+            log.error("%d entries of the stream cannot be read: dead letters", len(others))
+            with reaching():
+                pipe = self._redis.pipeline(transaction=True)
+                for entry, fields in others:
+                    pipe.xadd(self._keys.dead, {**fields, DELIVERIES: 1})
+                    pipe.xack(self._keys.stream, GROUP, entry)
+                    pipe.xdel(self._keys.stream, entry)
+                pipe.execute()
+        return read
 
     def renew(self, ids: Sequence[str]) -> None:
         wanted = set(ids)
@@ -134,14 +156,17 @@ class RedisInbox:
         pipe.xack(self._keys.stream, GROUP, *ids)
         pipe.xdel(self._keys.stream, *ids)
 
-    def flushes(self) -> Iterator[str]:
-        with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
-            with reaching():
-                channel.subscribe(self._keys.flush)
-            while True:
-                with reaching():
-                    message: Any = channel.get_message(timeout=1.0)
-                yield "" if message is None else message["data"].decode()
+    def flushes(self, seconds: float) -> list[str]:
+        with reaching():
+            found: Any = self._redis.xread(
+                {self._keys.flushes: self._flushed}, block=max(1, int(seconds * 1000))
+            )
+        marks = []
+        for _, entries in found or []:
+            for entry, fields in entries:
+                self._flushed = entry.decode()
+                marks.append(fields.get(UP_TO, b"").decode(errors="replace"))
+        return marks
 
     def is_up_to(self, delivery: str, last: str) -> bool:
         return bool(last) and order_of(delivery) <= order_of(last)

@@ -19,8 +19,8 @@ class Keys(NamedTuple):
         return f"{self.stream}:dead"
 
     @property
-    def flush(self) -> str:
-        return f"{self.stream}:flush"
+    def flushes(self) -> str:
+        return f"{self.stream}:flushes"
 
     def answers(self, caller: str) -> str:
         return f"{self.stream}:answers:{caller}"
@@ -30,6 +30,8 @@ class Keys(NamedTuple):
 
 ITEM, CALLER, NUMBER, DEADLINE, PRIORITY, FLUSHED = b"i", b"c", b"n", b"d", b"p", b"f"
 DELIVERIES = b"deliveries"
+UP_TO = b"to"
+FLUSHES = 100  # that are kept; the last one counts
 
 
 def fields_of(letter: Letter, caller: str) -> dict[Any, Any]:
@@ -44,6 +46,7 @@ def fields_of(letter: Letter, caller: str) -> dict[Any, Any]:
 
 
 def delivery_of(entry: bytes, fields: dict[bytes, bytes]) -> Delivery:
+    """What an entry of the stream says. Raises ValueError when it is none of ours."""
     deadline = fields.get(DEADLINE)
     letter = Letter(
         number=int(fields.get(NUMBER, b"0")),
@@ -56,5 +59,6 @@ def delivery_of(entry: bytes, fields: dict[bytes, bytes]) -> Delivery:
 
 
 def order_of(entry: str) -> tuple[int, int]:
+    """What ids are ordered by; (0, 0) of what is none."""
     time, _, number = entry.partition("-")
-    return int(time), int(number)
+    return (int(time), int(number)) if time.isdecimal() and number.isdecimal() else (0, 0)

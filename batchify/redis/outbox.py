@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ..broker import Letter, Unreachable
-from .keys import Keys, fields_of
+from .keys import FLUSHES, UP_TO, Keys, fields_of
 from .reach import AT_ONCE, parts_of, reaching
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class RedisOutbox:
     def flush(self) -> None:
         with reaching():
             last = self._redis.xrevrange(self._keys.stream, count=1)
-            if last:
-                self._redis.publish(self._keys.flush, last[0][0])
+            if last:  # a stream: who was away, or comes later, can read it as well
+                self._redis.xadd(self._keys.flushes, {UP_TO: last[0][0]}, maxlen=FLUSHES)
 
     def answers(self, seconds: float) -> list[tuple[int, bytes]]:
         with reaching():
@@ -59,8 +59,8 @@ class RedisOutbox:
         answers: list[tuple[int, bytes]] = []
         for _, entries in found or []:
             for entry, fields in entries:
-                answers += [(int(number), payload) for number, payload in fields.items()]
                 self._seen = entry.decode()
+                answers += [(int(n), payload) for n, payload in fields.items() if n.isdigit()]
         if answers:
             for number, _ in answers:
                 self._entries.pop(number, None)

@@ -15,6 +15,7 @@ try:
         ConnectionError,  # noqa: A004
         OutOfMemoryError,
         ReadOnlyError,
+        RedisError,
         TimeoutError,  # noqa: A004
     )
 except ModuleNotFoundError as error:  # pragma: no cover
@@ -26,23 +27,32 @@ from ..broker import Unreachable
 from ..options import kind
 
 AT_ONCE = 1000  # entries that one command asks for
-# The longest wait for an answer, beyond that of a `BLOCK`: a server that went away without a word.
-SOCKET_TIMEOUT = 30.0
+# The longest wait for an answer, some times that of a `BLOCK`: a server may go without a word.
+SOCKET_TIMEOUT = 10.0
 
 
 def client_of(url: str) -> Any:
-    """A client; it connects to nothing yet."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=SOCKET_TIMEOUT,
-        socket_connect_timeout=5.0,
-        socket_keepalive=True,
+    """A client; it connects to nothing yet.
+
+    Raises:
+        ValueError: that is no URL of a server, or sets what answers look like.
+    """
+    client = redis.Redis.from_url(
+        url, socket_timeout=SOCKET_TIMEOUT, socket_connect_timeout=5.0, socket_keepalive=True
     )
+    given = client.connection_pool.connection_kwargs
+    if given.get("decode_responses") or "protocol=" in url:
+        raise ValueError("the URL must set neither protocol nor decode_responses")
+    return client
 
 
-# Also: it is full, or is not the first among its replicas any more.
 _PASSING = (
     ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError, OSError,
+)  # fmt: skip
+# What a server says that is full, restarted, or not the first among its replicas (any more).
+_PASSING_WORDS = (
+    "LOADING", "OOM", "READONLY", "UNBLOCKED", "NOREPLICAS", "MISCONF", "MASTERDOWN",
+    "CLUSTERDOWN", "TRYAGAIN",
 )  # fmt: skip
 
 
@@ -53,7 +63,14 @@ def reaching() -> Generator[None, None, None]:
         yield
     except (AuthenticationError, AuthorizationError):
         raise
-    except _PASSING as error:
+    except RedisError as error:
+        # Of a pipeline it shows the command, with somebody's item.
+        told = str(error).rpartition(" caused error: ")[2]
+        error.args = (told,)
+        if isinstance(error, _PASSING) or told.startswith(_PASSING_WORDS):
+            raise Unreachable(kind(error)) from error
+        raise
+    except OSError as error:
         raise Unreachable(kind(error)) from error
 
 
