@@ -6,8 +6,8 @@ Of each page, from top to bottom and in one namespace:
 - `<!-- run:`, lines of Python and `-->` are run, and not shown: a stand-in for a server, a check;
 - any other block is refused, and so are these, unless `<!-- not run: why -->` stands above it.
 
-`<!-- needs: fastapi, flask -->` in a page names what it imports: it is skipped where that is missing
-(`.ci/docs` refuses to skip).
+`<!-- needs: fastapi, flask -->` in a page names what it imports: it is skipped where that is
+missing. `.ci/docs` runs these pages, and refuses to skip any.
 """
 
 from __future__ import annotations
@@ -45,8 +45,15 @@ NEEDS = re.compile(r"<!-- needs: (.*) -->")
 DIRECTIVE = re.compile(r"\{(?!code|sourcecode|literalinclude|doctest|testcode)[\w:-]+\}")
 
 
+def needs(page: Path) -> list[str]:
+    """The modules that a page imports, and that not everybody has."""
+    found = NEEDS.search(page.read_text("utf-8"))
+    return found[1].split(", ") if found else []
+
+
 def named(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
+    name = page.relative_to(ROOT).as_posix()
+    return f"{name} needs {', '.join(needs(page))}" if needs(page) else name
 
 
 class Block(NamedTuple):
@@ -102,13 +109,11 @@ def run(block: Block, page: str, names: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_blocks_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = page.read_text("utf-8")
-    for needs in NEEDS.findall(text):
-        for module in needs.split(", "):
-            pytest.importorskip(module)
+    for name in needs(page):
+        pytest.importorskip(name)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # some look there for the names of a type
-    for block in blocks(text):
+    for block in blocks(page.read_text("utf-8")):
         run(block, str(page), vars(module))
 
 
