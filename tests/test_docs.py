@@ -162,6 +162,7 @@ def test_the_reference_has_every_name() -> None:
     told = set(re.findall(r"auto\w+:: batchify\.([\w.]+)", pages))
     assert set(batchify.__all__) <= told
     assert {f"testing.{name}" for name in testing.__all__} <= told
+    assert "redis.RedisStreams" in told
 
 
 def test_the_reference_has_every_command_and_its_options() -> None:
