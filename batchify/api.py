@@ -39,7 +39,7 @@ else:
         """Turn a function that takes a list into one that is called with one item.
 
         The calls of any number of threads and event loops are collected into batches, and each
-        caller gets a `BatchFuture` with the result, or the error, of its own item.
+        caller gets a `BatchFuture` with the result, or the error, of its own item::
 
             @batched(size=500, linger=0.01)
             def insert_users(users: list[User]) -> list[int]: ...

@@ -80,8 +80,9 @@ class Stats:
         submitted: calls, whatever became of them.
         accepted: items that had room.
         rejected: items refused by the call (`QueueFull`, `Closed`, bad arguments).
-        succeeded, failed, cancelled: items that ended so; `failed` with any error but
-            `DeadlineExceeded`.
+        succeeded: items that ended in a result.
+        failed: items that ended in an error, but for `DeadlineExceeded`.
+        cancelled: items that were cancelled.
         expired: items whose deadline passed before they started.
         retried: how often an item went back to run again.
         deduplicated: items that shared the place of an equal one.
@@ -92,8 +93,8 @@ class Stats:
         reasons: how many batches left because of each of size, weight, linger, idle, capacity,
             flush, close.
         sizes: the distribution of the batches' sizes, in items.
-        queued: of the seconds that the oldest item of each batch had waited.
-        ran: of the seconds that each batch took.
+        queued: the distribution of the seconds that the oldest item of each batch had waited.
+        ran: the distribution of the seconds that each batch took.
         observer_errors: how often an observer raised.
     """
 

@@ -204,7 +204,7 @@ def drain(timeout: float = 10.0) -> None:
 def cancel_all(timeout: float = 10.0) -> None:
     """Cancel what has not started, of any function, and wait for what runs.
 
-    Raises: as `drain`.
+    Raises as `drain` does.
     """
     _until_none_left(
         lambda engine: [one for one in engine.left() if one.running() or not one.cancel()], timeout

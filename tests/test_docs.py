@@ -1,59 +1,212 @@
-"""Every code block of the documentation does what it says."""
+"""Every code block of the documentation does what it says.
+
+Of each page, from top to bottom and in one namespace:
+
+- `python` is run, `pycon` is run and its output compared, `toml` is read;
+- `<!-- run:`, lines of Python and `-->` are run, and not shown: a stand-in for a server, a check;
+- any other block is refused, and so are these, unless `<!-- not run: why -->` stands above it.
+
+`<!-- needs: fastapi, flask -->` in a page names what it imports: it is skipped where that is
+missing. `.ci/docs` runs these pages, and refuses to skip any.
+"""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import asyncio
+import doctest
 import inspect
 import re
 import signal
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
+from markdown_it import MarkdownIt
 
-from batchify import Batched, batched
+import batchify
+from batchify import Batched, batched, testing
+from batchify.__main__ import make_parser
 from batchify.calls import Calls
 from batchify.options import UNSET
+from tests.test_architecture import LAYERS, ON_TOP
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+HIDDEN = re.compile(r"<!-- run:\n(.*?)^-->", re.MULTILINE | re.DOTALL)
+NOT_RUN = re.compile(r"<!-- not run: \w.*-->\s*\Z", re.DOTALL)
+NEEDS = re.compile(r"<!-- needs: (.*) -->")
+DIRECTIVE = re.compile(r"\{(?!code|sourcecode|literalinclude|doctest|testcode)[\w:-]+\}")
 
 
-def blocks(page: Path) -> str:
-    """The code of a page, every line where it stands there: a traceback leads to the page."""
-    text = page.read_text("utf-8")
-    lines = [""] * (text.count("\n") + 1)
-    for block in BLOCK.finditer(text):
-        first = text[: block.start(1)].count("\n")
-        for number, line in enumerate(block[1].splitlines()):
-            lines[first + number] = line
-    return "\n".join(lines)
+def needs(page: Path) -> list[str]:
+    """The modules that a page imports, and that not everybody has."""
+    found = NEEDS.search(page.read_text("utf-8"))
+    return found[1].split(", ") if found else []
 
 
-def test_there_are_pages() -> None:
-    assert PAGES
+def named(page: Path) -> str:
+    name = page.relative_to(ROOT).as_posix()
+    return f"{name} needs {', '.join(needs(page))}" if needs(page) else name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_blocks_of_a_page_run(page: Path) -> None:
-    code = blocks(page)
-    assert code.strip()
-    exec(compile(code, str(page), "exec"), {"__name__": "docs"})
+class Block(NamedTuple):
+    """What stands in a page: its language, the line before its first, and if it is not to run."""
+
+    language: str
+    code: str
+    line: int
+    is_marked: bool = False
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """All code in a page, as a reader of Markdown finds it."""
+    before = ""
+    for token in MarkdownIt("commonmark").parse(text):
+        first = token.map[0] if token.map else 0
+        if token.type == "html_block" and (hidden := HIDDEN.search(token.content)):
+            yield Block("python", hidden[1], first + 1)
+        elif token.type in ("fence", "code_block") and not DIRECTIVE.match(token.info):
+            is_fence = token.type == "fence"
+            language = token.info.strip() or "a block without a language"
+            yield Block(
+                language if is_fence else "an indented block",
+                token.content,
+                first + is_fence,
+                bool(NOT_RUN.search(before)),
+            )
+        before = token.content if token.type == "html_block" else ""
+
+
+def run(block: Block, page: str, names: dict[str, Any]) -> None:
+    """Run one block; every line keeps its number, so that a traceback leads to the page."""
+    if block.is_marked:
+        return
+    if block.language == "python":
+        code = "\n" * block.line + block.code
+        exec(compile(code, page, "exec", dont_inherit=True), names)
+    elif block.language == "pycon":
+        told: list[str] = []
+        test = doctest.DocTestParser().get_doctest(block.code, {}, page, page, block.line)
+        test.globs = names
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+        runner.run(test, out=told.append, clear_globs=False)
+        assert not runner.failures, "".join(told)
+    elif block.language == "toml":
+        tomllib.loads(block.code)
+    else:
+        pytest.fail(
+            f"{page}:{block.line}: {block.language} cannot be run; say so in a line above it: "
+            f"<!-- not run: why -->"
+        )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_the_blocks_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in needs(page):
+        pytest.importorskip(name)
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # some look there for the names of a type
+    for block in blocks(page.read_text("utf-8")):
+        run(block, str(page), vars(module))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```sh\nls\n```",
+        "```\nls\n```",
+        "~~~sh\nls\n~~~",
+        "```{code-block} python\n1 / 0\n```",
+        "- in a list\n\n  ```sh\n  ls\n  ```",
+        "Indented:\n\n    1 / 0",
+        "<!-- not run: too far away -->\n\nA paragraph\n\n```sh\nls\n```",
+        "<!-- not run: -->\n```sh\nls\n```",
+    ],
+)
+def test_what_is_neither_run_nor_marked_is_refused(text: str) -> None:
+    [block] = blocks(text)
+    with pytest.raises(pytest.fail.Exception, match="not run: why"):
+        run(block, "page", {})
+
+
+def test_what_is_wrong_is_found() -> None:
+    [wrong] = blocks("Text\n\n```python\n\n1 / 0\n```")
+    with pytest.raises(ZeroDivisionError) as caught:
+        run(wrong, "page", {})
+    assert caught.traceback[-1].lineno + 1 == 5
+    [wrong] = blocks("```pycon\n>>> 1 + 1\n3\n```")
+    with pytest.raises(AssertionError, match="Expected"):
+        run(wrong, "page", {})
+    [wrong] = blocks("<!-- run:\n1 / 0\n-->")
+    with pytest.raises(ZeroDivisionError):
+        run(wrong, "page", {})
+
+
+def test_what_is_marked_is_not_run() -> None:
+    [marked] = blocks("<!-- not run: it would end badly -->\n```python\n1 / 0\n```")
+    run(marked, "page", {})
+
+
+# ---- the reference, and who is in the house ----
+
+
+def test_the_reference_has_every_name() -> None:
+    pages = "".join(page.read_text("utf-8") for page in (ROOT / "docs" / "reference").glob("*.md"))
+    told = set(re.findall(r"auto\w+:: batchify\.([\w.]+)", pages))
+    assert set(batchify.__all__) <= told
+    assert {f"testing.{name}" for name in testing.__all__} <= told
+    assert "redis.RedisStreams" in told
+
+
+def test_the_reference_has_every_command_and_its_options() -> None:
+    page = (ROOT / "docs" / "reference" / "command-line.md").read_text("utf-8")
+    told = {
+        section.split("`")[1].split()[-1]: set(re.findall(r"^\| `(\S+?)[` ]", section, re.M))
+        for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]
+    }
+    parser = make_parser()
+    [commands] = [
+        action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
+    ]
+    assert told == {
+        name: {
+            (action.option_strings or [action.metavar])[-1]
+            for action in command._actions
+            if "--help" not in action.option_strings
+        }
+        for name, command in commands.choices.items()
+    }
+
+
+def test_the_architecture_tells_every_module_in_its_layer() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\d+) \| `(.+?)` \| \S.*\|$", page, re.MULTILINE)
+    assert rows == [
+        (str(height), module) for height, layer in enumerate(LAYERS) for module in layer
+    ]
+    told = re.findall(r"^\| top \| `(.+?)` \| \S.*\|$", page, re.MULTILINE)
+    assert sorted(told) == sorted(ON_TOP)
+
+
+# ---- pages that promise more ----
 
 
 def test_every_policy_has_an_example_that_runs() -> None:
     text = (ROOT / "docs" / "policies.md").read_text("utf-8")
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
-        assert BLOCK.search(section), section.splitlines()[0]
+        assert any(b.language == "python" for b in blocks(section)), section.splitlines()[0]
 
 
 def test_the_blocks_of_the_readme_run() -> None:
     """With something for what a reader has already: users, rows, and the imports of its scripts."""
-    code = compile(blocks(README), str(README), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(lines_of(README), str(README), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     names: dict[str, Any] = {
         "__name__": "readme", "User": str, "user": "ada", "Row": dict, "row": {},
         "signal": signal, "sys": sys,
@@ -67,6 +220,30 @@ def test_the_blocks_of_the_readme_run() -> None:
         signal.signal(signal.SIGTERM, handler)
     assert names["insert_users"].stats().succeeded == 2
     assert names["insert"].stats().accepted == 1
+
+
+def lines_of(page: Path) -> str:
+    """All the Python of a page, each line where it stands there."""
+    text = page.read_text("utf-8")
+    lines = [""] * (text.count("\n") + 1)
+    for block in blocks(text):
+        if block.language == "python":
+            code = block.code.splitlines()
+            lines[block.line : block.line + len(code)] = code
+    return "\n".join(lines)
+
+
+def test_the_commands_of_the_readme_are_those_that_ci_runs() -> None:
+    """`.ci/run` finds them by how they begin."""
+    others = [
+        block
+        for block in blocks(README.read_text("utf-8"))
+        if block.language != "python" and not block.is_marked
+    ]
+    assert len(others) == 2
+    for block in others:
+        assert block.language == "sh"
+        assert re.fullmatch(r"python3 -m venv .*&&.*\n", block.code)
 
 
 async def _whole(awaited: Any) -> None:

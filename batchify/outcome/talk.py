@@ -70,7 +70,8 @@ class BatchFailure:
     Attributes:
         exception: what the function raised, or the `BadResult` or `BatchAborted` it came to.
         items: the items of the batch, a list of your own.
-        args, kwargs: the extra arguments of the calls.
+        args: the extra arguments of the calls, by position.
+        kwargs: the extra arguments of the calls, by name.
         function: the plain function (bound, for methods), to call again with a list.
         batched: the decorated object; None when it is gone.
     """
