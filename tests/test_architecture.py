@@ -24,7 +24,7 @@ LAYERS = [
     ["errors", "_version", "distribution", "interpreter"],
     ["options", "waits"],
     ["stats", "observe", "retry", "terms"],
-    ["explain", "future"],
+    ["explain", "future", "tracing"],
     ["loopfuture", "outcome.talk", "forming.states", "forming.ranking"],
     ["outcome.faults", "forming.base"],
     ["outcome.values", "forming.plain", "forming.recounting"],
@@ -48,7 +48,8 @@ LAYERS = [
     ["mapping"],
     ["calls"],
     ["decorator"],
-    ["api", "testing"],
+    ["api", "testing", "totals"],
+    ["otel", "prometheus"],
     ["batchify"],  # the package itself: the public face
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
@@ -58,6 +59,9 @@ ON_TOP = ("cli", "__main__", "pytest_plugin")
 
 # (importer, imported): inside a function, where both modules are there already.
 UPWARD = {("future", "loopfuture"), ("stats", "explain"), ("remote", "decorator")}
+
+# Each is for one extra, which it imports; nobody imports it but who wants that.
+EXTRAS = {"otel": "opentelemetry", "prometheus": "prometheus_client"}
 
 PURE = ["forming", "outcome"]  # these rooms meet no thread, lock, clock or I/O
 IMPURE = {"asyncio", "threading", "_thread", "time", "os", "io", "socket", "selectors", "signal"}
@@ -191,9 +195,16 @@ def test_wrapt_is_the_only_dependency() -> None:
         and arrow.imported not in sys.stdlib_module_names
         and not is_on_top(arrow.importer)
     }
+    extras = {arrow[:2] for arrow in others if arrow.importer in EXTRAS}
+    assert extras == set(EXTRAS.items())
+    others = {arrow for arrow in others if arrow.importer not in EXTRAS}
     assert {arrow.imported for arrow in others if not arrow.in_function} == {"wrapt"}, others
     # Extras, imported where they are used.
     assert {arrow.imported for arrow in others if arrow.in_function} == {"tqdm"}, others
+
+
+def test_nobody_imports_what_is_for_an_extra() -> None:
+    assert not [arrow for arrow in OWN if arrow.imported in EXTRAS]
 
 
 @pytest.mark.parametrize("room", PURE)

@@ -30,6 +30,7 @@ from ..forming import Grouped, Plain, Room, Route, Waiting
 from ..future import CANCELLED, BatchFuture, Done, Refused
 from ..loopfuture import LoopFuture, port_of
 from ..terms import NO_TERMS, Terms
+from ..tracing import keep_origin, tracers
 from . import lifecycle
 from .looking import OPEN, Looking
 from .mending import holding, mended
@@ -122,6 +123,8 @@ class Entry(Looking):
         future._v = item
         future._t = self.seam.clock()
         future._s = state
+        if tracers:
+            keep_origin(future, self.options.name)
         return future
 
     def _loop_future(self, loop: Any) -> LoopFuture[Any]:
