@@ -154,7 +154,7 @@ class _Told(NamedTuple):
     operation: str = "process"
 
 
-_COUNTERS = (
+_COUNTERS: tuple[_Told, ...] = (
     _Told(
         "messaging.client.sent.messages", "{message}",
         "Number of messages producer attempted to send to the broker.",
@@ -178,7 +178,7 @@ _COUNTERS = (
         lambda total: total.reasons, "batchify.batch.reason",
     ),
 )  # fmt: skip
-_LEVELS = (
+_LEVELS: tuple[_Told, ...] = (
     _Told(
         "batchify.items.pending", "{item}", "Accepted items whose batch has not started.",
         lambda total: {"": total.pending},

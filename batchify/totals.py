@@ -13,7 +13,7 @@ from typing import Any
 from weakref import ref
 
 from .engine import lifecycle
-from .stats import Counts, Stats
+from .stats import REASONS, Counts, Stats
 
 OUTCOMES = ("succeeded", "failed", "cancelled", "expired")
 _COUNTED = (*OUTCOMES, "rejected", "retried", "deduplicated", "observer_errors")
@@ -36,7 +36,7 @@ class Total:
     running: int = 0
     workers: int = 0
     capacity: int | None = 0  # of those that live; None when one of them is unbounded
-    reasons: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
 
     def add(self, stats: Stats) -> None:
         """Count an engine that lives."""

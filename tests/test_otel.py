@@ -62,23 +62,23 @@ class Seen:
         with self.tracer.start_as_current_span("caller") as span:
             return call(), span.get_span_context().span_id
 
-    def points(self, metric: str) -> dict[str, Any]:
-        """The points of a metric, by what tells them apart beside the names that all have."""
+    def points(self, metric: str, name: str) -> dict[str, Any]:
+        """The points of a metric for functions of that name, by what else tells them apart."""
         data = self.reader.get_metrics_data()
         found = {}
         for resource in data.resource_metrics if data else ():
             for scope in resource.scope_metrics:
                 for one in scope.metrics:
-                    if one.name == metric:
-                        for point in one.data.data_points:
-                            own = dict(point.attributes)
-                            assert own.pop("messaging.system") == "batchify"
-                            own.pop("messaging.operation.name")
-                            found[" ".join(own.values())] = point
+                    for point in one.data.data_points if one.name == metric else ():
+                        own = dict(point.attributes)
+                        assert own.pop("messaging.system") == "batchify"
+                        assert own.pop("messaging.operation.name")
+                        if own.pop("messaging.destination.name") == name:
+                            found["".join(own.values())] = point
         return found
 
-    def values(self, metric: str) -> dict[str, int]:
-        return {key: point.value for key, point in self.points(metric).items()}
+    def values(self, metric: str, name: str) -> dict[str, int]:
+        return {key: point.value for key, point in self.points(metric, name).items()}
 
 
 @pytest.fixture
@@ -134,15 +134,13 @@ def test_a_batch_has_a_span_with_links_to_its_callers(seen: Seen) -> None:
     }
     (event,) = events
     assert queued == event.queued
-    assert span.start_time and span.end_time
-    assert span.end_time - span.start_time == round(event.ran * 1e9)
+    assert span.end_time - span.start_time == round(event.ran * 1e9)  # type: ignore[operator]
     assert span.instrumentation_scope is not None
     assert span.instrumentation_scope.name == "batchify"
     assert span.instrumentation_scope.schema_url == "https://opentelemetry.io/schemas/1.44.0"
 
 
 def test_its_time_is_that_of_the_run(seen: Seen) -> None:
-    within: list[int] = []
 
     @batched
     def f(items: list[int]) -> None:
@@ -157,15 +155,6 @@ def test_its_time_is_that_of_the_run(seen: Seen) -> None:
     assert query.parent.span_id == span_id_of(span)
     within = [span.start_time, query.start_time, query.end_time, span.end_time]  # type: ignore[list-item]
     assert within == sorted(within)
-
-
-def of_a_function(call: Callable[[Any, int], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        f = batched(lambda items: items, linger=None)
-        call(f, 1)
-        return f
-
-    return run
 
 
 class Store:
@@ -234,17 +223,18 @@ def test_only_the_functions_that_were_asked_for(seen: Seen) -> None:
     with pytest.raises(TypeError, match="functions must be batched ones, got function"):
         instrument(test_only_the_functions_that_were_asked_for)
     own = Seen()
-    f = batched(lambda items: items, name="f")
-    g = batched(lambda items: items, name="g")
+    f = batched(lambda items: items, name="one")
+    g = batched(lambda items: items, name="other")
     stop = own.instrument(f)
     for one in (f, g):
         one(1).result(LIMIT)
         one.close(LIMIT)
     stop()
-    assert [span.name for span in own.batches()] == ["process f"]  # who came last has it
-    assert [span.name for span in seen.batches()] == ["process g"]
-    assert own.values("messaging.client.consumed.messages") == {"f": 1}
-    assert seen.values("messaging.client.consumed.messages") == {"f": 1, "g": 1}
+    assert [span.name for span in own.batches()] == ["process one"]  # who came last has it
+    assert [span.name for span in seen.batches()] == ["process other"]
+    consumed = "messaging.client.consumed.messages"
+    assert [own.values(consumed, name) for name in ("one", "other")] == [{"": 1}, {}]
+    assert [seen.values(consumed, name) for name in ("one", "other")] == [{"": 1}, {"": 1}]
 
 
 # ---- the current span of the batch ----
@@ -561,86 +551,75 @@ def test_tracing_may_begin_and_end_while_calls_are_made() -> None:
 
 
 def test_metrics_tell_what_stats_tells(seen: Seen) -> None:
-    @batched(size=2, linger=None, capacity=10, name="f")
-    def f(items: list[int]) -> list[Any]:
+    @batched(size=2, linger=None, capacity=10, name="told")
+    def f(items: list[int]) -> None:
         if 13 in items:
             raise ValueError
-        return [LookupError() if item == 3 else item for item in items]
 
     futures = [f(n) for n in (1, 2, 3, 13)]
     for future in futures:
         future.exception(LIMIT)
     f(5).cancel()
     f(6)
-    assert seen.values("messaging.client.sent.messages") == {"f": 6}
-    assert seen.values("batchify.items.pending") == {"f": 1}
-    assert seen.values("batchify.items.running") == {"f": 0}
-    assert seen.values("batchify.items.capacity") == {"f": 10}
-    assert seen.values("batchify.workers") == {"f": 1}
+    assert seen.values("messaging.client.sent.messages", "told") == {"": 6}
+    assert seen.values("batchify.items.pending", "told") == {"": 1}
+    assert seen.values("batchify.items.running", "told") == {"": 0}
+    assert seen.values("batchify.items.capacity", "told") == {"": 10}
+    assert seen.values("batchify.workers", "told") == {"": 1}
     f.close(LIMIT)
-    assert seen.values("batchify.items.ended") == {
-        "f succeeded": 3, "f failed": 2, "f cancelled": 1, "f expired": 0, "f rejected": 0,
+    assert seen.values("batchify.items.ended", "told") == {
+        "succeeded": 3, "failed": 2, "cancelled": 1, "expired": 0, "rejected": 0,
     }  # fmt: skip
-    started = seen.values("batchify.batches.started")
-    assert {key: count for key, count in started.items() if count} == {"f size": 2, "f close": 1}
-    assert seen.values("messaging.client.consumed.messages") == {"f": 3, "f ValueError": 2}
-    assert seen.values("batchify.items.retried") == {"f": 0}
-    assert seen.values("batchify.items.deduplicated") == {"f": 0}
-    sizes = seen.points("batchify.batch.size")
+    started = seen.values("batchify.batches.started", "told")
+    assert {key: count for key, count in started.items() if count} == {"size": 2, "close": 1}
+    assert seen.values("messaging.client.consumed.messages", "told") == {"": 3, "ValueError": 2}
+    assert seen.values("batchify.items.retried", "told") == {"": 0}
+    assert seen.values("batchify.items.deduplicated", "told") == {"": 0}
+    sizes = seen.points("batchify.batch.size", "told")
     assert {key: (point.count, point.sum) for key, point in sizes.items()} == {
-        "f": (2, 3), "f ValueError": (1, 2),
+        "": (2, 3), "ValueError": (1, 2),
     }  # fmt: skip
     spans = [span.end_time - span.start_time for span in seen.batches()]  # type: ignore[operator]
-    ran = seen.points("messaging.process.duration")
+    ran = seen.points("messaging.process.duration", "told")
     assert sum(point.sum for point in ran.values()) == pytest.approx(sum(spans) / 1e9)
-    assert ran["f"].explicit_bounds[:2] == (0.005, 0.01)
-    queued = seen.points("batchify.batch.queue_duration")
+    assert ran[""].explicit_bounds[:2] == (0.005, 0.01)
+    queued = seen.points("batchify.batch.queue_duration", "told")
     assert sum(point.count for point in queued.values()) == 3
 
 
 def test_an_unbounded_function_has_no_capacity(seen: Seen) -> None:
-    f = batched(lambda items: items, capacity=None, name="f")
+    f = batched(lambda items: items, capacity=None, name="unbounded")
     f(1).result(LIMIT)
-    assert "f" not in seen.values("batchify.items.capacity")
+    assert seen.values("batchify.items.capacity", "unbounded") == {}
+    assert seen.values("batchify.items.pending", "unbounded") == {"": 0}
     f.close(LIMIT)
 
 
-def test_instances_that_go_leave_their_counts(seen: Seen) -> None:
-    class Gone:
-        @batched(name="gone")
-        def f(self, items: list[int]) -> list[int]:
-            return items
-
-    for count in range(1, 4):
-        one = Gone()
-        assert one.f(1).result(LIMIT) == 1
-        one.f.close(LIMIT)
-        del one
-        gc.collect()
-        assert seen.values("messaging.client.sent.messages")["gone"] == count
-        assert seen.values("batchify.items.ended")["gone succeeded"] == count
-
-
 def test_metrics_end_and_begin_again() -> None:
+    """The instruments of a provider stay; a batch counts once, however many instrument."""
     seen = Seen()
-    f = batched(lambda items: items, name="f")
-    for stops in ([seen.instrument()], [seen.instrument(), seen.instrument(f)]):
-        before = seen.values("messaging.client.consumed.messages").get("f", 0)
+    f = batched(lambda items: items, name="again")
+
+    def call() -> tuple[int | None, int | None]:
         f(1).result(LIMIT)
-        f.flush(LIMIT)
-        f.close(LIMIT)
+        f.close(LIMIT)  # until its batch was told of
         f.start()
-        assert seen.values("messaging.client.sent.messages")["f"] == before + 1
-        assert seen.values("messaging.client.consumed.messages")["f"] == before + 1  # once
-        for stop in stops:
-            stop()
-            stop()
-        assert seen.values("messaging.client.sent.messages") == {}
-        f(2).result(LIMIT)  # nobody counts that batch
-        f.close(LIMIT)
-        f.start()
-        assert seen.values("messaging.client.consumed.messages")["f"] == before + 1
-        before = None
+        told = ("messaging.client.sent.messages", "messaging.client.consumed.messages")
+        sent, consumed = (seen.values(metric, "again").get("") for metric in told)
+        return sent, consumed
+
+    stop = seen.instrument()
+    assert call() == (1, 1)
+    stop()
+    assert call() == (None, 1)
+    first, second = seen.instrument(), seen.instrument(f)
+    assert call() == (3, 2)
+    first()
+    first()
+    assert call() == (4, 3)
+    second()
+    assert call() == (None, 3)
+    f.close(LIMIT)
 
 
 def test_the_code_of_the_page_runs() -> None:
