@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from time import time_ns
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from opentelemetry import metrics, trace
@@ -140,7 +141,8 @@ class _BatchTracer(Tracer):
 # ---- metrics ----
 
 
-class _Told(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Told:
     """What `stats()` tells of one name, and how it is exported.
 
     `values` gives each value of a `Total`, by what it is told apart by; for one alone that is "".

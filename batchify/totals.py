@@ -76,9 +76,9 @@ def follow() -> None:
     """Carry over from now on what engines that go have counted."""
     global _is_followed
     if not _is_followed:
-        _is_followed = True
         lifecycle.after_fork_in_child(_forget)
         lifecycle.after_register(_meet)
+        _is_followed = True  # who comes meanwhile does it twice, which is no harm
 
 
 def totals() -> dict[str, Total]:

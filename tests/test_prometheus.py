@@ -63,7 +63,7 @@ def scraped() -> Iterator[Scraped]:
 
 
 def test_a_scrape_tells_what_stats_tells(scraped: Scraped) -> None:
-    @batched(size=2, linger=None, capacity=10, name="told")
+    @batched(size=2, linger=None, capacity=10, name="scraped")
     def f(items: list[int]) -> None:
         if 13 in items:
             raise ValueError("secret")
@@ -72,34 +72,34 @@ def test_a_scrape_tells_what_stats_tells(scraped: Scraped) -> None:
         future.exception(LIMIT)
     f(5).cancel()
     f(6)
-    assert scraped.value("batchify_pending_items", "told") == 1
-    assert scraped.value("batchify_running_items", "told") == 0
-    assert scraped.value("batchify_capacity_items", "told") == 10
-    assert scraped.value("batchify_workers", "told") == 1
+    assert scraped.value("batchify_pending_items", "scraped") == 1
+    assert scraped.value("batchify_running_items", "scraped") == 0
+    assert scraped.value("batchify_capacity_items", "scraped") == 10
+    assert scraped.value("batchify_workers", "scraped") == 1
     f.close(LIMIT)
     stats = f.stats()
-    assert scraped.value("batchify_submitted_items_total", "told") == stats.submitted == 6
-    assert scraped.values("batchify_items_total", "told") == {
+    assert scraped.value("batchify_submitted_items_total", "scraped") == stats.submitted == 6
+    assert scraped.values("batchify_items_total", "scraped") == {
         "succeeded": 3, "failed": 2, "cancelled": 1, "expired": 0, "rejected": 0,
     }  # fmt: skip
-    assert scraped.values("batchify_batches_total", "told") == dict(stats.reasons)
-    assert scraped.values("batchify_batch_failures_total", "told") == {"ValueError": 1}
-    assert scraped.value("batchify_batch_size_count", "told") == 3
-    assert scraped.value("batchify_batch_size_sum", "told") == 5
-    assert scraped.values("batchify_batch_size_bucket", "told")["1.0"] == 1
-    assert scraped.value("batchify_batch_duration_seconds_count", "told") == 3
+    assert scraped.values("batchify_batches_total", "scraped") == dict(stats.reasons)
+    assert scraped.values("batchify_batch_failures_total", "scraped") == {"ValueError": 1}
+    assert scraped.value("batchify_batch_size_count", "scraped") == 3
+    assert scraped.value("batchify_batch_size_sum", "scraped") == 5
+    assert scraped.values("batchify_batch_size_bucket", "scraped")["1.0"] == 1
+    assert scraped.value("batchify_batch_duration_seconds_count", "scraped") == 3
     ran = stats.ran.mean * 3
-    assert scraped.value("batchify_batch_duration_seconds_sum", "told") == pytest.approx(ran)
-    assert scraped.value("batchify_batch_queue_seconds_count", "told") == 3
-    assert scraped.value("batchify_retried_items_total", "told") == 0
-    assert scraped.value("batchify_deduplicated_items_total", "told") == 0
-    assert scraped.value("batchify_observer_errors_total", "told") == 0
+    assert scraped.value("batchify_batch_duration_seconds_sum", "scraped") == pytest.approx(ran)
+    assert scraped.value("batchify_batch_queue_seconds_count", "scraped") == 3
+    assert scraped.value("batchify_retried_items_total", "scraped") == 0
+    assert scraped.value("batchify_deduplicated_items_total", "scraped") == 0
+    assert scraped.value("batchify_observer_errors_total", "scraped") == 0
     assert "secret" not in scraped.text()
     assert generate_openmetrics(scraped.registry).endswith(b"# EOF\n")
 
 
 def test_what_is_counted_apart(scraped: Scraped) -> None:
-    again = batched(lambda items: [Retry(attempts=2)] * len(items), name="again")
+    again = batched(lambda items: [Retry(attempts=2)] * len(items), name="retries")
     again(1).exception(LIMIT)
     twins = batched(lambda items: items, size=2, linger=None, dedupe=True, name="twins")
     assert [future.result(LIMIT) for future in (twins(1), twins(1))] == [1, 1]
@@ -108,16 +108,16 @@ def test_what_is_counted_apart(scraped: Scraped) -> None:
     again.close(LIMIT)
     twins.close(LIMIT)
     end()
-    assert scraped.value("batchify_retried_items_total", "again") == 2
+    assert scraped.value("batchify_retried_items_total", "retries") == 2
     assert scraped.value("batchify_deduplicated_items_total", "twins") == 1
-    assert scraped.value("batchify_observer_errors_total", "again") >= 1
+    assert scraped.value("batchify_observer_errors_total", "retries") >= 1
 
 
 def test_an_unbounded_function_has_no_capacity(scraped: Scraped) -> None:
-    f = batched(lambda items: items, capacity=None, name="unbounded")
+    f = batched(lambda items: items, capacity=None, name="endless")
     f(1).result(LIMIT)
-    assert scraped.values("batchify_capacity_items", "unbounded") == {}
-    assert scraped.value("batchify_pending_items", "unbounded") == 0
+    assert scraped.values("batchify_capacity_items", "endless") == {}
+    assert scraped.value("batchify_pending_items", "endless") == 0
     f.close(LIMIT)
 
 
