@@ -171,11 +171,11 @@ class Batched(Calls, _Wrapper):
         if not self._self_is_called and not instead:
             scope: Any = self._called()
             name = scope.options.name
-            is_traced = tracer_of(name) is not None  # then each call goes the general way
-            if not (scope.takes_more or is_traced) and scope.options.is_plain:
+            tracer = tracer_of(name)  # the hot path is another where there is one
+            if not scope.takes_more and scope.options.is_plain:
                 self._set_call(scope.submitter(self._plain(), self._gives_itself(scope)))
             self._self_is_called = True
-            if instead or is_traced is not (tracer_of(name) is not None):  # since a moment ago
+            if instead or tracer_of(name) is not tracer:  # since a moment ago
                 self._forget_way()
         return self._submit(item, args, kwargs)
 

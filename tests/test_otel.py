@@ -16,7 +16,9 @@ from weakref import ref
 import pytest
 
 from batchify import BatchEvent, DeadlineExceeded, Retry, batched
+from batchify.engine.threads import ThreadEngine
 from batchify.future import BatchFuture
+from batchify.interpreter import has_gil
 from batchify.testing import eager
 from batchify.tracing import End, Tracer, tracers
 from tests import elsewhere
@@ -201,7 +203,7 @@ def test_every_call_has_its_link(seen: Seen, way: str, function: str) -> None:
     assert links_of(seen.batch()) == ids(call)
 
 
-def test_a_function_that_was_called_before_is_traced_too() -> None:
+def test_a_function_that_was_called_before_is_traced_too(monkeypatch: pytest.MonkeyPatch) -> None:
     f = batched(lambda items: items, linger=None, name="f")
     g = batched(lambda items: items, linger=None, name="g")
     f(0), g(0)  # the hot path is there
@@ -213,10 +215,37 @@ def test_a_function_that_was_called_before_is_traced_too() -> None:
     stop()
     after, _ = seen.called(lambda: f(2))
     assert vars(after) == {}, "off again: a future has no room for anything"
+    if has_gil():
+        with monkeypatch.context() as patch:
+            patch.setattr(ThreadEngine, "submit", None)  # the general way
+            f(3)
     f.close(LIMIT)
     g.close(LIMIT)
     assert seen.batches() == []
     stop()  # once more does nothing
+
+
+def test_who_instruments_in_the_middle_of_a_first_call_misses_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = Seen()
+    f = batched(lambda items: items, linger=None)
+    stops: list[Callable[[], None]] = []
+    submitter = ThreadEngine.submitter
+
+    def instrument_before(engine: ThreadEngine, *args: Any) -> Any:
+        stops.append(seen.instrument())
+        return submitter(engine, *args)
+
+    monkeypatch.setattr(ThreadEngine, "submitter", instrument_before)
+    f(1)
+    monkeypatch.undo()
+    call = seen.called(lambda: f(2))
+    f.close(LIMIT)
+    for stop in stops:
+        stop()
+    assert len(stops) == 1
+    assert links_of(seen.batch()) == ids(call)
 
 
 def test_only_the_functions_that_were_asked_for(seen: Seen) -> None:
