@@ -1,9 +1,9 @@
 """Traces: from the calls to the batch that their items ran in.
 
 While somebody traces a function, each of its calls keeps where it came from (its *origin*) with its
-future, and whoever traces is there when a batch begins, in the context that it runs in. The hot path
-has no room for that: calls go another way then, which each function finds anew when somebody begins
-or ends to trace (`decorator.forget_ways`).
+future, and whoever traces is there when a batch begins, in the context that it runs in. The hot
+path has no room for that: calls go another way then, which each function finds anew when somebody
+begins or ends to trace (`decorator.forget_ways`).
 """
 
 from __future__ import annotations
