@@ -233,11 +233,12 @@ def test_who_instruments_in_the_middle_of_a_first_call_misses_none(
     stops: list[Callable[[], None]] = []
     submitter = ThreadEngine.submitter
 
-    def instrument_before(engine: ThreadEngine, *args: Any) -> Any:
+    def instrument_after(engine: ThreadEngine, *args: Any) -> Any:
+        hot = submitter(engine, *args)
         stops.append(seen.instrument())
-        return submitter(engine, *args)
+        return hot
 
-    monkeypatch.setattr(ThreadEngine, "submitter", instrument_before)
+    monkeypatch.setattr(ThreadEngine, "submitter", instrument_after)
     f(1)
     monkeypatch.undo()
     call = seen.called(lambda: f(2))
