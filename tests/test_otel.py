@@ -15,7 +15,7 @@ from weakref import ref
 
 import pytest
 
-from batchify import BatchEvent, DeadlineExceeded, Retry, batched
+from batchify import BatchEvent, Closed, DeadlineExceeded, Retry, batched
 from batchify.engine.threads import ThreadEngine
 from batchify.future import BatchFuture
 from batchify.interpreter import has_gil
@@ -353,6 +353,26 @@ def test_an_async_batch_that_is_cancelled(seen: Seen) -> None:
         await asyncio.wait([f(1)])
 
     asyncio.run(main())
+    assert (seen.batch().attributes or {})["error.type"] == "batchify.errors.BatchAborted"
+
+
+def test_an_async_batch_whose_loop_goes_away(seen: Seen) -> None:
+    @batched(name="f")
+    async def f(items: list[int]) -> None:
+        await asyncio.Event().wait()
+
+    async def until_it_runs() -> BatchFuture[Any]:
+        future = f(1)
+        while not future.running():
+            await asyncio.sleep(0)
+        return future
+
+    loop = asyncio.new_event_loop()
+    future = loop.run_until_complete(until_it_runs())
+    loop.close()
+    del loop
+    gc.collect()
+    assert isinstance(future.exception(), Closed)
     assert (seen.batch().attributes or {})["error.type"] == "batchify.errors.BatchAborted"
 
 

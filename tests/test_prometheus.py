@@ -226,6 +226,26 @@ def test_an_instance_may_go_below_who_reads(scraped: Scraped) -> None:
     assert not totals._died
 
 
+def test_an_instance_may_go_while_somebody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither among those that live, nor among those that are gone: it counts all the same."""
+    totals.follow()
+    one = [Short()]
+    one[0].f(1).result(LIMIT)
+    one[0].f.close(LIMIT)
+    before = totals.totals()["short"].succeeded
+    carry_over = totals._carry_over
+
+    def and_then_it_goes() -> None:
+        carry_over()
+        one.clear()
+        gc.collect()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(totals, "_carry_over", and_then_it_goes)
+        assert totals.totals()["short"].succeeded == before
+    assert totals.totals()["short"].succeeded == before
+
+
 # ---- other processes ----
 
 

@@ -338,19 +338,17 @@ class ThreadEngine(Engine):
             run = self.elsewhere.runner(batch, context)
         end_trace = context.run(batch.begin_trace) if tracers else None
         answers: list[Any] = []
-        try:
-            while (request := self.go_on(batch, answers)) is not None:
-                try:
-                    answers.append(run(request.function, *request.args, **request.kwargs))
-                except BaseException as error:
-                    answers.append(caught(error))
-                    if isinstance(error, KeyboardInterrupt) and batch.thread == main_thread().ident:
-                        batch.ended_by = copy_of(error)
-                    del error
-                request = None  # who hears of the end may look at this frame
-        finally:
-            if end_trace is not None:
-                end_trace()
+        while (request := self.go_on(batch, answers)) is not None:
+            try:
+                answers.append(run(request.function, *request.args, **request.kwargs))
+            except BaseException as error:
+                answers.append(caught(error))
+                if isinstance(error, KeyboardInterrupt) and batch.thread == main_thread().ident:
+                    batch.ended_by = copy_of(error)
+                del error
+            request = None  # who hears of the end may look at this frame
+        if end_trace is not None:
+            end_trace()
         if self.is_observed():
             self.tell_observers(batch, batch.error)
         del self, batch, request, answers, context, run, end_trace  # as in `execute`
