@@ -43,7 +43,7 @@ class Scraped:
     def values(self, name: str, function: str) -> dict[str, float]:
         """The samples of a metric for one function, by their other label."""
         found = {}
-        for family in text_string_to_metric_families(self.text()):
+        for family in self.registry.collect():
             for sample in family.samples:
                 labels = dict(sample.labels)
                 if sample.name == name and labels.pop("function", "") == function:
