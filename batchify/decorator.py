@@ -19,6 +19,7 @@ from .calls import Calls, instead
 from .observe import Observers
 from .options import Options, kind
 from .scopes import Scopes, is_async
+from .tracing import tracer_of
 
 if TYPE_CHECKING:
     from .engine.control import Scope
@@ -169,10 +170,12 @@ class Batched(Calls, _Wrapper):
             return bound._submit(args[0], args[1:], kwargs)
         if not self._self_is_called and not instead:
             scope: Any = self._called()
+            name = scope.options.name
+            tracer = tracer_of(name)  # the hot path is another where there is one
             if not scope.takes_more and scope.options.is_plain:
                 self._set_call(scope.submitter(self._plain(), self._gives_itself(scope)))
             self._self_is_called = True
-            if instead:  # since a moment ago
+            if instead or tracer_of(name) is not tracer:  # since a moment ago
                 self._forget_way()
         return self._submit(item, args, kwargs)
 

@@ -202,6 +202,7 @@ class BatchFuture(Future[R], Generic[R]):
     _terms: Terms = NO_TERMS  # what the call asked for
     _count: int = 1  # how many items it stands for, that are not done
     _is_chunk: bool = False  # its result is a list of outcomes
+    _origin: Any = None  # where its call came from, see `tracing`
 
     # A Python __init__ would cost a quarter of a submit (1.24x, one thread).
     __init__ = object.__init__

@@ -95,7 +95,7 @@ class Stats:
         sizes: the distribution of the batches' sizes, in items.
         queued: the distribution of the seconds that the oldest item of each batch had waited.
         ran: the distribution of the seconds that each batch took.
-        observer_errors: how often an observer raised.
+        observer_errors: how often an observer, or a tracer, raised.
     """
 
     submitted: int = 0

@@ -24,7 +24,7 @@ LAYERS = [
     ["errors", "_version", "distribution", "interpreter"],
     ["options", "waits"],
     ["stats", "observe", "retry", "terms"],
-    ["explain", "future"],
+    ["explain", "future", "tracing"],
     ["loopfuture", "outcome.talk", "forming.states", "forming.ranking"],
     ["outcome.faults", "forming.base"],
     ["outcome.values", "forming.plain", "forming.recounting"],
@@ -50,7 +50,8 @@ LAYERS = [
     ["decorator"],
     ["redis.keys", "redis.reach"],
     ["redis.dead", "redis.inbox", "redis.outbox"],
-    ["api", "testing", "redis", "worker"],
+    ["api", "testing", "totals", "redis", "worker"],
+    ["otel", "prometheus"],
     ["batchify"],  # the package itself: the public face
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
@@ -58,11 +59,11 @@ HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in la
 # What stands on the public face alone: it may import `batchify`, and what it consists of.
 ON_TOP = ("cli", "__main__", "pytest_plugin")
 
-# Modules that are called as what they need, and that users alone import.
-EXTRAS = ("redis",)
-
 # (importer, imported): inside a function, where both modules are there already.
 UPWARD = {("future", "loopfuture"), ("stats", "explain"), ("remote", "decorator")}
+
+# Each is for one extra, which it imports; nobody imports it but who wants that.
+EXTRAS = {"otel": "opentelemetry", "prometheus": "prometheus_client", "redis": "redis"}
 
 PURE = ["forming", "outcome"]  # these rooms meet no thread, lock, clock or I/O
 IMPURE = {"asyncio", "threading", "_thread", "time", "os", "io", "socket", "selectors", "signal"}
@@ -200,12 +201,17 @@ def test_wrapt_is_the_only_dependency() -> None:
         and arrow.imported not in sys.stdlib_module_names
         and not is_on_top(arrow.importer)
     }
-    # What needs an extra is a module of its own, which nothing else imports.
-    others = {arrow for arrow in others if top(arrow.importer) != arrow.imported}
-    assert not {a for a in OWN if top(a.imported) in EXTRAS and top(a.importer) != top(a.imported)}
+    extras = {(top(arrow.importer), arrow.imported) for arrow in others}
+    extras = {one for one in extras if one[0] in EXTRAS}
+    assert extras == set(EXTRAS.items())
+    others = {arrow for arrow in others if top(arrow.importer) not in EXTRAS}
     assert {arrow.imported for arrow in others if not arrow.in_function} == {"wrapt"}, others
     # Extras, imported where they are used.
     assert {arrow.imported for arrow in others if arrow.in_function} == {"tqdm"}, others
+
+
+def test_nobody_imports_what_is_for_an_extra() -> None:
+    assert not {a for a in OWN if top(a.imported) in EXTRAS and top(a.importer) != top(a.imported)}
 
 
 @pytest.mark.parametrize("room", PURE)

@@ -308,8 +308,8 @@ class Engine(Ending):
     # ---- what it did ----
 
     @mended
-    def stats(self) -> Stats:
-        """A consistent snapshot."""
+    def stats(self, is_whole: bool = True) -> Stats:
+        """A consistent snapshot; without the distributions, unless `is_whole`."""
         is_nested = self._is_nested()
         with self._lock:
             if not is_nested:
@@ -335,7 +335,7 @@ class Engine(Ending):
                 batches=counts.batches,
                 workers=self._worker_count(),
                 reasons=MappingProxyType({r: counts.reasons[r] for r in REASONS}),
-                **counts.distributions(),
+                **(counts.distributions() if is_whole else {}),
                 observer_errors=counts.observer_errors,
                 limits=limits_of(options),
             )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..errors import BatchAborted
 from ..forming import Route
 from ..future import BatchFuture
+from ..observe import BatchEvent
 from ..outcome import Ask, Talk, Work, asked, concluded, conduct
+from ..tracing import Tracer, tracer_of
 
 if TYPE_CHECKING:
     from .running import Running
@@ -81,6 +86,34 @@ class Batch:
             self.talk = concluded(work, self.given, [answers.pop()])
         else:
             self.talk = conduct(work, self.given, [future._terms.twin for future in self.futures])
+
+    def event(self, error: BaseException | None) -> BatchEvent:
+        """What is told of it when it is over, with what it failed with."""
+        name = self.engine.options.name
+        return BatchEvent(name, self.reason, self.size, self.queued, self.ran, error)
+
+    def begin_trace(self) -> Callable[[], None] | None:
+        """Begin its trace, in the context that it is to run in; gives what ends it, if any."""
+        name = self.engine.options.name
+        tracer = tracer_of(name)
+        if tracer is None:
+            return None
+        origins = [one._origin for one in self.futures if one._origin is not None]
+        try:
+            end = tracer.begin(name, self.reason, self.size, self.queued, origins)
+        except BaseException as error:  # as with observers: also SystemExit
+            tracer.has_raised(error, name)
+            self.engine.count_observer_errors(1)
+            return None
+        return partial(self._end_trace, tracer, end)
+
+    def _end_trace(self, tracer: Tracer, end: Callable[[BatchEvent], object]) -> None:
+        event = self.event(BatchAborted() if self.left and self.error is None else self.error)
+        try:
+            end(event)
+        except BaseException as error:
+            tracer.has_raised(error, event.name)
+            self.engine.count_observer_errors(1)
 
     def holders(self, me: Any) -> list[Any] | None:
         return self.engine.holders_of(self, me)

@@ -30,6 +30,7 @@ from ..forming import Grouped, Plain, Room, Route, Waiting
 from ..future import CANCELLED, BatchFuture, Done, Refused
 from ..loopfuture import LoopFuture, port_of
 from ..terms import NO_TERMS, Terms
+from ..tracing import keep_origin, tracer_of, tracers
 from . import lifecycle
 from .looking import OPEN, Looking
 from .mending import holding, mended
@@ -50,12 +51,12 @@ class Entry(Looking):
         intake = self.intake
         append = intake.append
         clock = self.seam.clock
-        has_gil = self.has_gil
+        is_simple = self.has_gil and tracer_of(self.options.name) is None
 
         def submit(item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
             if args or kwargs:
                 return batched()._call(item, args, kwargs)  # type: ignore[no-any-return]
-            if not has_gil:
+            if not is_simple:
                 return self.submit(route, item)
             future: BatchFuture[Any]
             loop = running_loop()
@@ -122,6 +123,8 @@ class Entry(Looking):
         future._v = item
         future._t = self.seam.clock()
         future._s = state
+        if tracers:
+            keep_origin(future, self.options.name)
         return future
 
     def _loop_future(self, loop: Any) -> LoopFuture[Any]:

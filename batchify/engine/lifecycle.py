@@ -28,6 +28,7 @@ log = logging.getLogger("batchify")
 _engines: WeakSet[Any] = WeakSet()
 _held: set[Any] = set()  # engines with items that nothing else is going to look after
 _child_hooks: list[Callable[[], None]] = []
+_register_hooks: list[Callable[[Any], None]] = []
 _locked: dict[int, list[Any]] = {}  # by thread: the locks it holds while it forks
 _place = 0  # how many such hooks there were with the last of ours
 _is_hooked = False
@@ -37,10 +38,23 @@ _is_ending = False
 def register(engine: Any) -> None:
     """Have `engine` taken care of at exit and at a fork, as long as it lives."""
     _engines.add(engine)
+    _tell_registered(engine)
     if not _is_hooked:
         _hook()
     if _is_ending and hasattr(engine, "hurry"):
         engine.hurry()  # made by a batch that runs at the end
+
+
+def after_register(hook: Callable[[Any], None]) -> None:
+    """Call `hook` with whatever is registered, now or later, and anew in a forked child."""
+    _register_hooks.append(hook)
+    for engine in all_engines():
+        hook(engine)
+
+
+def _tell_registered(engine: Any) -> None:
+    for hook in _register_hooks:
+        hook(engine)
 
 
 def hold(engine: Any) -> None:
@@ -125,6 +139,7 @@ if hasattr(os, "register_at_fork"):
             hook()
         for engine in all_engines():
             engine.forked()
+            _tell_registered(engine)
 
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
 

@@ -29,6 +29,7 @@ from ..future import BatchFuture
 from ..loopfuture import Port, set_done
 from ..options import Live
 from ..outcome import caught
+from ..tracing import tracers
 from . import lifecycle
 from .base import Countdown, Engine
 from .batch import Batch
@@ -272,6 +273,8 @@ class LoopEngine(Engine):
         self._after()
 
     async def _drive(self, batch: Batch) -> None:
+        # In the context of this task, which ends with this batch then: see `_is_to_look`.
+        end_trace = batch.begin_trace() if tracers else None
         answers: list[Any] = []
         request: Any = None
         try:
@@ -289,7 +292,9 @@ class LoopEngine(Engine):
             if self.is_observed():
                 self._tell_observers_soon(batch, batch.error)
         finally:
-            del self, batch, request, answers  # as in `_work`
+            if end_trace is not None:
+                end_trace()
+            del self, batch, request, answers, end_trace  # as in `_work`
 
     def _tell_observers_soon(self, batch: Batch, error: BaseException | None) -> None:
         """Tell them after the wake-ups, which were posted before."""

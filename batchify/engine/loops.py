@@ -21,6 +21,7 @@ from ..loopfuture import LoopFuture, Port, port_of
 from ..observe import EVERYWHERE, Observers
 from ..options import Live, Options
 from ..stats import Stats, added
+from ..tracing import tracer_of
 from . import lifecycle
 from .base import limits_of
 from .looking import CLOSED, CLOSING, OPEN
@@ -216,7 +217,7 @@ class AsyncEngine:
             engine = self.here()
             return engine.submit(Route(engine, function, batched=batched), item)
 
-        is_simple = has_gil()
+        is_simple = has_gil() and tracer_of(self.options.name) is None
 
         def submit(item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
             if args or kwargs:

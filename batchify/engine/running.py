@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import BatchAborted
 from ..forming import Chunk, Route
 from ..future import CANCELLED, ERROR, RESULT, Alone, BatchFuture, Failure
-from ..observe import EVERYWHERE, BatchEvent, Observers
+from ..observe import EVERYWHERE, Observers
 from ..options import Live
 from ..outcome import Ask, Give, exhausted, is_simple
 from ..retry import Retry
@@ -277,14 +277,16 @@ class Running(Entry):
     @holding
     def tell_observers(self, batch: Batch, error: BaseException | None) -> None:
         """Tell of `batch`, which is over, and of what it failed with."""
-        event = BatchEvent(
-            self.options.name, batch.reason, batch.size, batch.queued, batch.ran, error
-        )
+        event = batch.event(error)
         errors = sum(observers.tell(event) for observers in self.observers)
         if errors:
-            with self._lock:
-                self.counts.observer_errors += errors
-            self._after()
+            self.count_observer_errors(errors)
+
+    @holding
+    def count_observer_errors(self, errors: int) -> None:
+        with self._lock:
+            self.counts.observer_errors += errors
+        self._after()
 
     # ---- what runs again ----
 
@@ -422,6 +424,8 @@ class Running(Entry):
         future._v = item
         future._t = chunk._t
         future._s = None
+        if chunk._origin is not None:
+            future._origin = chunk._origin
         return future
 
     def _new_future(self) -> BatchFuture[Any]:

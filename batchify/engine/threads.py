@@ -22,6 +22,7 @@ from .. import waits
 from ..future import BatchFuture
 from ..options import Live, kind
 from ..outcome import caught, copy_of
+from ..tracing import tracers
 from . import lifecycle
 from .base import Engine
 from .batch import Batch
@@ -335,6 +336,7 @@ class ThreadEngine(Engine):
         run: Any = context.run
         if self.elsewhere is not None:
             run = self.elsewhere.runner(batch, context)
+        end_trace = context.run(batch.begin_trace) if tracers else None
         answers: list[Any] = []
         while (request := self.go_on(batch, answers)) is not None:
             try:
@@ -345,9 +347,11 @@ class ThreadEngine(Engine):
                     batch.ended_by = copy_of(error)
                 del error
             request = None  # who hears of the end may look at this frame
+        if end_trace is not None:
+            end_trace()
         if self.is_observed():
             self.tell_observers(batch, batch.error)
-        del self, batch, request, answers, context, run  # as in `execute`
+        del self, batch, request, answers, context, run, end_trace  # as in `execute`
 
 
 def _is_in_hand(batch: Batch) -> bool:
