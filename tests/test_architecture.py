@@ -33,7 +33,7 @@ LAYERS = [
     ["outcome.conduct"],
     ["outcome"],
     ["engine", "engine.seam", "engine.lifecycle", "engine.telling"],
-    ["engine.mending", "remote"],
+    ["engine.mending", "engine.manual", "remote"],
     ["engine.routing"],
     ["engine.looking"],
     ["engine.entry"],
@@ -48,7 +48,8 @@ LAYERS = [
     ["mapping"],
     ["calls"],
     ["decorator"],
-    ["api", "testing"],
+    ["api", "clock"],
+    ["testing"],
     ["batchify"],  # the package itself: the public face
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
