@@ -45,14 +45,31 @@ else:
 
 
 _all: list[ref[Batched]] = []  # not a set: a proxy is hashed, and compared, as its function
+_seams: list[Any] = []  # those that stand in for the machine, the last for the others: see `clock`
+
+
+def _living() -> list[Batched]:
+    return [batched for weak in _all.copy() if (batched := weak()) is not None]
 
 
 def forget_ways() -> None:
     """Have the next call of every batched function find its way anew."""
-    for weak in _all.copy():
-        batched = weak()
-        if batched is not None:
-            batched._forget_way()
+    for batched in _living():
+        batched._forget_way()
+
+
+def stand_in(seam: Any) -> None:
+    """Have all batched functions, also those to come, work on `seam`, with queues of their own."""
+    _seams.append(seam)
+    for batched in _living():
+        batched._move_to(batched._self_scopes.on(seam))
+
+
+def stand_down(seam: Any) -> None:
+    """End what `stand_in` began: they have the queues again that they had before."""
+    _seams.remove(seam)
+    for batched in _living():
+        batched._move_to(batched._self_scopes.off(seam))
 
 
 def _refuse_default_call(*_: object) -> Any:
@@ -140,6 +157,13 @@ class Batched(Calls, _Wrapper):
         self._self_scopes = Scopes(options, is_async(function), seam)
         self._forget_way()
         _all.append(ref(self, _all.remove))
+        for one in _seams.copy():  # last: one that comes meanwhile finds it, if this does not
+            self._move_to(self._self_scopes.on(one))
+
+    def _move_to(self, scopes: Scopes) -> None:
+        """Have the calls to come go there."""
+        self._self_scopes = scopes
+        self._forget_way()
 
     def _forget_way(self) -> None:
         """Have the next call find its way anew."""
@@ -169,13 +193,15 @@ class Batched(Calls, _Wrapper):
             )
             return bound._submit(args[0], args[1:], kwargs)
         if not self._self_is_called and not instead:
+            scopes = self._self_scopes
             scope: Any = self._called()
             name = scope.options.name
             tracer = tracer_of(name)  # the hot path is another where there is one
             if not scope.takes_more and scope.options.is_plain:
                 self._set_call(scope.submitter(self._plain(), self._gives_itself(scope)))
             self._self_is_called = True
-            if instead or tracer_of(name) is not tracer:  # since a moment ago
+            is_other = self._self_scopes is not scopes or tracer_of(name) is not tracer
+            if instead or is_other:  # since a moment ago
                 self._forget_way()
         return self._submit(item, args, kwargs)
 

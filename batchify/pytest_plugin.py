@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from . import Deadlock
-from .testing import cancel_all, eager, unresolved, unresolved_futures
+from .testing import ManualClock, cancel_all, eager, manual_clock, unresolved, unresolved_futures
 
 PATIENCE = 10.0  # seconds that a test's batches may still take when it has ended
 
@@ -35,6 +35,21 @@ def batchify_eager() -> Iterator[None]:
 
 
 @pytest.fixture
+def batchify_clock(request: pytest.FixtureRequest) -> Iterator[ManualClock]:
+    """A clock for the times of all batched functions; see `batchify.testing.manual_clock`.
+
+    With `batchify_check`, a test fails that leaves items that are not done on it: they are run now,
+    when the clock ends.
+    """
+    before = unresolved_futures()
+    with manual_clock() as clock:
+        yield clock
+        left = unresolved(before) if "batchify_check" in request.fixturenames else {}
+    if left:
+        _fail(left, ", or advance the clock")
+
+
+@pytest.fixture
 def batchify_check() -> Iterator[None]:
     """Fails a test that leaves items that are not done, and cancels them for those to come."""
     before = unresolved_futures()  # a fixture's of a wider scope, say
@@ -43,12 +58,16 @@ def batchify_check() -> Iterator[None]:
     if left:
         with contextlib.suppress(TimeoutError, Deadlock):  # what hangs is told of below
             cancel_all(PATIENCE)
-        told = ", ".join(f"{count} of {name}" for name, count in sorted(left.items()))
-        pytest.fail(
-            f"items of batched functions are not done: {told} (wait for their results, or flush "
-            f"or close the function)",
-            pytrace=False,
-        )
+        _fail(left)
+
+
+def _fail(left: dict[str, int], or_else: str = "") -> None:
+    told = ", ".join(f"{count} of {name}" for name, count in sorted(left.items()))
+    pytest.fail(
+        f"items of batched functions are not done: {told} (wait for their results, or flush "
+        f"or close the function{or_else})",
+        pytrace=False,
+    )
 
 
 @pytest.fixture(autouse=True)

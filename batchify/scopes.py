@@ -6,6 +6,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
+from copy import copy
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -31,6 +32,7 @@ class Scopes:
         from .engine.threads import ThreadEngine
 
         self.live = Live(options)  # of the scopes to come
+        self._is_changed = False  # since there are these
         self.observers = Observers()
         self._elsewhere: Any = None
         if options.executor is not None:
@@ -44,6 +46,7 @@ class Scopes:
             self._kind = SendingScope
         self._seam = THREADS if seam is None else seam
         self._lock = threading.RLock()
+        self._before: Scopes | None = None  # which these stand in for, see `on`
         self._own: Scope | None = None
         # By id: a weak reference to the owner, and its scope. Of an owner that cannot be
         # referenced weakly only the scope is known, weakly: what waits keeps it.
@@ -55,6 +58,30 @@ class Scopes:
         self._lock = threading.RLock()
         if self._elsewhere is not None:
             self._elsewhere.forked()
+
+    def on(self, seam: Any) -> Scopes:
+        """The like, without any item, on another seam: to stand in for these for a while.
+
+        Observers are the same. Options are as they are now, and are these scopes' own from then on;
+        what was closed is closed there, too.
+        """
+        from .engine import lifecycle
+
+        new = copy(self)
+        new.live = Live(self.live.now)
+        new._is_changed = False
+        new._seam = seam
+        new._lock = threading.RLock()
+        new._before, new._own, new._by_owner = self, None, {}
+        lifecycle.register(new)
+        return new
+
+    def off(self, seam: Any) -> Scopes:
+        """These, or which they stand in for, without those that stand in on `seam`."""
+        if self._before is None:
+            return self
+        self._before = self._before.off(seam)
+        return self._before if self._seam is seam else self
 
     def of(self, owner: Any, function: Callable[..., Any]) -> Scope:
         """The scope of `owner`'s method; None stands for a function's own."""
@@ -78,7 +105,7 @@ class Scopes:
     def _new_own(self, function: Callable[..., Any]) -> Scope:
         with self._lock:
             if self._own is None:
-                made = self._make(function, is_own=True)
+                made = self._make(function, None)
                 if self._own is None:  # else by a handler or a finalizer that called meanwhile
                     self._own = made
             return self._own
@@ -88,7 +115,7 @@ class Scopes:
             found = self._find(owner)
             if found is not None:
                 return found
-            scope = self._make(function)
+            scope = self._make(function, owner)
             found = self._find(owner)
             if found is not None:  # as in `_new_own`
                 return found
@@ -112,22 +139,44 @@ class Scopes:
             if gone is (scope if weak is None else weak):
                 del self._by_owner[key]
 
-    def _make(self, function: Callable[..., Any], is_own: bool = False) -> Scope:
-        # Who sends items away says whose they are.
-        whose = () if self.live.now.broker is None else (function,)
-        scope: Any = self._kind(Live(self.live.now), takes_more(function), self._seam, *whose)
+    def _make(self, function: Callable[..., Any], owner: Any) -> Scope:
+        before = self._known_before(owner)
+        live = Live(self.options_of(owner))
+        scope: Any = (
+            self._kind(live, takes_more(function), self._seam)
+            if live.now.broker is None
+            else self._kind(live, takes_more(function), function)
+        )
         scope.observers = (EVERYWHERE, self.observers, Observers())
         if self._elsewhere is not None:
-            scope.elsewhere, scope.owns_elsewhere = self._elsewhere, is_own
+            scope.elsewhere, scope.owns_elsewhere = self._elsewhere, owner is None
+        if before is not None:
+            from .engine import control
+            from .engine.looking import OPEN
+
+            scope.observers = before.observers
+            if before.state != OPEN:
+                control.close(scope, None, cancel=True)
         return scope  # type: ignore[no-any-return]
+
+    def _known_before(self, owner: Any) -> Scope | None:
+        """The scope that one of `owner` stands in for."""
+        before = self._before
+        if before is None:
+            return None
+        known = before._own if owner is None else before._find(owner)
+        return before._known_before(owner) if known is None else known
 
     def options_of(self, owner: Any) -> Options:
         """The options as they are now, for `owner`; makes no scope."""
         scope = self._own if owner is None else self._find(owner)
+        if scope is None and not self._is_changed:
+            scope = self._known_before(owner)
         return self.live.now if scope is None else scope.options
 
     def configure(self, option: str, value: object) -> None:
         """Change an option for every scope, those to come included."""
+        self._is_changed = True
         for scope in self._known():
             scope.options.changed(option, value)  # all, or none
         self.live.change(option, value)

@@ -15,6 +15,7 @@ from contextvars import Context
 from typing import Any
 
 from .calls import Calls, instead
+from .clock import ManualClock, manual_clock
 from .decorator import forget_ways
 from .engine import lifecycle
 from .engine.base import items_of
@@ -26,7 +27,15 @@ from .retry import Retry
 from .scopes import is_async
 from .terms import check_call
 
-__all__ = ["cancel_all", "drain", "eager", "unresolved", "unresolved_futures"]
+__all__ = [
+    "ManualClock",
+    "cancel_all",
+    "drain",
+    "eager",
+    "manual_clock",
+    "unresolved",
+    "unresolved_futures",
+]
 
 
 # ---- no queue ----

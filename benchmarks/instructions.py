@@ -31,7 +31,7 @@ from typing import Any
 from batchify import batched
 from batchify.decorator import Batched
 from batchify.engine.batch import Batch
-from batchify.engine.seam import THREADS
+from batchify.engine.seam import THREADS, Seam
 
 from .adapters.hand_written_asyncio import HandWrittenAsyncio
 
@@ -52,7 +52,7 @@ def future(count: int) -> None:
         one.result()
 
 
-class Stepped:
+class Stepped(Seam):
     """A seam without threads: the worker's part is done by `step`, in the caller's thread."""
 
     clock, bell = staticmethod(THREADS.clock), staticmethod(THREADS.bell)

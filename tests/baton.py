@@ -28,6 +28,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import batchify
+from batchify.engine.seam import Seam
 
 LEVELS = ("seam", "line", "opcode")
 STEPS = {"seam": 20_000, "line": 400_000, "opcode": 2_000_000}  # more is a livelock
@@ -123,7 +124,7 @@ class Runner(threading.Thread):
         sim.end(task)
 
 
-class Sim:
+class Sim(Seam):
     """One schedule; also the seam of the engines that run in it."""
 
     def __init__(

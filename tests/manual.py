@@ -8,13 +8,13 @@ from threading import get_ident
 from typing import Any
 
 from batchify.decorator import Batched, default_name
-from batchify.engine.seam import ThreadBell
+from batchify.engine.seam import Seam, ThreadBell
 from batchify.options import DEFAULT_EXIT_TIMEOUT, DEFAULT_SIZE, UNSET, Options
 
 LIMIT = 10.0  # seconds of real time that anything in a test may take
 
 
-class ManualSeam:
+class ManualSeam(Seam):
     """Real threads on a clock that stands still until `advance`."""
 
     def __init__(self) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchify import BatchFuture, Closed
+from batchify.engine import seam
 from tests.manual import batched_with
 
 
@@ -67,7 +68,7 @@ class Bell:
         return self.semaphore.acquire(True, timeout)
 
 
-class Seam:
+class Spawned(seam.Seam):
     """Bells and threads as frontrun can handle them."""
 
     def __init__(self) -> None:
@@ -92,7 +93,7 @@ class World:
     """One function, two callers, one more thread, and room for two workers."""
 
     def __init__(self) -> None:
-        self.seam = Seam()
+        self.seam = Spawned()
         self.ran: Counter[str] = Counter()
         ran = self.ran
 

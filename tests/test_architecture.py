@@ -33,7 +33,7 @@ LAYERS = [
     ["outcome.conduct"],
     ["outcome"],
     ["engine", "engine.seam", "engine.lifecycle", "engine.telling"],
-    ["engine.mending", "remote"],
+    ["engine.mending", "engine.manual", "remote"],
     ["wire", "engine.routing"],
     ["broker", "engine.looking"],
     ["engine.entry"],
@@ -50,8 +50,8 @@ LAYERS = [
     ["decorator"],
     ["redis.keys", "redis.reach"],
     ["redis.dead", "redis.inbox", "redis.outbox"],
-    ["api", "testing", "totals", "redis", "worker"],
-    ["otel", "prometheus"],
+    ["api", "clock", "totals", "redis", "worker"],
+    ["otel", "prometheus", "testing"],
     ["batchify"],  # the package itself: the public face
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}

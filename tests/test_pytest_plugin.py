@@ -114,6 +114,37 @@ def test_after_it():
     result.assert_outcomes(passed=2)
 
 
+def test_clock(outcome) -> None:
+    result = outcome(
+        """
+@batched(linger=60)
+def late(items):
+    return items
+
+def test_it(batchify_clock):
+    future = late(1)
+    batchify_clock.advance(60)
+    assert future.result(0) == 1
+    assert batchify_clock.now == 60
+
+def test_after_it():
+    assert late.stats().batches == 0
+
+@pytest.mark.usefixtures("batchify_check")
+def test_leaves_some(batchify_clock):
+    late(1), f(2), f(3)
+
+def test_leaves_some_and_is_not_checked(batchify_clock):
+    f(4)
+
+def test_last():
+    assert f.stats().pending == 0
+"""
+    )
+    result.assert_outcomes(passed=5, errors=1)
+    result.stdout.fnmatch_lines(["*not done: 2 of f, 1 of late (*, or advance the clock)"])
+
+
 def test_what_a_fixture_of_the_session_left_is_not_the_tests(outcome) -> None:
     result = outcome(
         """

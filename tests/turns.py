@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from batchify.engine.seam import Seam
+
 LIMIT = 20.0  # seconds of real time that a thread may run without a sleep
 
 
@@ -21,7 +23,7 @@ class Vanished(BaseException):
     """Ends a thread that is no more: it was not there in the child of a fork."""
 
 
-class Turns:
+class Turns(Seam):
     """The seam, and who may run."""
 
     def __init__(self) -> None:

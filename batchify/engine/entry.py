@@ -172,7 +172,8 @@ class Entry(Looking):
             if bell is not None:
                 self._wait_for_room(future, bell, timeout)
             elif timeout is not None and isinstance(future, LoopFuture) and self._waits(future):
-                future._port.loop.call_later(timeout, self._expire, ref(future))
+                when = self.seam.clock() + timeout
+                self.seam.call_at(future._port.loop, when, self._expire, ref(future))
             elif self._is_ending and not isinstance(future, LoopFuture):
                 self._wait_at_the_end(future)
         except BaseException:
@@ -246,7 +247,10 @@ class Entry(Looking):
             room = Room(future)
             waits.check(room)
             with waits.waiting(room, timeout):
-                bell.wait(timeout)
+                if timeout is None:
+                    bell.wait(None)
+                else:
+                    self.seam.sleep_until(bell, self.seam.clock() + timeout)
             is_over = True
         finally:
             with self._lock:

@@ -164,10 +164,10 @@ def _run_what_is_left() -> None:
     while True:
         working = [engine for engine in all_engines() if hasattr(engine, "hurry")]
         for engine in working:
-            if not _can_run(engine):
+            if not can_run(engine):
                 give_up(engine)
         # A batch may submit to another function: look until nothing is left anywhere.
-        left = [(engine, _hurry(engine)) for engine in working if _can_run(engine)]
+        left = [(engine, _hurry(engine)) for engine in working if can_run(engine)]
         left = [(engine, futures) for engine, futures in left if futures]
         if not left:
             before, last = batches_of(working), before
@@ -222,7 +222,7 @@ def _hurry(engine: Any) -> Any:
         return []
 
 
-def _can_run(engine: Any) -> bool:
+def can_run(engine: Any) -> bool:
     """A loop that does not run now has nobody left to run it."""
     port = getattr(engine, "port", None)
     return port is None or port.loop.is_running()

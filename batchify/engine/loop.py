@@ -34,9 +34,7 @@ from . import lifecycle
 from .base import Countdown, Engine
 from .batch import Batch
 from .mending import holding, mended
-from .seam import Seam
-
-_YEAR = 365 * 24 * 3600.0
+from .seam import YEAR, Handle, Seam
 
 
 class LoopEngine(Engine):
@@ -58,9 +56,9 @@ class LoopEngine(Engine):
         self._home = home  # keeps the background thread, while this engine may need it
         self._on_loop_closed = on_loop_closed
         self._tasks: dict[asyncio.Task[None], Batch | None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Handle | None = None
         self._alarm = 0.0
-        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: Handle | None = None
         self._weak: ref[LoopEngine] = ref(self)
 
     # ---- who is there ----
@@ -112,8 +110,7 @@ class LoopEngine(Engine):
         if self._timer is not None:
             self._timer.cancel()
         self._alarm = when
-        delay = min(max(0.0, when - self.seam.clock()), _YEAR)
-        self._timer = self.port.loop.call_later(delay, self._on_alarm, context=Context())
+        self._timer = self.seam.call_at(self.port.loop, when, self._on_alarm)
 
     def _on_alarm(self) -> None:
         self._timer = None
@@ -125,10 +122,7 @@ class LoopEngine(Engine):
             return
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
-        delay = min(max(0.0, when - self.seam.clock()), _YEAR)
-        self._deadline_timer = self.port.loop.call_later(
-            delay, _expire, self._weak, context=Context()
-        )
+        self._deadline_timer = self.seam.call_at(self.port.loop, when, _expire, self._weak)
 
     def _on_deadline(self) -> None:
         self._deadline_timer = None
@@ -376,4 +370,4 @@ def attend(port: Port) -> None:
     with contextlib.suppress(StopIteration), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may start while the loop shuts its generators down
         port.guard.__anext__().send(None)
-    port.loop.call_later(_YEAR, _AtClose(port), context=Context())  # it keeps no caller's
+    port.loop.call_later(YEAR, _AtClose(port), context=Context())  # it keeps no caller's

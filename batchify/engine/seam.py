@@ -1,7 +1,11 @@
-"""The seam between the engine and the machine: clock, threads, wake-ups.
+"""The seam between the engine and the machine: clock, threads, wake-ups, timers of loops.
 
 The engine asks nothing else of the outside, so that the same code runs on real threads, on a
 manual clock and under a deterministic scheduler.
+
+There are two times. What options tell (linger, deadlines, delays, the wait for room) goes by the
+clock: `sleep_until` and `call_at`. How long a caller waits, for a result or a flush, is a matter of
+its own patience, in real seconds: `Bell.wait`.
 """
 
 from __future__ import annotations
@@ -13,9 +17,14 @@ import time
 from _thread import allocate_lock
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..interpreter import BEGAN_WITH_GREENLETS, has_greenlets
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+YEAR = 365 * 24 * 3600.0  # the longest time that a timer of a loop is set to
 
 
 class Bell(Protocol):
@@ -34,6 +43,13 @@ class Bell(Protocol):
         ...
 
 
+class Handle(Protocol):
+    """A timer of a loop."""
+
+    def cancel(self) -> None:
+        """Have nothing called any more."""
+
+
 class Seam(Protocol):
     """What an engine needs of the machine."""
 
@@ -48,6 +64,17 @@ class Seam(Protocol):
     def spawn(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
         """Start a thread; gives something to `join(timeout)`."""
         ...
+
+    def sleep_until(self, bell: Bell, when: float) -> None:
+        """Sleep until `bell` is rung, or it is `when` by the clock."""
+        bell.wait(when - self.clock())
+
+    def call_at(
+        self, loop: AbstractEventLoop, when: float, callback: Callable[..., object], *args: Any
+    ) -> Handle:
+        """Call `callback(*args)` on `loop`, which runs this, when it is `when` by the clock."""
+        delay = min(max(0.0, when - self.clock()), YEAR)
+        return loop.call_later(delay, callback, *args, context=Context())  # nobody's
 
 
 class ThreadBell:
@@ -101,14 +128,17 @@ class _Started(threading.Event):
         return self.is_set() or self._bell.wait(timeout)
 
 
-class ThreadSeam:
+class ThreadSeam(Seam):
     """The real machine."""
 
-    clock = staticmethod(time.monotonic)
-    bell = staticmethod(ThreadBell)
+    # Static: a bound method more would be a call's.
+    clock = staticmethod(time.monotonic)  # pyright: ignore[reportAssignmentType]
+    bell = staticmethod(ThreadBell)  # pyright: ignore[reportAssignmentType]
 
     @staticmethod
-    def spawn(target: Callable[..., None], args: tuple[Any, ...], name: str) -> Any:
+    def spawn(  # pyright: ignore[reportIncompatibleMethodOverride]
+        target: Callable[..., None], args: tuple[Any, ...], name: str
+    ) -> Any:
         if has_greenlets() and not BEGAN_WITH_GREENLETS:
             # The new thread would be a greenlet that sleeps on a real lock, and all others with it.
             raise RuntimeError(

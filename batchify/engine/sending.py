@@ -37,7 +37,7 @@ from .base import Closer, limits_of
 from .batch import Batch
 from .looking import CLOSED, OPEN
 from .mending import holding, mended
-from .seam import Bell, Seam
+from .seam import THREADS, Bell, Seam
 from .threads import Stop, ThreadEngine
 
 log = logging.getLogger("batchify")
@@ -53,13 +53,12 @@ class SendingScope:
 
     caller_runs = False
 
-    def __init__(
-        self, live: Live, takes_more: bool, seam: Seam, function: Callable[..., Any]
-    ) -> None:
+    seam: Seam = THREADS  # a network has no other time
+
+    def __init__(self, live: Live, takes_more: bool, function: Callable[..., Any]) -> None:
         self.live = live
         self.takes_more = takes_more
-        self.seam = seam
-        self.engine = SendingEngine(live, takes_more, seam, function)
+        self.engine = SendingEngine(live, takes_more, self.seam, function)
         self.observers = (EVERYWHERE, Observers(), Observers())
 
     @property

@@ -378,7 +378,7 @@ def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
             del engine
             bell.wait(None)
         else:
-            bell.wait(step - engine.seam.clock())
+            engine.seam.sleep_until(bell, step)
 
 
 def _keep_watch(weak: ref[ThreadEngine], bell: Bell) -> None:
@@ -388,6 +388,9 @@ def _keep_watch(weak: ref[ThreadEngine], bell: Bell) -> None:
         when = STOP if engine is None else engine.watch(bell)
         if engine is None or isinstance(when, Stop):
             return
-        timeout = None if when is None else when - engine.seam.clock()
+        seam = engine.seam
         del engine
-        bell.wait(timeout)
+        if when is None:
+            bell.wait(None)
+        else:
+            seam.sleep_until(bell, when)

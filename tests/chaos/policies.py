@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from batchify import BatchEvent, BatchFailure, ItemTooHeavy, Retry
-from batchify.engine.seam import THREADS, ThreadBell
+from batchify.engine.seam import THREADS, Seam, ThreadBell
 
 from .faults import Batch, Script
 from .outcomes import (
@@ -217,7 +217,7 @@ class Observer:
 # ---- the machine on a bad day ----
 
 
-class UneasySeam:
+class UneasySeam(Seam):
     """A clock that jumps forward, and a machine that often has no thread left."""
 
     bell = staticmethod(ThreadBell)
