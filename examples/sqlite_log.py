@@ -21,7 +21,7 @@ from statistics import median
 
 from batchify import batched
 
-ROUNDS = 5
+ROUNDS = 3
 SECONDS = 0.12  # for each turn
 UNDER_WAY = 250
 INSERT = "INSERT INTO log (line) VALUES (?)"
