@@ -48,8 +48,9 @@ with closing(connect()) as connection:
         " (id INTEGER PRIMARY KEY, pid INTEGER NOT NULL, text TEXT NOT NULL)"
     )
 # With --preload this is the master, before it forks. Its call starts a thread that no worker gets:
-# each of them starts its own, with its first call. What waits here is run here, and nowhere else.
-insert("started")
+# each of them starts its own, with its first call. It is waited for because of SQLite, which never
+# writes again in a process that was forked in the middle of another thread's transaction.
+insert("started").result(timeout=30)
 
 
 @app.post("/notes")
