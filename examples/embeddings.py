@@ -55,7 +55,7 @@ def rate(call: Embed, threads: int) -> float:
 
     def caller(_: int) -> int:
         done = 0
-        while time.perf_counter() < began + SECONDS:
+        while not done or time.perf_counter() < began + SECONDS:
             text = " ".join(chance.choices(WORDS, k=20))
             given[text] = call(text)
             done += 1

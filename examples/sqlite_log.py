@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -59,22 +59,18 @@ Caller = Callable[[Log, str, float], Receipts]
 
 def per_call(log: Log, name: str, end: float) -> Receipts:
     """Write line by line until the `end`; gives back the ids and the lines."""
-    receipts = []
-    for number in count():
-        if time.perf_counter() >= end:
-            break
-        line = f"{name} {number}"
+    receipts: Receipts = []
+    while not receipts or time.perf_counter() < end:
+        line = f"{name} {len(receipts)}"
         receipts.append((log.write_one(line), line))
     return receipts
 
 
 def waiting(log: Log, name: str, end: float) -> Receipts:
     """The same, batched: each line is waited for."""
-    receipts = []
-    for number in count():
-        if time.perf_counter() >= end:
-            break
-        line = f"{name} {number}"
+    receipts: Receipts = []
+    while not receipts or time.perf_counter() < end:
+        line = f"{name} {len(receipts)}"
         receipts.append((log.write(line).result(), line))
     return receipts
 
@@ -82,10 +78,8 @@ def waiting(log: Log, name: str, end: float) -> Receipts:
 def under_way(log: Log, name: str, end: float) -> Receipts:
     """Write many lines, then collect their ids."""
     receipts: Receipts = []
-    for turn in count():
-        if time.perf_counter() >= end:
-            break
-        lines = [f"{name} {turn}.{number}" for number in range(UNDER_WAY)]
+    while not receipts or time.perf_counter() < end:
+        lines = [f"{name} {len(receipts)} {number}" for number in range(UNDER_WAY)]
         futures = [log.write(line) for line in lines]
         receipts += [(future.result(), line) for future, line in zip(futures, lines, strict=True)]
     return receipts

@@ -41,6 +41,7 @@ async def rate(insert: Insert, tasks: int, seconds: float) -> float:
     began, before = time.perf_counter(), len(given)
 
     async def caller() -> None:
+        await store(insert)
         while time.perf_counter() < began + seconds:
             await store(insert)
 

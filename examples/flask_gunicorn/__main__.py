@@ -58,7 +58,7 @@ def client(port: int, path: str, name: str, end: float) -> Receipts:
     """Post note by note until the `end`."""
     receipts: Receipts = []
     with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
-        while time.perf_counter() < end:
+        while not receipts or time.perf_counter() < end:
             text = f"{name} {len(receipts)}"
             connection.request("POST", path, text)
             answer = connection.getresponse()
