@@ -36,7 +36,7 @@ def scratch() -> Iterator[Path]:
     """A server with default settings (it waits for the disk) behind a Unix socket.
 
     Gives the directory of the socket, which is what libpq takes for a host; the user and the
-    database are `postgres`. Only this user and root can reach it, so it asks for no password.
+    database are `postgres`. The directory is closed to other users, so it asks for no password.
 
     Raises:
         NotInstalledError: PostgreSQL is not installed.

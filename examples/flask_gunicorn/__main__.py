@@ -26,7 +26,6 @@ ROUNDS = 3
 SECONDS = 0.4  # for each turn
 CLIENTS = 16
 PATHS = "/notes/per-call", "/notes"
-HERE = Path(__file__).parent
 
 Receipts = list[tuple[str, int | None]]  # what was posted, and the id that came back
 
@@ -37,11 +36,10 @@ def gunicorn(directory: Path) -> Iterator[tuple[int, int]]:
     log = directory / "log"
     command = [
         *(sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--threads", "8"),
-        *("--bind", "127.0.0.1:0", "--keep-alive", "5", "--log-file", str(log)),
-        *("--chdir", str(HERE), "app:app"),
+        *("--bind", "127.0.0.1:0", "--keep-alive", "30", "--log-file", str(log)),
+        *("--chdir", str(Path(__file__).parent), "app:app"),
     ]
-    paths = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "DATABASE": str(directory / "notes.db"), "PYTHONPATH": paths}
+    env = {**os.environ, "DATABASE": str(directory / "notes.db")}
     with subprocess.Popen(command, env=env) as master:
         try:
             while not log.exists() or log.read_text().count("Booting worker") < 2:
