@@ -120,7 +120,7 @@ def main() -> None:
     """Run all of it, and compare what callers got with what is in the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, help="seconds that the database is away", default=0)
-    parser.add_argument("--seconds", type=float, help="seconds of each turn", default=0.3)
+    parser.add_argument("--seconds", type=float, help="seconds of each turn", default=0.2)
     asked = parser.parse_args()
     try:
         with scratch() as directory, delayed(directory / ".s.PGSQL.5432", asked.delay) as port:

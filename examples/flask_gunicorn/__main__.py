@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 
 ROUNDS = 3
-SECONDS = 0.4  # for each turn
+SECONDS = 0.3  # for each turn
 CLIENTS = 16
 PATHS = "/notes/per-call", "/notes"
 
