@@ -10,9 +10,10 @@ import argparse
 import asyncio
 import os
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from statistics import median
 
@@ -84,14 +85,24 @@ async def served() -> AsyncIterator[tuple[str, uvicorn.Server]]:
 
 async def load(seconds: float) -> None:
     """Insert, by the functions themselves and by requests; stop the service in the middle."""
-    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=None), timeout=30)
-    async with client, served() as (url, server):
+    async with AsyncExitStack() as stack, served() as (url, server):
         users: Users = app.state.users
+        # One client for all would look through its connections longer than a request takes.
+        context = ssl.create_default_context()
+        idle = [httpx.AsyncClient(verify=context, timeout=30) for _ in range(100)]
+        for client in idle:
+            await stack.enter_async_context(client)
+
+        async def send(path: str, user: User) -> httpx.Response:
+            client = idle.pop()
+            try:
+                return await client.post(url + path, json=user.model_dump())
+            finally:
+                idle.append(client)
 
         def post(path: str) -> Insert:
             async def insert(user: User) -> int:
-                answer = await client.post(url + path, json=user.model_dump())
-                return answer.raise_for_status().json()["id"]
+                return (await send(path, user)).raise_for_status().json()["id"]
 
             return insert
 
@@ -102,7 +113,7 @@ async def load(seconds: float) -> None:
         await compare("50 HTTP clients", 50, seconds, post("/users/per-call"), post("/users"))
 
         # Who comes with a known email gets an error, the others of that batch do not.
-        known = client.post(f"{url}/users", json={"name": "Eve", "email": next(iter(given))})
+        known = send("/users", User(name="Eve", email=next(iter(given))))
         answer, *_ = await asyncio.gather(known, *(store(post("/users")) for _ in range(20)))
         assert answer.status_code == 409
 
