@@ -261,8 +261,7 @@ class Model:
             if self.dedupes:
                 once = list({item.twin: item for item in reversed(items)}.values())
                 once.sort(key=items.index)
-            # Equal items make choices look alike: those of one batch have it as their state.
-            if once == run.given and len({id(future._s) for future in futures_of(items)}) < 2:
+            if once == run.given and is_one_batch(items):
                 return why, items
         raise AssertionError(f"{run.given} began, expected one of {choices}")
 
@@ -319,6 +318,15 @@ class Model:
         self.closes.clear()
         self.claims = 0
         self.state = "open" if self.state == "open" else "closed"
+
+
+def is_one_batch(items: list[Item]) -> bool:
+    """Equal items make choices look alike: those of one batch have it, with no others, as state."""
+    known = {id(future): future._s for future in futures_of(items)}
+    if len({id(state) for state in known.values()}) > 1:
+        return False
+    sizes = [len(state.futures) for state in known.values() if hasattr(state, "futures")]
+    return len(known) < len(items) or all(size == len(items) for size in sizes)
 
 
 def futures_of(items: list[Item]) -> list[Any]:

@@ -104,6 +104,37 @@ def test_a_batch_with_a_flushed_item_that_runs_again_is_a_flushed_one() -> None:
     )
 
 
+def test_equal_items_do_not_make_the_model_take_one_batch_for_another() -> None:
+    # The function is given the same for [#6] and for [#6, #11]: its first mistake was to guess.
+    model.replay(
+        PLAIN
+        | {"size": 4, "workers": 3, "linger": None, "room": None, "kinds": "key weight dedupe"},
+        ("another", {"bits": 10}),
+        ("flush", {"timeout": 2.0078125}),
+        ("configure", {"change": ("capacity", 6)}),
+        ("special", {"bits": 8, "how": {"timeout": 1.53125}}),
+        ("flush", {"timeout": None}),
+        ("stream_some", {"at": 1, "count": 3, "kind": ""}),
+        ("configure", {"change": ("workers", 2)}),
+        ("configure", {"change": ("size", 1)}),
+        ("another", {"bits": 2}),
+        ("special", {"bits": 14, "how": {"priority": -2}}),
+        ("another", {"bits": 23}),
+        ("another", {"bits": 7}),
+        ("stream_some", {"at": 2, "count": 1, "kind": ""}),
+        ("another", {"bits": 23}),
+        ("cancel", {"at": 3}),
+        ("another", {"bits": 9}),
+        ("another", {"bits": 22}),
+        ("special", {"bits": 11, "how": {"priority": 1}}),
+        ("configure", {"change": ("workers", 3)}),
+        ("configure", {"change": ("size", 5)}),
+        ("cancel", {"at": 4}),
+        ("flush", {"timeout": 2.0078125}),
+        ("advance", {"seconds": 1.0}),
+    )
+
+
 # ---- it is not blind ----
 
 
