@@ -306,3 +306,36 @@ def test_a_call_in_the_middle_of_the_first_call(kind: str, monkeypatch: pytest.M
     assert [future.result(LIMIT) for future in futures] == ["in between", "first"]
     assert f.stats().succeeded == 2
     f.close(LIMIT)
+
+
+def test_a_handler_that_raises_where_a_thread_starts_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CPython raises a KeyError instead, when the new thread runs already."""
+
+    class Alarm(Exception):
+        pass
+
+    begin = getattr(threading, "_start_joinable_thread", None) and "_start_joinable_thread"
+    begin = begin or "_start_new_thread"
+    real = getattr(threading, begin)
+
+    def start(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.undo()
+        known = set(threading._limbo)  # type: ignore[attr-defined]
+        real(*args, **kwargs)
+        until = time.monotonic() + LIMIT
+        while known & set(threading._limbo) and time.monotonic() < until:  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        raise Alarm
+
+    @batched
+    def f(items: list[int]) -> list[int]:
+        return items
+
+    monkeypatch.setattr(threading, begin, start)
+    with pytest.raises(Alarm) as caught:
+        f(1)
+    assert caught.value.__context__ is None or not isinstance(caught.value.__context__, KeyError)
+    assert f(2).result(LIMIT) == 2
+    f.close(LIMIT)

@@ -153,18 +153,37 @@ class ThreadSeam(Seam):
         # `start` waits for the thread to run, with the engine's lock held: a finalizer that calls
         # the function must not come in the new thread before that (CPython 3.12 and later).
         if not (gc.isenabled() or _starting):  # the user switched it off
-            thread.start()
+            _start(thread)
             return thread
         try:
             _starting.append(thread)
             gc.disable()
-            thread.start()
+            _start(thread)
         finally:
             if thread in _starting:
                 _starting.remove(thread)
             if not _starting:
                 gc.enable()
         return thread
+
+
+def _start(thread: threading.Thread) -> None:
+    """Start it; what a signal handler raises meanwhile is raised.
+
+    CPython raises a KeyError instead when the thread runs already: both take note that it started.
+    """
+    broken_off: BaseException | None = None
+    try:
+        thread.start()
+    except KeyError as error:
+        broken_off = error.__context__
+        if broken_off is None:
+            raise
+    if broken_off is not None:
+        try:
+            raise broken_off
+        finally:
+            del broken_off  # no cycle through this frame
 
 
 _starting: list[threading.Thread] = []  # while they do, the collector is off
