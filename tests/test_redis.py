@@ -481,6 +481,36 @@ def test_a_flush_reaches_a_worker_that_comes_later(broker: Any) -> None:
         assert future.result(10) == 1
 
 
+def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @batched(size=100, linger=None, broker=broker())
+    def patient(rows: list[int]) -> list[int]:
+        return rows
+
+    outbox = patient._scope().engine.outbox
+    sends, gate, told = threading.Event(), threading.Event(), threading.Event()
+    send, flush = outbox.send, outbox.flush
+
+    def slow_send(letters: Any) -> None:
+        sends.set()
+        assert gate.wait(20)
+        send(letters)
+
+    def noted_flush() -> None:
+        flush()
+        told.set()
+
+    monkeypatch.setattr(outbox, "send", slow_send)
+    monkeypatch.setattr(outbox, "flush", noted_flush)
+    with working(patient), ThreadPoolExecutor(1) as pool:
+        future = patient(1)
+        assert sends.wait(20)
+        flushed = pool.submit(patient.flush, 20)
+        assert told.wait(20)  # before the item is there
+        gate.set()
+        flushed.result(30)
+        assert future.result(0) == 1
+
+
 def test_close_that_cancels_does_not_wait_for_room_in_the_stream(broker: Any) -> None:
     @batched(broker=broker(max_length=1))
     def same(rows: list[int]) -> list[int]:

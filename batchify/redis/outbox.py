@@ -73,7 +73,7 @@ class RedisOutbox:
 
     def missing(self, numbers: Sequence[int]) -> list[int]:
         known = [(n, entry) for n in numbers if (entry := self._entries.get(n)) is not None]
-        missing: list[int] = []
+        missing = [n for n in numbers if n not in self._entries]
         for part in parts_of(known, AT_ONCE):
             with reaching():
                 pipe = self._redis.pipeline(transaction=False)
