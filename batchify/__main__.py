@@ -202,7 +202,7 @@ def _add_dead(commands: argparse._SubParsersAction[Any]) -> None:
         description="List the items that were delivered too often without an end.",
     )
     _add_target(parser)
-    parser.add_argument("--show", action="store_true", help="also show the items")
+    parser.add_argument("--whole", action="store_true", help="show long items as a whole")
     act = parser.add_mutually_exclusive_group()
     act.add_argument(
         "--requeue", nargs="*", metavar="ID", help="send them once more, all or those of these ids"
@@ -216,7 +216,7 @@ def _add_dead(commands: argparse._SubParsersAction[Any]) -> None:
 def _dead(given: argparse.Namespace) -> int:
     from .cli import dead
 
-    return dead.run(given.target, requeue=given.requeue, delete=given.delete, show=given.show)
+    return dead.run(given.target, requeue=given.requeue, delete=given.delete, whole=given.whole)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:

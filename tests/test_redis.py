@@ -895,8 +895,8 @@ def test_an_item_that_kills_its_workers_is_buried_alone(
             ).stdout  # fmt: skip
 
         listed = dead().split()
-        assert listed[-3:] == ["delivered", "4", "times"]
-        assert "13" in dead("--show").split()[-1]
+        assert listed[-4:] == ["delivered", "4", "times", "[13]"]
+        assert dead("--whole") == dead()
         assert dead("--requeue", "1-1") == "0 requeued\n"
         assert len(dead_letters(call)) == 1
         assert dead("--requeue", listed[0]) == "1 requeued\n"

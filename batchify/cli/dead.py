@@ -9,9 +9,11 @@ from datetime import datetime
 from ..worker import dead_letters
 from .target import Unfit, found, kind_of
 
+SHORT = 80  # characters of an item
+
 
 def run(
-    target: str, *, requeue: Sequence[str] | None, delete: Sequence[str] | None, show: bool
+    target: str, *, requeue: Sequence[str] | None, delete: Sequence[str] | None, whole: bool
 ) -> int:
     """List them; or requeue or delete those of the ids that are given, all for no ids.
 
@@ -27,8 +29,10 @@ def run(
         else:
             for one in letters:
                 died = datetime.fromtimestamp(one.died).isoformat(" ", "seconds")
-                what = f"  {one.payload.decode(errors='backslashreplace')}" if show else ""
-                print(f"{one.id}  {died}  delivered {one.deliveries} times{what}")
+                what = one.payload.decode(errors="backslashreplace")
+                if not whole and len(what) > SHORT:
+                    what = f"{what[:SHORT]}..."
+                print(f"{one.id}  {died}  delivered {one.deliveries} times  {what}")
             print(f"{len(letters)} dead letters", file=sys.stderr)
     except (Unfit, TypeError, ValueError) as error:
         print(error, file=sys.stderr)
