@@ -1,6 +1,6 @@
 """`broker=`: what lies between the callers and the workers, as both ends see it.
 
-A caller's end is an `Outbox`, a worker's end an `Inbox`; `redis.py` has both. Whatever carries the
+A caller's end is an `Outbox`, a worker's end an `Inbox`; `redis` has both. Whatever carries the
 items must keep what was sent until it was settled, say how often each was delivered, and make the
 answer, the acknowledgement and the removal of an item one atomic step.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from .remote import name_of
 from .wire import Wire
 
 
@@ -174,8 +175,7 @@ def address_of(function: Callable[..., Any]) -> str:
     Raises:
         ValueError: it has no name by which a worker could find it.
     """
-    module = getattr(function, "__module__", None)
-    name = getattr(function, "__qualname__", None)
+    module, name = name_of(function)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         raise ValueError(
             f"broker: workers find a function by its name: {name or 'this one'} has none that can "

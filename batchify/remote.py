@@ -179,7 +179,7 @@ class _Runner:
             if function is not self._batch.route.function:
                 return self._context.run(function, *args, **kwargs)
             payload = _packed(function, args, kwargs)
-            answer = self._elsewhere.result(executor, None, run, *_name_of(function), payload)
+            answer = self._elsewhere.result(executor, None, run, *name_of(function), payload)
             return _opened(answer)
         except Exception as error:
             # Of what came from another process only the replay is here.
@@ -258,7 +258,8 @@ def _run_lent(weak: ref[_Call]) -> Any:
 # ---- by name ----
 
 
-def _name_of(function: Any) -> tuple[Any, Any]:
+def name_of(function: Any) -> tuple[Any, Any]:
+    """The module and the qualified name of a function, as far as it has them."""
     if inspect.ismethod(function):
         function = function.__func__
     return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
@@ -266,7 +267,7 @@ def _name_of(function: Any) -> tuple[Any, Any]:
 
 def _why_not_found(function: Any) -> str | None:
     """Why `function` is not what its name leads to; None when it is."""
-    module, name = _name_of(function)
+    module, name = name_of(function)
     if not isinstance(module, str) or not isinstance(name, str):
         return f"{kind(function)} has none"
     if "<" in name:

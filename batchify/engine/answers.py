@@ -233,18 +233,16 @@ class Answered(ThreadEngine):
         return [future for future in super().hurry(is_ending) if not self.is_safe(future)]
 
     def closed(self, abandon: bool = True) -> int:
-        known = [*self.away, *self.batches] if abandon else []
+        known = {*self.away, *self.batches} if abandon else set()
         left = super().closed(abandon)
-        for batch in known:  # not those of who has opened it again meanwhile
-            self._forget(batch)
+        # Not those of who has opened it again meanwhile.
+        for batch in known:
+            self.away.pop(batch, None)
+        for number, (batch, _) in list(self._under_way.items()):
+            if batch in known:
+                self._under_way.pop(number, None)
         self._hang_up()
         return left
-
-    def _forget(self, batch: Batch) -> None:
-        self.away.pop(batch, None)
-        for number, (one, _) in list(self._under_way.items()):
-            if one is batch:
-                self._under_way.pop(number, None)
 
     def forked(self) -> None:
         super().forked()

@@ -221,24 +221,25 @@ class SendingEngine(Answered):
         if late:
             name = self.options.name
             self._give_up(batch, late, DeadlineExceeded(f"{name}: the item did not start in time"))
-        return [one for one in letters if one not in late]
+        return [one for one in letters if one.deadline is None or one.deadline > now]
 
     def _give_up(self, batch: Batch, letters: list[Letter], error: BaseException) -> None:
         """End those that are not sent."""
-        found = [self._under_way.pop(letter.number, None) for letter in letters]
-        places = [one[1] for one in found if one is not None]
-        if places:
-            failure = failure_of(Raised(error, None))
-            self._settle(batch, places, copies(failure, len(places)))
+        numbers = [letter.number for letter in letters]
+        self._end_letters(batch, numbers, failure_of(Raised(error, None)))
 
     def _fail(self, batch: Batch, failure: Failure) -> None:
+        """End all that has no answer yet."""
         numbers = [number for number, (one, _) in list(self._under_way.items()) if one is batch]
+        self._end_letters(batch, numbers, failure)
+        if not numbers:
+            self.finish(batch, f"the batch could not be sent: {kind(failure.error)}")
+
+    def _end_letters(self, batch: Batch, numbers: list[int], failure: Failure) -> None:
         found = [self._under_way.pop(number, None) for number in numbers]
         places = [one[1] for one in found if one is not None]
         if places:
             self._settle(batch, places, copies(failure, len(places)))
-        elif not found:
-            self.finish(batch, f"the batch could not be sent: {kind(failure.error)}")
 
     @holding
     def _let_go(self, batch: Batch) -> None:

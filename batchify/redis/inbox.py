@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from ..broker import Delivery, Overdue
 from .keys import DELIVERIES, GROUP, UP_TO, Keys, delivery_of, fields_of, order_of
-from .reach import AT_ONCE, parts_of, reaching
+from .reach import AT_ONCE, entries_of, one_step, parts_of, reaching
 
 if TYPE_CHECKING:
     from . import RedisStreams
@@ -67,7 +67,7 @@ class RedisInbox:
                 block=max(1, int(seconds * 1000)),
             )
         )
-        return self._read([entry for _, entries in found or [] for entry in entries])
+        return self._read(entries_of(found))
 
     def overdue(self, count: int) -> list[Overdue]:
         found = self._in_group(
@@ -94,13 +94,11 @@ class RedisInbox:
                 others.append((entry, fields))
         if others:  # somebody wrote them who is not one of ours
             log.error("%d entries of the stream cannot be read: dead letters", len(others))
-            with reaching():
-                pipe = self._redis.pipeline(transaction=True)
+            with one_step(self._redis) as pipe:
                 for entry, fields in others:
                     pipe.xadd(self._keys.dead, {**fields, DELIVERIES: 1})
                     pipe.xack(self._keys.stream, GROUP, entry)
                     pipe.xdel(self._keys.stream, entry)
-                pipe.execute()
         return read
 
     def renew(self, ids: Sequence[str]) -> None:
@@ -122,14 +120,11 @@ class RedisInbox:
                 )
 
     def settle(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
-        with reaching():
-            pipe = self._redis.pipeline(transaction=True)
+        with one_step(self._redis) as pipe:
             self._settle(pipe, answers)
-            pipe.execute()
 
     def bury(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
-        with reaching():
-            pipe = self._redis.pipeline(transaction=True)
+        with one_step(self._redis) as pipe:
             for delivery, _ in answers:
                 pipe.xadd(
                     self._keys.dead,
@@ -139,7 +134,6 @@ class RedisInbox:
                     },
                 )
             self._settle(pipe, answers)
-            pipe.execute()
 
     def _settle(self, pipe: Any, answers: Iterable[tuple[Delivery, bytes]]) -> None:
         by_caller: dict[str, dict[Any, Any]] = {}
@@ -162,10 +156,9 @@ class RedisInbox:
                 {self._keys.flushes: self._flushed}, block=max(1, int(seconds * 1000))
             )
         marks = []
-        for _, entries in found or []:
-            for entry, fields in entries:
-                self._flushed = entry.decode()
-                marks.append(fields.get(UP_TO, b"").decode(errors="replace"))
+        for entry, fields in entries_of(found):
+            self._flushed = entry.decode()
+            marks.append(fields.get(UP_TO, b"").decode(errors="replace"))
         return marks
 
     def is_up_to(self, delivery: str, last: str) -> bool:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from ..broker import Letter, Unreachable
 from .keys import FLUSHES, UP_TO, Keys, fields_of
-from .reach import AT_ONCE, parts_of, reaching
+from .reach import AT_ONCE, entries_of, parts_of, reaching
 
 if TYPE_CHECKING:
     from . import RedisStreams
@@ -57,10 +57,9 @@ class RedisOutbox:
                 {self._answers: self._seen}, count=AT_ONCE, block=int(seconds * 1000) or None
             )
         answers: list[tuple[int, bytes]] = []
-        for _, entries in found or []:
-            for entry, fields in entries:
-                self._seen = entry.decode()
-                answers += [(int(n), payload) for n, payload in fields.items() if n.isdigit()]
+        for entry, fields in entries_of(found):
+            self._seen = entry.decode()
+            answers += [(int(n), payload) for n, payload in fields.items() if n.isdigit()]
         if answers:
             for number, _ in answers:
                 self._entries.pop(number, None)

@@ -74,6 +74,20 @@ def reaching() -> Generator[None, None, None]:
         raise Unreachable(kind(error)) from error
 
 
+@contextmanager
+def one_step(client: Any) -> Generator[Any, None, None]:
+    """Commands of which all are done, or none."""
+    with reaching():
+        pipe = client.pipeline(transaction=True)
+        yield pipe
+        pipe.execute()
+
+
+def entries_of(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Those that a read of one stream gave."""
+    return [entry for _, entries in found or [] for entry in entries]
+
+
 def parts_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for at in range(0, len(items), size):
         yield items[at : at + size]
