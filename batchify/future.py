@@ -153,7 +153,8 @@ def fire(pokes: deque[Poke], future: BatchFuture[Any]) -> None:
             queue.append((poke, future))
         else:
             poke[0](future)
-    run_callbacks()
+    if queue:
+        run_callbacks()
 
 
 def run_callbacks() -> None:
@@ -316,11 +317,15 @@ class BatchFuture(Future[R], Generic[R]):
             if engine is not None:  # else the state has just changed
                 return engine
 
-    def _watch(self, poke: Poke) -> bool:
-        """Have `poke` told of the end; False when that has come already."""
-        engine = self._engine()
+    def _watch(self, poke: Poke, engine: Engine | None = None) -> bool:
+        """Have `poke` told of the end; False when that has come already.
+
+        With the engine of a future that was not done a moment ago, it is told in any case.
+        """
         if engine is None:
-            return False
+            engine = self._engine()
+            if engine is None:
+                return False
         watched = engine.watched
         pokes = watched.get(self)
         if pokes is None:
@@ -344,22 +349,29 @@ class BatchFuture(Future[R], Generic[R]):
         if engine is None:
             return
         engine.refuse_to_wait()
-        waits.check(self)
+        may_hold_up = waits.may_hold_up()  # else nobody depends on this thread
+        if may_hold_up:
+            waits.check(self)
         if engine.caller_runs and timeout is None:
             engine.help(self)  # type: ignore[attr-defined]
+            if self._s.__class__ is Done:
+                del self, engine  # an error of a batch that ran here leads to this frame
+                return
         bell = engine.seam.bell()
-        poke = (bell.poke,)
-        rung = not self._watch(poke)
+        poke = (bell.ring,)
+        rung = not self._watch(poke, engine)
         try:
-            if not rung:
+            if not rung and may_hold_up:
                 with waits.waiting(self, timeout):
                     rung = bell.wait(timeout)
+            elif not rung:
+                rung = bell.wait(timeout)
             if not rung and self._s.__class__ is not Done:
                 raise TimeoutError("the item is not done yet")
         finally:
             if not rung:
                 self._unwatch(engine, poke)
-            del self, engine  # an error of a batch that ran here leads to this frame
+            del self, engine  # as above
 
     def _make_cancelled_error(self) -> BaseException:
         return CancelledError()

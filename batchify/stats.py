@@ -18,7 +18,7 @@ class Counts:
     """What an engine counts, under its lock. Everything else is derived when somebody asks."""
 
     __slots__ = (
-        "_queued", "_ran", "_sizes", "batches", "cancelled", "deduplicated", "ended", "expired",
+        "_queued", "_ran", "_sizes", "cancelled", "deduplicated", "ended", "expired",
         "failed", "gave_up", "observer_errors", "reasons", "rejected", "retried", "succeeded",
     )  # fmt: skip
 
@@ -32,7 +32,6 @@ class Counts:
         self.retried = 0
         self.deduplicated = 0
         self.observer_errors = 0
-        self.batches = 0
         self.reasons: Counter[str] = Counter()
         # Of the batches that ended, since the recorders were brought up to date: their sizes, how
         # long their oldest item was queued, and how long they ran.

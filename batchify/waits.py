@@ -52,8 +52,7 @@ _NOTHING = nullcontext()
 
 def check(target: Any) -> None:
     """Raise `Deadlock` when this thread, by waiting for `target`, could only wait for ever."""
-    me = get_ident()
-    if _may_hold_up(me) and _is_stuck(target, me):
+    if may_hold_up() and _is_stuck(target, get_ident()):
         raise Deadlock(
             "waiting here could never end: the batch that is to bring the result can only run "
             "when this wait is over (await it, use another function, or more workers)"
@@ -71,8 +70,7 @@ def check_await(target: Any, me: Any) -> None:
 
 def waiting(target: Any, timeout: float | None = None) -> AbstractContextManager[None]:
     """Note that this thread waits for `target`; a wait with a limit ends by itself."""
-    me = get_ident()
-    return _noted(me, target) if timeout is None and _may_hold_up(me) else _NOTHING
+    return _noted(get_ident(), target) if timeout is None and may_hold_up() else _NOTHING
 
 
 @contextmanager
@@ -183,9 +181,9 @@ def serving_batch() -> Any:
     return serving_tasks.get(asyncio.current_task())
 
 
-def _may_hold_up(me: int) -> bool:
+def may_hold_up() -> bool:
     """Does this thread run a batch, or an event loop? (Without asyncio imported, none does.)"""
-    if me in serving_threads:
+    if get_ident() in serving_threads:
         return True
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and asyncio._get_running_loop() is not None

@@ -415,15 +415,12 @@ class SimBell:
     def __hash__(self) -> int:
         return self.number  # sets of bells have the same order in each run
 
-    def ring(self) -> None:
+    def ring(self, _: object = None) -> None:
         self.sim.step()
         self.is_rung = True
         if self.sleeper is not None and self.sleeper.is_blocked:
             self.sim.wake(self.sleeper)
         self.sim.step()
-
-    def poke(self, _: object) -> None:
-        self.ring()
 
     def wait(self, timeout: float | None) -> bool:
         if self.sim.current is None:  # at exit, after a schedule that was given up

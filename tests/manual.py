@@ -76,7 +76,7 @@ class ManualBell(ThreadBell):
         super().__init__()
         self.seam = seam
 
-    def ring(self) -> None:
+    def ring(self, _: object = None) -> None:
         with self.seam.changed:
             sleepers = [who for who, (bell, _) in self.seam.asleep.items() if bell is self]
             for who in sleepers:

@@ -238,7 +238,7 @@ mutant(
 )  # fmt: skip
 mutant(
     "nobody-looks-again", "engine/looking.py",
-    "        return self.need == 0 or held < self.need or held == self.forming.seen",
+    "        return held < self.need or held == self.forming.seen or self.need == 0",
     "        return True",
     *finely("entry", "first-call"),
 )  # fmt: skip
@@ -699,10 +699,27 @@ mutant(
     *in_file("policies", "test_errors_of_equal_items_are_own_objects"),
 )  # fmt: skip
 mutant(
-    "the-function-gets-the-engines-list", "outcome/attempt.py",
-    "    return Ask(work.function, (items[places.start : places.stop], *work.args), work.kwargs)",
-    "    part = items if len(places) == len(items) else items[places.start : places.stop]\n"
-    "    return Ask(work.function, (part, *work.args), work.kwargs)",
+    "the-function-gets-the-batch's-list", "engine/batch.py",
+    "asked(work, self.given.copy())",
+    "asked(work, self.given)",
+    *in_file("policies", "test_isolate_asks_with_fresh_lists_though_the_function_changes_its_own"),
+)  # fmt: skip
+mutant(
+    "an-idle-queue-keeps-an-old-count", "forming/plain.py",
+    "        self.fresh = self.seen = 0\n        self.is_pressed = False\n        return True",
+    "        return True",
+    *finely("entry", "first-call"),
+)  # fmt: skip
+mutant(
+    "an-idle-queue-forgets-its-line", "forming/plain.py",
+    " or self.told or self.line.route is not None:",
+    " or self.told:",
+    *finely("room-against-release"),
+)  # fmt: skip
+mutant(
+    "the-function-gets-the-engines-list", "outcome/conduct.py",
+    "asked(work, items.copy())",
+    "asked(work, items)",
     *in_file("outcome", "test_a_function_may_change_its_list_at_will"),
 )  # fmt: skip
 mutant(

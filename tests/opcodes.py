@@ -53,14 +53,11 @@ class Bell:
         self.semaphore = threading.BoundedSemaphore(1)
         self.semaphore.acquire()
 
-    def ring(self) -> None:
+    def ring(self, _: object = None) -> None:
         try:
             self.semaphore.release()
         except ValueError:  # rung already
             return
-
-    def poke(self, _: object) -> None:
-        self.ring()
 
     def wait(self, timeout: float | None) -> bool:
         if timeout is not None and not timeout > 0:

@@ -1359,6 +1359,34 @@ def test_a_smaller_size_counts_for_a_map_that_runs() -> None:
     assert flat(gated.batches) == list(range(41))
 
 
+@pytest.mark.parametrize("priority", [0, 1])  # with one, items are sorted
+def test_a_flushed_map_that_a_smaller_size_broke_up_runs_again_without_delay(
+    priority: int,
+) -> None:
+    is_first = True
+
+    def work(items: list[int]) -> list[Any]:
+        nonlocal is_first
+        gated(items)
+        if 1 in items and is_first:
+            is_first = False
+            return [Retry(after=LATER) if item == 1 else item for item in items]
+        return items
+
+    gated = Gated()
+    f = batched(work, size=10, linger=0.0, workers=1)
+    f.options(priority=priority)(0)
+    gated.wait_started(1)
+    mapping = in_thread(lambda: list(f.map(list(range(1, 11)))))
+    until(lambda: f.stats().pending == 10)
+    flush = in_thread(f.flush, LIMIT)
+    until(lambda: f._scope().forming.chunks[0]._s.is_flushed)
+    f.size = 2
+    gated.open()
+    assert mapping.result() == list(range(1, 11))
+    flush.result()
+
+
 # ---- from where ----
 
 

@@ -135,6 +135,20 @@ def test_equal_items_do_not_make_the_model_take_one_batch_for_another() -> None:
     )
 
 
+def test_who_ran_before_and_is_flushed_runs_again_without_delay() -> None:
+    # The second time it was flushed while it waited to run again.
+    model.replay(
+        PLAIN | {"size": 4, "room": 1, "linger": 4.0, "workers": 3, "kinds": "args"},
+        ("flush", {"timeout": 6.0078125}),
+        ("many", {"bits": 17, "count": 5}),
+        ("another", {"bits": 10}),
+        ("end_badly", {"at": 0, "kind": "retry later", "place": 3}),
+        ("flush", {"timeout": None}),
+        ("end_badly", {"at": 0, "kind": "set", "place": 1}),
+        ("end_badly", {"at": 1, "kind": "retry later", "place": 2}),
+    )
+
+
 # ---- it is not blind ----
 
 
@@ -206,8 +220,8 @@ BREAKS = {
     "results shifted by one": broken(Running, "settle", shifted),
     "cancel counts twice": broken(Ending, "cancel", miscounted),
     "room that is free too early": broken(Running, "settle", unnumbered),
-    "batches larger than size": broken(Plain, "_take", one_too_many),
-    "batches in the wrong order": broken(Plain, "_take", backwards),
+    "batches larger than size": broken(Plain, "take", one_too_many),
+    "batches in the wrong order": broken(Plain, "take", backwards),
     "items run twice": broken(ThreadEngine, "execute", twice),
     "who waits for room is not told": broken(Looking, "_tell", nothing),
     "who waits for a result is not told": broken(Telling, "_announce", nothing),

@@ -172,7 +172,7 @@ def test_one_free_slot_wakes_one_of_five_hundred_blocked_callers() -> None:
     class CountedBell(ThreadBell):
         __slots__ = ()
 
-        def ring(self) -> None:
+        def ring(self, _: object = None) -> None:
             rung.append(self)
             super().ring()
 

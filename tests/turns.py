@@ -173,14 +173,11 @@ class TurnBell:
         self.sleeper: Turn | None = None
         self.is_rung = False
 
-    def ring(self) -> None:
+    def ring(self, _: object = None) -> None:
         if self.sleeper is None:
             self.is_rung = True
         else:
             self.sleeper.wake(is_rung=True)
-
-    def poke(self, _: object) -> None:
-        self.ring()
 
     def wait(self, timeout: float | None) -> bool:
         if self.is_rung:

@@ -332,7 +332,7 @@ class Engine(Ending):
                 deduplicated=counts.deduplicated,
                 pending=pending,
                 running=running,
-                batches=counts.batches,
+                batches=counts.reasons.total(),
                 workers=self._worker_count(),
                 reasons=MappingProxyType({r: counts.reasons[r] for r in REASONS}),
                 **(counts.distributions() if is_whole else {}),

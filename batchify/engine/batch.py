@@ -23,11 +23,18 @@ class Batch:
     A chunk is a batch with one future for all its items: the list of their outcomes.
     """
 
-    __slots__ = (
-        "began", "chunk", "ended_by", "engine", "error", "futures", "given", "has_begun",
-        "is_flushed", "left", "ran", "reason", "route", "talk", "thread",
-    )  # fmt: skip
     is_running = True
+    # Not in `__init__`, which would take twice as long.
+    chunk: list[Any] | None = None  # the outcomes so far
+    given: list[Any]  # the items, once it has begun
+    talk: Talk | None = None  # see `conduct`; None: nothing but the first call so far
+    error: BaseException | None = None  # what it failed with, once it is over
+    has_begun = False  # the function may have been called
+    is_flushed = False  # some of its items are being flushed
+    left = 0  # how many items are not settled
+    ran = 0.0  # seconds until the last was settled
+    ended_by: BaseException | None = None  # Ctrl-C, while the main thread ran it
+    thread = 0  # the ident of the thread that runs it
 
     def __init__(self, engine: Running, route: Route, reason: str, began: float) -> None:
         self.engine = engine
@@ -35,16 +42,6 @@ class Batch:
         self.reason = reason
         self.began = began
         self.futures: list[BatchFuture[Any]] = []
-        self.chunk: list[Any] | None = None  # the outcomes so far
-        self.given: list[Any] = []  # the items, once it has begun
-        self.talk: Talk | None = None  # see `conduct`; None: nothing but the first call so far
-        self.error: BaseException | None = None  # what it failed with, once it is over
-        self.has_begun = False  # the function may have been called
-        self.is_flushed = False  # some of its items are being flushed
-        self.left = 0  # how many items are not settled
-        self.ran = 0.0  # seconds until the last was settled
-        self.ended_by: BaseException | None = None  # Ctrl-C, while the main thread ran it
-        self.thread = 0  # the ident of the thread that runs it
 
     @property
     def size(self) -> int:
@@ -77,7 +74,7 @@ class Batch:
             )
         if options.dedupe is not None:
             return None
-        return asked(work, self.given, range(len(self.given)))
+        return asked(work, self.given.copy())
 
     def begin_talk(self, answers: list[Any]) -> None:
         """Have `conduct` lead from here: from the first answer on, if there is one."""

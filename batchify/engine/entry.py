@@ -154,15 +154,17 @@ class Entry(Looking):
                 self._begin()
                 if self.state is not OPEN or type(future._v) is Refused:
                     return self._came_late(future)
-                self._respect(future)
+                if future._terms is not NO_TERMS:
+                    self._respect(future)
                 # Who comes behind those who wait for room changes nothing: no look (half of the
                 # instructions of such a call).
                 is_last = self.forming.is_pressed and self._is_configured
                 if not is_last or self._no_worker is not None:
                     self._look()
-                if self._is_unserved() and self._take_back(future):
-                    raise self._refused(future, RuntimeError(self._no_worker))
-                if self.forming.is_waiting(future):
+                no_worker = self._no_worker
+                if no_worker is not None and self._is_unserved() and self._take_back(future):
+                    raise self._refused(future, RuntimeError(no_worker))
+                if self.forming.is_pressed and self.forming.is_waiting(future):
                     bell = self._have_wait(future, route, wait, admitted)
                     if not is_last:
                         self._look()
@@ -290,7 +292,7 @@ class Entry(Looking):
         if waits.serving_threads.get(get_ident()):
             return
         bell = self.seam.bell()
-        if future._watch((bell.poke,)) and not bell.wait(self.options.exit_timeout):
+        if future._watch((bell.ring,)) and not bell.wait(self.options.exit_timeout):
             lifecycle.give_up(self)  # else the next call would wait as long again
 
     def _take_back(self, future: BatchFuture[Any]) -> bool:

@@ -210,7 +210,7 @@ def batches_of(engines: list[Any]) -> dict[int, int]:
     Engines are looked at one after the other, and an item may go from one to another meanwhile. If
     two looks in a row found nothing, and no batch was run in between, there was nothing anywhere.
     """
-    return {id(engine): engine.counts.batches for engine in engines}
+    return {id(engine): engine.counts.reasons.total() for engine in engines}
 
 
 def _hurry(engine: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import Closed
-from ..forming import Grouped, Plain, Waiting
+from ..forming import Decision, Grouped, Plain, Waiting
 from ..future import CANCELLED, BatchFuture
 from ..options import Live
 from ..stats import Counts
@@ -130,22 +130,26 @@ class Looking(Routing):
             forming.configure(self.options.size, self.options.linger, self.options.capacity)
             self._break_up()
         while True:
-            if forming.capacity is not None:
-                self.need = 0
-            told = forming.accept()
-            if told:
-                self._tell(told)
-            if not self._roused and self._is_free():
-                decision = forming.next(self.seam.clock())
-                if decision.reason is not None:
-                    self._rouse()
-                elif decision.when is None:
-                    self._stand_by()
-                elif not self._has_alarm(decision.when):
-                    self._set_alarm(decision.when)
+            if not forming.is_idle():
+                if forming.capacity is not None:
+                    self.need = 0
+                told = forming.accept()
+                if told:
+                    self._tell(told)
+                if not self._roused and self._is_free():
+                    self._wake(forming.next(self.seam.clock()))
             self._set_need()
             if not self.intake or self._has_seen_all():
                 return
+
+    def _wake(self, decision: Decision) -> None:
+        """Have somebody there for what is to leave (under the lock)."""
+        if decision.reason is not None:
+            self._rouse()
+        elif decision.when is None:
+            self._stand_by()
+        elif not self._has_alarm(decision.when):
+            self._set_alarm(decision.when)
 
     def _is_unserved(self) -> bool:
         """Is there something to run, and nobody, nor anybody to be had?"""
@@ -162,22 +166,30 @@ class Looking(Routing):
     def _has_seen_all(self) -> bool:
         """Nothing came in between that nobody looks at (at need 0 every caller does)."""
         held = len(self.intake)
-        return self.need == 0 or held < self.need or held == self.forming.seen
+        return held < self.need or held == self.forming.seen or self.need == 0
 
     def _set_need(self) -> None:
         forming = self.forming
-        # No timer and no batch keeps what waits without a limit; its callers may have gone.
-        is_to_hold = forming.linger is None and forming.pending > 0
-        if is_to_hold is not self._is_held:
-            (lifecycle.hold if is_to_hold else lifecycle.let_go)(self)
-            self._is_held = is_to_hold  # last: an exception from a signal leaves it to the next
+        if forming.linger is None or self._is_held:
+            self._hold()
         if self._is_lent:
             self._is_lent = self._is_helped()
-        is_watched = self.state is not OPEN or self._is_ending or self._is_lent
-        if is_watched or (self._no_worker is not None and self._is_unserved()):
+        if (
+            self.state is not OPEN
+            or self._is_ending
+            or self._is_lent
+            or (self._no_worker is not None and self._is_unserved())
+        ):
             self.need = 0
         else:
             self.need = forming.threshold(not self._roused and self._is_free())
+
+    def _hold(self) -> None:
+        """No timer and no batch keeps what waits without a limit; its callers may have gone."""
+        is_to_hold = self.forming.linger is None and self.forming.pending > 0
+        if is_to_hold is not self._is_held:
+            (lifecycle.hold if is_to_hold else lifecycle.let_go)(self)
+            self._is_held = is_to_hold  # last: an exception from a signal leaves it to the next
 
     @mended
     def _look_again(self) -> None:

@@ -209,7 +209,7 @@ class ManualBell(ThreadBell):
         super().__init__()
         self._seam = seam
 
-    def ring(self) -> None:
+    def ring(self, _: object = None) -> None:
         self._seam.ring(self)
 
     def wait(self, timeout: float | None) -> bool:

@@ -81,6 +81,8 @@ class Running(Entry):
     def _take(self) -> Batch | float | None:
         """The next batch for a free worker, or when to look again (under the lock)."""
         forming = self.forming
+        if forming.is_idle():
+            return None
         now = self.seam.clock()
         if forming.capacity is not None:
             self.need = 0
@@ -94,23 +96,24 @@ class Running(Entry):
         group = decision.group
         if group is None:
             return decision.when
-        is_chunk = bool(forming.chunks) and group is forming.chunks[0]
-        chunk: Chunk | None = group._s if is_chunk else None
-        route = group.route if chunk is None else chunk.route
-        batch = Batch(self, route, decision.reason or "", now)
+        chunk: Chunk | None = None
+        if forming.chunks and group is forming.chunks[0]:
+            chunk = group._s
+        batch = Batch(self, (chunk or group).route, decision.reason or "", now)
         if chunk is not None:
             batch.chunk = chunk.chunk
             batch.is_flushed = chunk.is_flushed
         self.batches.add(batch)  # first: what is in no queue any more is in a batch
-        forming.take(group, batch)
+        if chunk is None:
+            forming.take(group, batch)
+        else:
+            forming.take_chunk(batch)
         if not batch.futures:  # cancelled meanwhile, by a finalizer that ran in this thread
             self.batches.discard(batch)
             self.forming.release(batch.route)
             return self._take()
         batch.left = len(batch.futures) if chunk is None else chunk.count
-        counts = self.counts
-        counts.batches += 1
-        counts.reasons[batch.reason] += 1
+        self.counts.reasons[batch.reason] += 1
         return batch
 
     def _lost(self) -> list[Batch]:
@@ -158,7 +161,7 @@ class Running(Entry):
     def settle_all(self, batch: Batch, values: Sequence[Any]) -> None:
         """`settle` where everybody has a result: the hot path."""
         if batch.chunk is not None:
-            self._settle_part(batch, Give(range(len(values)), values, True))
+            self._settle_chunk(batch, range(len(values)), values, is_clean=True)
             return
         futures: Sequence[BatchFuture[Any]] = batch.futures
         succeeded = 0
@@ -185,7 +188,7 @@ class Running(Entry):
     def _settle_part(self, batch: Batch, give: Give) -> None:
         values = give.values if give.is_clean else self._tried(batch, give)
         if batch.chunk is not None:
-            self._settle_chunk(batch, give, values)
+            self._settle_chunk(batch, give.places, values, give.is_clean)
             return
         futures = [batch.futures[place] for place in give.places]
         with self._lock:
@@ -365,8 +368,10 @@ class Running(Entry):
         return futures
 
     @holding
-    def _settle_chunk(self, batch: Batch, give: Give, values: Sequence[Any]) -> None:
-        future, outcomes, places = batch.futures[0], batch.chunk, give.places
+    def _settle_chunk(
+        self, batch: Batch, places: Sequence[int], values: Sequence[Any], is_clean: bool
+    ) -> None:
+        future, outcomes = batch.futures[0], batch.chunk
         assert outcomes is not None
         failed = retried = 0
         with self._lock:
@@ -375,7 +380,7 @@ class Running(Entry):
             if is_wanted:
                 outcomes[places[0] : places[-1] + 1] = values
                 future._count -= len(values)
-                if not give.is_clean:
+                if not is_clean:
                     failed, retried = self._sort_out(batch, outcomes, places)
             succeeded = len(values) - failed - retried if is_wanted else 0
             if batch.left == len(values):
@@ -415,6 +420,9 @@ class Running(Entry):
         for future in reversed(list(self.forming.chunks)):
             if future._s.count > self.options.size:
                 alone = [self._alone(future, item) for item in future._v]
+                if future._s.is_flushed:
+                    for one in alone:
+                        one._terms = Terms(is_flushed=True)
                 self.forming.break_up(future, RESULT, [Alone(one) for one in alone], alone)
                 self._ended[future] = None
 

@@ -32,11 +32,8 @@ class Bell(Protocol):
 
     cargo: Any  # what the ringer wants kept alive until the sleeper is awake
 
-    def ring(self) -> None:
+    def ring(self, _: object = None) -> None:  # as a callback it gets the future
         """Wake the sleeper, or let its next wait end at once. Never blocks, never fails."""
-
-    def poke(self, _: object) -> None:
-        """`ring` in the shape of a callback."""
 
     def wait(self, timeout: float | None) -> bool:
         """Sleep until rung, at most `timeout` seconds; True when rung."""
@@ -92,14 +89,11 @@ class ThreadBell:
         self._lock.acquire()
         self.cargo: Any = None
 
-    def ring(self) -> None:
+    def ring(self, _: object = None) -> None:
         try:
             self._lock.release()
         except RuntimeError:  # rung already
             return
-
-    def poke(self, _: object) -> None:
-        self.ring()
 
     def wait(self, timeout: float | None) -> bool:
         if timeout is None:

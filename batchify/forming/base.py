@@ -96,6 +96,13 @@ class Forming:
         """
         raise NotImplementedError
 
+    def is_idle(self) -> bool:
+        """Is nothing here, so that neither `accept` nor `next` has anything to do?
+
+        Half of the looks at a queue with one caller find that, at a tenth of the price.
+        """
+        return False
+
     def settle_down(self) -> None:
         """Move on all that has room, so that the intake holds the others only."""
         self.accept()
@@ -309,19 +316,18 @@ class Forming:
         raise NotImplementedError
 
     def take(self, group: Any, batch: Any) -> None:
-        """Move the entries of the next batch to `batch.futures`, with the state `batch`."""
-        if self.chunks and group is self.chunks[0]:
-            count = group._s.count
-            batch.futures.append(group)
-            group._s = batch
-            self.chunks.popleft()
-            self.chunked -= count
-            self.running += count
-            return
-        self._take(group, batch)
-
-    def _take(self, group: Any, batch: Any) -> None:
+        """Move the next entries of `group` to `batch.futures`, with the state `batch`."""
         raise NotImplementedError
+
+    def take_chunk(self, batch: Any) -> None:
+        """Move the oldest chunk to `batch.futures`, likewise."""
+        chunk = self.chunks[0]
+        count = chunk._s.count
+        batch.futures.append(chunk)
+        chunk._s = batch
+        self.chunks.popleft()
+        self.chunked -= count
+        self.running += count
 
     def force(self, is_flush: bool = True) -> None:
         """What is accepted now leaves without lingering.

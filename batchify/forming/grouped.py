@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from itertools import islice, takewhile
 from typing import Any
 
 from ..future import Done
+from ..terms import NO_TERMS, Terms
 from .base import NEVER, NOTHING, Decision
 from .plain import Plain
 from .ranking import Ranking
@@ -154,6 +156,8 @@ class Grouped(Recounting):
             since = chunk._s.since
             older = takewhile(lambda pair: pair[0]._t < since, list(group.entries.items()))
             for entry, number in older:
+                if group.is_flush and 0 < number <= group.boundary:
+                    _note_flush(entry)
                 self._front -= 1
                 group.forced += number > group.boundary
                 group.entries[entry] = self._front
@@ -339,7 +343,7 @@ class Grouped(Recounting):
     def _sort_front(self, group: Group) -> None:
         """Bring those that were put back into the order in which they came."""
         group.is_mixed = False
-        front = [entry for entry, _ in takewhile(lambda pair: pair[1] < 0, group.entries.items())]
+        front = [entry for entry, _ in _put_back(group)]
         front.sort(key=lambda entry: entry._terms.order or (entry._t, 0.0, 0))
         for entry in reversed(front):
             self._front -= 1
@@ -348,7 +352,7 @@ class Grouped(Recounting):
         if self._has_priorities:
             self._rank_all(group)
 
-    def _take(self, group: Any, batch: Any) -> None:
+    def take(self, group: Any, batch: Any) -> None:
         if group.is_mixed:
             self._sort_front(group)
         by_rank = self._has_priorities and not self._takes_oldest
@@ -445,6 +449,9 @@ class Grouped(Recounting):
         if is_flush:
             self._wake(None)
         for group in list(self.by_kin.values()):
+            if is_flush and self._front:
+                for entry, _ in _put_back(group):
+                    _note_flush(entry)
             group.is_flush = is_flush or (group.forced > 0 and group.is_flush)
             group.boundary = max(self._last, 1)
             group.forced = len(group.entries)
@@ -468,3 +475,16 @@ class Grouped(Recounting):
             return len(self.intake) + 1 if self.dead and not self.is_pressed else 1
         room = self._room()
         return NEVER if room is None else room + self.dead + 1
+
+
+def _put_back(group: Group) -> Iterator[tuple[Any, int]]:
+    """The entries of `group` that were put back to its front, with their numbers."""
+    return takewhile(lambda pair: pair[1] < 0, group.entries.items())
+
+
+def _note_flush(entry: Any) -> None:
+    """Have `entry`, whose number does not tell of it, know that it is being flushed."""
+    if entry._terms is NO_TERMS:
+        entry._terms = Terms(is_flushed=True)
+    else:
+        entry._terms.is_flushed = True

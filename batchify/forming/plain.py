@@ -26,6 +26,13 @@ class Plain(Forming):
         self.line = Line()
         self.fresh = 0  # how many at the front of the intake are accepted and may be taken
 
+    def is_idle(self) -> bool:
+        if self.intake or self.chunks or self.told or self.line.route is not None:
+            return False  # (as long as the line has entries, it has a route)
+        self.fresh = self.seen = 0
+        self.is_pressed = False
+        return True
+
     def accept(self) -> deque[Any]:
         intake = self.intake
         if not (self.dead or self.waiting or self.is_sealed):  # the usual case
@@ -105,7 +112,7 @@ class Plain(Forming):
         since: float = oldest._t
         return since
 
-    def _take(self, group: Any, batch: Any) -> None:
+    def take(self, group: Any, batch: Any) -> None:
         line = self.line
         if line.forced is not None:
             batch.is_flushed = line.is_flush
@@ -122,7 +129,10 @@ class Plain(Forming):
             taken.extend(map(deque.popleft, repeat(self.intake, count)))
             chunk = taken[start:] if start else taken
             if batch.route is None:  # first: a batch that is found to be lost needs it
-                batch.route = next((e._s for e in chunk if e._s.__class__ is Route), None)
+                route = chunk[0]._s
+                if route.__class__ is not Route:
+                    route = next((e._s for e in chunk if e._s.__class__ is Route), None)
+                batch.route = route
             dead = 0
             for entry in chunk:
                 if entry._s.__class__ is Done:

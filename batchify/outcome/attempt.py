@@ -35,13 +35,13 @@ Attempt = Generator[Ask | Give, Any, Lost | None]
 
 def attempt(work: Work, items: list[Any], places: range) -> Attempt:
     """Call the function with the items at `places`; gives what failed as a whole."""
-    answer = yield asked(work, items, places)
+    answer = yield asked(work, items[places.start : places.stop])
     return (yield from settle(taken_apart(answer, work, items, places)))
 
 
-def asked(work: Work, items: list[Any], places: range) -> Ask:
-    """What the driver is to call. The function may change its list at will; `items` stays."""
-    return Ask(work.function, (items[places.start : places.stop], *work.args), work.kwargs)
+def asked(work: Work, items: list[Any]) -> Ask:
+    """What the driver is to call. The function may change `items` at will: a copy."""
+    return Ask(work.function, (items, *work.args), work.kwargs)
 
 
 def taken_apart(answer: Any, work: Work, items: list[Any], places: range) -> Give | Lost | Attempt:

@@ -24,7 +24,7 @@ def conduct(work: Work, items: list[Any], twins: Sequence[Any] | None = None) ->
     """
     if twins is not None:
         return (yield from _once_each(work, items, twins))
-    answer = yield asked(work, items, range(len(items)))
+    answer = yield asked(work, items.copy())
     return (yield from concluded(work, items, [answer]))
 
 

@@ -157,8 +157,9 @@ class Process:
         os.waitpid(pid, 0)
 
 
-# Not in finalizers, nor where CPython makes a loop: what it has in hand nobody else can close.
-NOT_THERE = ("__del__", "new_event_loop")
+# Not in finalizers, nor where CPython makes a loop (what it has in hand nobody else can close),
+# nor in the callback of a WeakSet: CPython swallows it there, and says so on stderr.
+NOT_THERE = ("__del__", "new_event_loop", "_remove")
 
 
 class Interrupt(Exception):
