@@ -31,7 +31,8 @@ class Batch:
     error: BaseException | None = None  # what it failed with, once it is over
     has_begun = False  # the function may have been called
     is_flushed = False  # some of its items are being flushed
-    left = 0  # how many items are not settled
+    size = 0  # how many items
+    left = 0  # how many of them are not settled
     ran = 0.0  # seconds until the last was settled
     ended_by: BaseException | None = None  # Ctrl-C, while the main thread ran it
     thread = 0  # the ident of the thread that runs it
@@ -42,11 +43,6 @@ class Batch:
         self.reason = reason
         self.began = began
         self.futures: list[BatchFuture[Any]] = []
-
-    @property
-    def size(self) -> int:
-        """How many items."""
-        return len(self.futures if self.chunk is None else self.chunk)
 
     @property
     def queued(self) -> float:

@@ -112,7 +112,7 @@ class Running(Entry):
             self.batches.discard(batch)
             self.forming.release(batch.route)
             return self._take()
-        batch.left = len(batch.futures) if chunk is None else chunk.count
+        batch.size = batch.left = len(batch.futures) if chunk is None else chunk.count
         self.counts.reasons[batch.reason] += 1
         return batch
 

@@ -208,6 +208,8 @@ class ThreadEngine(Engine):
                 waits.end_to_serve(batch)  # it is over, and a handler broke in before this
 
     def _lost(self) -> list[Batch]:
+        if not self.batches:
+            return []
         me = main_thread().ident  # handlers run there only
         return [
             batch

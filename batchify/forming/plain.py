@@ -24,6 +24,7 @@ class Plain(Forming):
     ) -> None:
         super().__init__(intake, size, linger, capacity)
         self.line = Line()
+        self._at_once = Decision("idle", self.line)
         self.fresh = 0  # how many at the front of the intake are accepted and may be taken
 
     def is_idle(self) -> bool:
@@ -101,7 +102,7 @@ class Plain(Forming):
         if self.linger is None:
             return NOTHING
         if self.linger == 0.0:
-            return Decision("idle", line)
+            return self._at_once
         due = self._since(line) + self.linger
         if now >= due:
             return Decision("linger", line)
