@@ -56,12 +56,17 @@ class _Pickle:
         return pickle.loads(data)
 
 
+class TooLong(ValueError):
+    """What was written has more bytes than the broker takes."""
+
+
 class Wire:
     """How the items and the outcomes of one broker are written.
 
     Args:
         serializer: "json"; "pickle", which runs what the payload says and is for trusted brokers
             only; "msgpack", where that is installed; or anything with `dumps` and `loads`.
+        most: the most bytes that the broker takes for one item, or one outcome.
 
     Raises:
         ImportError: msgpack is not installed.
@@ -69,18 +74,27 @@ class Wire:
         ValueError: no serializer has that name.
     """
 
-    def __init__(self, serializer: str | Serializer) -> None:
+    def __init__(self, serializer: str | Serializer, most: int) -> None:
+        self.most = most
         self.is_pickle = serializer == "pickle"
         self._serializer: Any = _serializer(serializer)
 
     def _dumps(self, value: Any) -> bytes:
         data = self._serializer.dumps(value)
-        return data.encode() if isinstance(data, str) else bytes(data)
+        data = data.encode() if isinstance(data, str) else bytes(data)
+        if len(data) >= self.most:  # one more tells the form of an outcome
+            raise TooLong(f"it takes {len(data)} bytes, the broker takes {self.most} at most")
+        return data
 
     # ---- items ----
 
     def pack(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """One call. Raises what the serializer raises for what it has no form for."""
+        """One call.
+
+        Raises:
+            ValueError: it has too many bytes.
+            Exception: what the serializer raises for what it has no form for.
+        """
         return self._dumps([item, list(args), kwargs] if args or kwargs else [item])
 
     def unpack(self, payload: bytes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
@@ -95,13 +109,12 @@ class Wire:
     # The first byte tells the form. An error is described in JSON, whatever results are written in.
 
     def pack_result(self, value: Any) -> bytes:
-        """A result; an error instead, where the serializer has no form for it."""
+        """A result; an error instead, where it has no form, or is too long."""
         try:
             return _RESULT + self._dumps(value)
         except Exception as error:
-            return self.pack_error(
-                BatchAborted(f"the result cannot be sent: {kind(error)} while writing it")
-            )
+            told = str(error) if isinstance(error, TooLong) else f"{kind(error)} while writing it"
+            return self.pack_error(BatchAborted(f"the result cannot be sent: {told}"))
 
     def pack_error(self, error: BaseException) -> bytes:
         """An error."""

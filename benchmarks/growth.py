@@ -8,7 +8,8 @@ One quantity grows, all others stand still; the table tells the cost of an item,
 compares with the cheapest one of the same axis. A cost that does not grow has its line flat.
 (It falls where batches grow: `size`, `tasks` and `threads` up to a batch's worth.) Each point is
 the median of `--repetitions` runs, and the axis is walked once in each repetition, so that a mood
-of the machine does not pass for growth.
+of the machine does not pass for growth. Where the interpreter itself grows slower, with threads
+that wait for its lock and with tasks, the engines written by hand walk the axis, too.
 
 Besides: an idle function wakes nobody up, and ten thousand of them have no thread and take
 little memory.
@@ -26,15 +27,21 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from batchify import batched
 
+from .adapters.base import Rival
+from .adapters.batchify import Batchify
+from .adapters.hand_written_asyncio import HandWrittenAsyncio
+from .adapters.hand_written_threads import HandWrittenThreads
 from .harness import say
 from .report import surroundings
 
+LINGER = 0.0  # seconds, as by default
 ENOUGH = 100_000  # items that a point is measured with, where the axis does not say how many
 
 
@@ -83,15 +90,15 @@ def items(count: int) -> float:
         call.close()
 
 
-def threads(count: int) -> float:
+def threads(count: int, kind: type[Rival] = Batchify) -> float:
     """Threads that submit at the same time, then wait."""
-    call = batched(echo, size=64, workers=2, capacity=None)
+    rival = kind(echo, 64, LINGER, 2)
     each = ENOUGH // count
     barrier = threading.Barrier(count + 1)
 
     def caller() -> None:
         barrier.wait()
-        for future in [call(item) for item in range(each)]:
+        for future in [rival.submit(item) for item in range(each)]:
             future.result()
 
     callers = [threading.Thread(target=caller) for _ in range(count)]
@@ -106,23 +113,33 @@ def threads(count: int) -> float:
     try:
         return timed(run, each * count)
     finally:
-        call.close()
+        rival.close()
 
 
-def tasks(count: int) -> float:
+def tasks(count: int, kind: type[Rival] = Batchify) -> float:
     """Coroutines in a closed loop, each with one call at a time; `async def`, size 64."""
-    each = max(1, ENOUGH // count // 4)
+    each = max(5, ENOUGH // count // 4)
 
-    async def main() -> None:
-        call = batched(aecho, size=64, workers=2)
+    async def caller(rival: Rival, begin: asyncio.Event) -> None:
+        await begin.wait()
+        for item in range(each):
+            await rival.acall(item)
 
-        async def caller() -> None:
-            for item in range(each):
-                await call(item)
+    async def prepared() -> tuple[Rival, asyncio.Event, list[asyncio.Task[None]]]:
+        rival, begin = kind(aecho, 64, LINGER, 2), asyncio.Event()
+        callers = [asyncio.create_task(caller(rival, begin)) for _ in range(count)]
+        await asyncio.sleep(0)  # each of them waits
+        return rival, begin, callers
 
-        await asyncio.gather(*[caller() for _ in range(count)])
+    async def all_called(begin: asyncio.Event, callers: list[asyncio.Task[None]]) -> None:
+        begin.set()
+        await asyncio.gather(*callers)
 
-    return timed(lambda: asyncio.run(main()), each * count)
+    with asyncio.Runner() as runner:
+        rival, begin, callers = runner.run(prepared())
+        seconds = timed(lambda: runner.run(all_called(begin, callers)), each * count)
+        runner.run(rival.aclose())
+        return seconds
 
 
 def keys(count: int) -> float:
@@ -164,6 +181,10 @@ AXES: dict[str, tuple[Callable[[int], float], list[int]]] = {
     "tasks": (tasks, [1, 10, 100, 1_000, 10_000]),
     "keys": (keys, [1, 10, 100, 1_000, 10_000, 100_000]),
     "size": (size, [1, 10, 100, 1_000, 10_000]),
+}
+BY_HAND: dict[str, Callable[[int], float]] = {
+    "threads": partial(threads, kind=HandWrittenThreads),
+    "tasks": partial(tasks, kind=HandWrittenAsyncio),
 }
 
 
@@ -220,11 +241,33 @@ def decorated(count: int = 10_000) -> tuple[int, float]:
 # ---- what is told ----
 
 
-def table(axis: str, points: dict[int, float]) -> str:
-    least = min(points.values())
-    lines = [f"| {axis} | µs/item | to the cheapest |", "|--:|--:|--:|"]
-    lines += [f"| {at:,} | {value:.3g} | {value / least:.2f}x |" for at, value in points.items()]
+def table(axis: str, points: dict[int, float], by_hand: dict[int, float]) -> str:
+    heads = [axis, "µs/item", "to the cheapest"]
+    if by_hand:
+        heads += ["hand-written", "to its cheapest"]
+    lines = ["| " + " | ".join(heads) + " |", "|--:" * len(heads) + "|"]
+    for at in points:
+        cells = [f"{at:,}"]
+        for values in (points, by_hand):
+            if values:
+                cells += [f"{values[at]:.3g}", f"{values[at] / min(values.values()):.2f}x"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def walked(
+    axis: str, places: list[int], repetitions: int
+) -> tuple[dict[int, float], dict[int, float]]:
+    """The cost of an item at each place, and of the engine written by hand, if it walks there."""
+    ways = [AXES[axis][0], BY_HAND.get(axis)]
+    samples: list[dict[int, list[float]]] = [{at: [] for at in places} for _ in ways]
+    for _, at in itertools.product(range(repetitions), places):
+        for measure, taken in zip(ways, samples, strict=True):
+            if measure is not None:
+                taken[at].append(measure(at))
+                say(f"{axis} {at}: {taken[at][-1]:.3g}\n")
+    ours, by_hand = ({at: median(taken[at]) for at in places if taken[at]} for taken in samples)
+    return ours, by_hand
 
 
 def main() -> int:
@@ -240,15 +283,11 @@ def main() -> int:
     parser.add_argument("--svg", type=Path, help="where to draw the plots (needs matplotlib)")
     given = parser.parse_args()
     found: dict[str, dict[int, float]] = {}
+    by_hand: dict[str, dict[int, float]] = {}
     for axis in given.axis:
-        measure, places = AXES[axis]
-        places = [at for at in places if at <= given.most]
-        samples: dict[int, list[float]] = {at: [] for at in places}
-        for _, at in itertools.product(range(given.repetitions), places):
-            samples[at].append(measure(at))
-            say(f"{axis} {at}: {samples[at][-1]:.3g}\n")
-        found[axis] = {at: median(samples[at]) for at in places}
-        print(table(axis, found[axis]), flush=True)
+        places = [at for at in AXES[axis][1] if at <= given.most]
+        found[axis], by_hand[axis] = walked(axis, places, given.repetitions)
+        print(table(axis, found[axis], by_hand[axis]), flush=True)
     idle: dict[str, float] = {}
     if Path("/proc/self/task").exists():
         idle["wake-ups a second"] = wake_ups()
@@ -256,7 +295,7 @@ def main() -> int:
     for what, number in idle.items():
         print(f"idle: {what}: {number:,.0f}")
     if given.json:
-        facts = {**surroundings([]), "growth": found, "idle": idle}
+        facts = {**surroundings([]), "growth": found, "by hand": by_hand, "idle": idle}
         given.json.write_text(json.dumps(facts, indent=1) + "\n")
     if given.svg:
         from .chart import draw_growth  # matplotlib is needed for this only

@@ -15,6 +15,8 @@ from batchify import BadResult, BatchAborted, MissingResult
 from batchify.future import Failure
 from batchify.wire import Wire, described, rebuilt
 
+MOST = 1 << 20  # bytes
+
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -32,13 +34,13 @@ ERRORS = [
     st.dictionaries(st.text(), st.integers()),
 )
 def test_calls_come_back_as_they_were(item: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
-    wire = Wire("json")
+    wire = Wire("json", MOST)
     assert wire.unpack(wire.pack(item, tuple(args), kwargs)) == (item, tuple(args), kwargs)
 
 
 @given(plain)
 def test_results_come_back_as_they_were(value: Any) -> None:
-    wire = Wire("json")
+    wire = Wire("json", MOST)
     assert wire.unpack_outcome(wire.pack_result(value)) == value
 
 
@@ -53,7 +55,7 @@ def test_errors_come_back_as_they_were(
         return  # it wants others
     error.add_note(note)
     error.__cause__ = StopIteration(1)
-    wire = Wire(name)
+    wire = Wire(name, MOST)
     told = wire.unpack_outcome(wire.pack_error(error))
     assert type(told) is Failure
     assert isinstance(told.error, kind)
@@ -114,7 +116,7 @@ def told_of(**description: Any) -> bytes:
     ],
 )
 def test_what_is_no_outcome_is_an_error_and_runs_nothing(payload: bytes) -> None:
-    told = Wire("json").unpack_outcome(payload)
+    told = Wire("json", MOST).unpack_outcome(payload)
     assert type(told) is Failure
     assert type(told.error) is BatchAborted
     assert "antigravity" not in sys.modules
@@ -134,11 +136,11 @@ def test_what_errors_hold_in_c_comes_back() -> None:
 
 def test_an_error_that_is_none_for_a_future_is_wrapped() -> None:
     for name in ("json", "pickle"):
-        wire = Wire(name)
+        wire = Wire(name, MOST)
         for error in (SystemExit(3), StopIteration(), KeyboardInterrupt()):
             told = wire.unpack_outcome(wire.pack_error(error))
             assert type(told.error) is BatchAborted
-    assert type(Wire("pickle").unpack_outcome(b"p" + pickle.dumps(1)).error) is BatchAborted
+    assert type(Wire("pickle", MOST).unpack_outcome(b"p" + pickle.dumps(1)).error) is BatchAborted
 
 
 def test_a_chain_of_causes_has_an_end() -> None:
@@ -156,10 +158,10 @@ def test_a_chain_of_causes_has_an_end() -> None:
 
 def test_serializers_are_named_or_have_both_ways() -> None:
     with pytest.raises(ValueError, match="yaml"):
-        Wire("yaml")
+        Wire("yaml", MOST)
     with pytest.raises(TypeError, match="dumps"):
-        Wire(object())  # type: ignore[arg-type]
-    wire = Wire(json)
+        Wire(object(), MOST)  # type: ignore[arg-type]
+    wire = Wire(json, MOST)
     assert wire.unpack_outcome(wire.pack_result([1])) == [1]
     told = wire.unpack_outcome(wire.pack_result(object()))
     assert type(told.error) is BatchAborted
@@ -168,6 +170,17 @@ def test_serializers_are_named_or_have_both_ways() -> None:
 
 def test_msgpack() -> None:
     pytest.importorskip("msgpack")
-    wire = Wire("msgpack")
+    wire = Wire("msgpack", MOST)
     assert wire.unpack(wire.pack(b"a", (1,), {})) == (b"a", (1,), {})
     assert wire.unpack_outcome(wire.pack_result({"a": b"b"})) == {"a": b"b"}
+
+
+def test_what_a_broker_would_refuse_is_refused_here() -> None:
+    wire = Wire("json", most=100)
+    assert wire.unpack(wire.pack("x" * 95, (), {})) == ("x" * 95, (), {})
+    with pytest.raises(ValueError, match="100 at most"):
+        wire.pack("x" * 96, (), {})
+    assert len(wire.pack_result("x" * 97)) == 100
+    told = wire.unpack_outcome(wire.pack_result("x" * 98))
+    assert type(told.error) is BatchAborted
+    assert "100 at most" in str(told.error)

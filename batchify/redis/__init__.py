@@ -29,6 +29,8 @@ from .reach import client_of
 
 __all__ = ["DeadItem", "DeadLetters", "RedisStreams"]
 
+LONGEST = 512 << 20  # bytes of one value: the server's `proto-max-bulk-len`, if nobody raised it
+
 
 class RedisStreams:
     """A durable queue on Redis Streams, shared by many machines; Redis >= 6.2.
@@ -70,7 +72,7 @@ class RedisStreams:
         client_of(url)  # what is wrong with it is told here; nothing is connected
         self.lease = _positive("lease", lease)
         self.max_deliveries = whole("max_deliveries", max_deliveries)
-        self.wire = Wire(serializer)
+        self.wire = Wire(serializer, LONGEST)
         self.max_length = None if max_length is None else whole("max_length", max_length)
         self.send_timeout = seconds("send_timeout", send_timeout)
         self.answers_expire = _positive("answers_expire", answers_expire)
