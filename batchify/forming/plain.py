@@ -39,7 +39,8 @@ class Plain(Forming):
         if not (self.dead or self.waiting or self.is_sealed):  # the usual case
             held = len(intake)
             if (
-                self.capacity is None
+                not held
+                or self.capacity is None
                 or held + self.running + self.grouped + self.chunked <= self.capacity
             ):
                 self.fresh = self.seen = held
