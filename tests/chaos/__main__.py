@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     report.memory = str(soak)
     print(report)
-    slope = soak.slope
-    return 0 if report.is_clean and (slope is None or not slope.is_growth) else 1
+    is_growing = any(slope.is_growth for slope in soak.slopes)
+    return 0 if report.is_clean and not is_growing else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""The memory of a long run: samples of it, and whether it grows."""
+"""The memory of a long run: samples of it, and whether it grows.
+
+Two numbers: what Python has given out, less the only thing that may grow (the buckets in which
+`stats()` counts), which must not grow at all; and what the process has in memory, which also holds
+what lies free between the pieces in use, of malloc and of Python's own allocator.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,8 @@ WARM_UP = 0.2  # of the samples
 FEWEST = 8  # samples after that
 SHORTEST = 600.0  # seconds that tell anything of an hour
 ALLOWED = 5.0  # MiB per hour
+ALLOWED_BLOCKS = 5000.0  # per hour, of some 60 bytes
+SMALL = 256  # the largest whole number that CPython keeps one object of
 
 
 def resident() -> float:
@@ -41,10 +48,20 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def buckets() -> int:
-    """In how many buckets the distributions of `stats()` count: the only thing that may grow."""
-    counts = [engine.counts for engine in lifecycle.all_engines() if hasattr(engine, "counts")]
-    return sum(len(r._buckets) for one in counts for r in (one._sizes, one._queued, one._ran))
+def blocks() -> tuple[int, int]:
+    """The blocks that Python has given out, and how many of them are buckets of `stats()`.
+
+    A bucket is a float, and its count a number, which has a block of its own when it is large.
+    """
+    buckets = 0
+    for engine in lifecycle.all_engines():
+        if hasattr(engine, "counts"):
+            with engine._lock:
+                counts = engine.counts
+                counts.record()  # what is noted of the last batches comes and goes
+            for recorder in (counts._sizes, counts._queued, counts._ran):
+                buckets += sum(1 + (count > SMALL) for count in recorder._buckets.values())
+    return sys.getallocatedblocks(), buckets
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,8 @@ class Slope:
     error: float  # its standard error
     seconds: float  # that the samples span
     count: int
+    unit: str = "MiB"
+    allowed: float = ALLOWED
 
     @property
     def differs(self) -> bool:
@@ -64,18 +83,21 @@ class Slope:
     @property
     def is_growth(self) -> bool:
         """Is it a leak: real, more than is allowed, and seen for long enough?"""
-        return self.seconds >= SHORTEST and self.differs and self.per_hour > ALLOWED
+        return self.seconds >= SHORTEST and self.differs and self.per_hour > self.allowed
 
     def __str__(self) -> str:
         verdict = "differs from 0" if self.differs else "does not differ from 0"
         short = "" if self.seconds >= SHORTEST else f"; too short to judge ({self.seconds:.0f} s)"
         return (
-            f"slope after warm-up {self.per_hour:+.2f} MiB/h, standard error {self.error:.2f} "
+            f"slope after warm-up {self.per_hour:+,.2f} {self.unit}/h, "
+            f"standard error {self.error:,.2f} "
             f"({self.count} samples): {verdict}{short}"
         )
 
 
-def slope_of(samples: Sequence[tuple[float, float]]) -> Slope | None:
+def slope_of(
+    samples: Sequence[tuple[float, float]], unit: str = "MiB", allowed: float = ALLOWED
+) -> Slope | None:
     """The slope of (seconds, MiB) after the warm-up; None of too few.
 
     What a sample owes to the one before it makes the standard error larger: memory moves in
@@ -98,7 +120,8 @@ def slope_of(samples: Sequence[tuple[float, float]]) -> Slope | None:
         owed = sum(a * b for a, b in itertools.pairwise(rest)) / squares
         owed = min(max(owed, 0.0), 0.95)
         error *= math.sqrt((1 + owed) / (1 - owed))
-    return Slope(slope * 3600, error * 3600, kept[-1][0] - kept[0][0], count)
+    seconds = kept[-1][0] - kept[0][0]
+    return Slope(slope * 3600, error * 3600, seconds, count, unit, allowed)
 
 
 class Soak:
@@ -108,15 +131,16 @@ class Soak:
         self.every = every
         self.began = self.told = time.monotonic()
         self.samples: list[tuple[float, float]] = []
-        self.blocks: list[int] = []  # that Python's allocator has given out, at each sample
-        self.buckets: list[int] = []
+        self.blocks: list[tuple[float, float]] = []  # in use, without the buckets
+        self.buckets = 0
 
     def note(self) -> None:
         """An epoch has ended."""
         trim()
-        self.blocks.append(sys.getallocatedblocks())
-        self.buckets.append(buckets())
-        self.samples.append((time.monotonic() - self.began, resident()))
+        now = time.monotonic() - self.began
+        self.samples.append((now, resident()))
+        in_use, self.buckets = blocks()
+        self.blocks.append((now, in_use - self.buckets))
 
     def tell(self, items: int) -> None:
         """Print how far it is, if it is time to; `items` are those so far."""
@@ -131,16 +155,15 @@ class Soak:
         return f"{seconds / 60:6.1f} min {items:>14,} items {rate:>9,.0f}/s {resident():>8.1f} MiB"
 
     @property
-    def slope(self) -> Slope | None:
-        return slope_of(self.samples)
+    def slopes(self) -> list[Slope]:
+        """Of both numbers, if there are enough samples."""
+        found = (slope_of(self.samples), slope_of(self.blocks, "blocks", ALLOWED_BLOCKS))
+        return [slope for slope in found if slope is not None]
 
     def __str__(self) -> str:
-        slope = self.slope
         first, last = self.samples[0][1], self.samples[-1][1]
-        told = "too few samples for a slope" if slope is None else str(slope)
-        begin = min(math.ceil(len(self.blocks) * WARM_UP), len(self.blocks) - 1)
+        told = "; ".join(map(str, self.slopes)) or "too few samples for a slope"
         return (
-            f"{first:.1f} MiB after the first epoch, {last:.1f} MiB in the end; {told}; "
-            f"blocks in use {self.blocks[begin]:,} after warm-up, {self.blocks[-1]:,} in the end; "
-            f"buckets of stats() {self.buckets[begin]:,} and {self.buckets[-1]:,}"
+            f"{first:.1f} MiB after the first epoch, {last:.1f} MiB in the end; "
+            f"{self.blocks[-1][1]:,.0f} blocks in use, and {self.buckets:,} of buckets; {told}"
         )
