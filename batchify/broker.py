@@ -70,8 +70,8 @@ class Outbox(Protocol):
         """How many letters may be sent now."""
         ...
 
-    def send(self, letters: Sequence[Letter]) -> None:
-        """Add the letters, all or none."""
+    def send(self, letters: Sequence[Letter]) -> int:
+        """Add as many of the letters as go into one step, all of them or none; gives how many."""
         ...
 
     def flush(self) -> None:
@@ -115,7 +115,7 @@ class Inbox(Protocol):
         ...
 
     def settle(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
-        """Answer, acknowledge and remove, in one atomic step."""
+        """Answer, acknowledge and remove: each of them in one atomic step."""
         ...
 
     def bury(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:

@@ -274,7 +274,8 @@ class BatchFuture(Future[R], Generic[R]):
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Call `fn(future)` at the end, in the thread that brings it; at once when done.
 
-        Callbacks run after all futures of the batch are done, in the context of who adds them.
+        Those that are added before the end run after all futures of the batch are done. They run
+        in the context of who adds them.
         They occupy the worker: keep them short. What they raise is logged.
         """
         # All C: no signal handler can raise after it was taken and before `fn` has begun.
@@ -334,6 +335,8 @@ class BatchFuture(Future[R], Generic[R]):
         if not engine.has_gil:
             engine.pass_lock()
         if self._s.__class__ is Done:  # the end may have missed us
+            if poke.__class__ is tuple:  # at once: who waits in a callback would wait for its turn
+                poke[0](self)
             fire(pokes, self)
             watched.pop(self, None)
         return True
@@ -352,26 +355,27 @@ class BatchFuture(Future[R], Generic[R]):
         may_hold_up = waits.may_hold_up()  # else nobody depends on this thread
         if may_hold_up:
             waits.check(self)
-        if engine.caller_runs and timeout is None:
-            engine.help(self)  # type: ignore[attr-defined]
-            if self._s.__class__ is Done:
-                del self, engine  # an error of a batch that ran here leads to this frame
-                return
-        bell = engine.seam.bell()
-        poke = (bell.ring,)
-        rung = not self._watch(poke, engine)
+        poke: Poke | None = None
+        rung = False
         try:
-            if not rung and may_hold_up:
+            if engine.caller_runs and timeout is None:
+                engine.help(self)  # type: ignore[attr-defined]
+                if self._s.__class__ is Done:
+                    return
+            bell = engine.seam.bell()
+            poke = (bell.ring,)
+            self._watch(poke, engine)
+            if may_hold_up:
                 with waits.waiting(self, timeout):
                     rung = bell.wait(timeout)
-            elif not rung:
+            else:
                 rung = bell.wait(timeout)
             if not rung and self._s.__class__ is not Done:
                 raise TimeoutError("the item is not done yet")
         finally:
-            if not rung:
+            if poke is not None and not rung:
                 self._unwatch(engine, poke)
-            del self, engine  # as above
+            del self, engine  # an error of a batch that ran here leads to this frame
 
     def _make_cancelled_error(self) -> BaseException:
         return CancelledError()

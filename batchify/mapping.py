@@ -109,13 +109,15 @@ def _submit(bulk: Bulk, item: Any) -> None:
 def _wait(bulk: Bulk, bell: Any) -> None:
     """Wait until the next lot, or any, is done."""
     first = bulk.first
-    if bulk.how.is_ordered and first is not None:
-        first._wait(None)
-    else:
-        waits.check(bulk)
-        with waits.waiting(bulk):
-            bell.wait(None)
-    del bulk, first  # an error of a batch that ran here leads to this frame
+    try:
+        if bulk.how.is_ordered and first is not None:
+            first._wait(None)
+        else:
+            waits.check(bulk)
+            with waits.waiting(bulk):
+                bell.wait(None)
+    finally:
+        del bulk, first  # an error of a batch that ran here leads to this frame
 
 
 # ---- amap ----

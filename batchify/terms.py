@@ -39,6 +39,14 @@ class Terms:
 NO_TERMS = Terms()
 
 
+def flushed(terms: Terms) -> Terms:
+    """These terms, of an item that is to leave without delay from now on."""
+    if terms is NO_TERMS:
+        return Terms(is_flushed=True)
+    terms.is_flushed = True
+    return terms
+
+
 def terms_of(
     options: Options, item: Any, priority: float = 0, deadline: float | None = None
 ) -> Terms:

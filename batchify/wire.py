@@ -81,10 +81,12 @@ class Wire:
 
     def _dumps(self, value: Any) -> bytes:
         data = self._serializer.dumps(value)
-        data = data.encode() if isinstance(data, str) else bytes(data)
-        if len(data) >= self.most:  # one more tells the form of an outcome
-            raise TooLong(f"it takes {len(data)} bytes, the broker takes {self.most} at most")
-        return data
+        return data.encode() if isinstance(data, str) else bytes(data)
+
+    def _fitting(self, payload: bytes) -> bytes:
+        if len(payload) > self.most:
+            raise TooLong(f"it takes {len(payload)} bytes, the broker takes {self.most} at most")
+        return payload
 
     # ---- items ----
 
@@ -95,7 +97,8 @@ class Wire:
             ValueError: it has too many bytes.
             Exception: what the serializer raises for what it has no form for.
         """
-        return self._dumps([item, list(args), kwargs] if args or kwargs else [item])
+        call = [item, list(args), kwargs] if args or kwargs else [item]
+        return self._fitting(self._dumps(call))
 
     def unpack(self, payload: bytes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """What `pack` was given."""
@@ -111,7 +114,7 @@ class Wire:
     def pack_result(self, value: Any) -> bytes:
         """A result; an error instead, where it has no form, or is too long."""
         try:
-            return _RESULT + self._dumps(value)
+            return self._fitting(_RESULT + self._dumps(value))
         except Exception as error:
             told = str(error) if isinstance(error, TooLong) else f"{kind(error)} while writing it"
             return self.pack_error(BatchAborted(f"the result cannot be sent: {told}"))
@@ -120,12 +123,12 @@ class Wire:
         """An error."""
         if self.is_pickle:
             with contextlib.suppress(Exception):
-                return _PICKLED + _Pickle.dumps(error)
+                return self._fitting(_PICKLED + _Pickle.dumps(error))
         try:
-            told = _Json.dumps(described(error))
-        except Exception:  # what it holds has no end, or no form
-            told = _Json.dumps(described(BatchAborted(f"the batch raised {kind(error)}")))
-        return _DESCRIBED + told.encode()
+            return self._fitting(_DESCRIBED + _Json.dumps(described(error)).encode())
+        except Exception:  # what it holds has no end, or no form, or is too long
+            told = described(BatchAborted(f"the batch raised {kind(error)}"))
+            return _DESCRIBED + _Json.dumps(told).encode()
 
     def unpack_outcome(self, payload: bytes) -> Any:
         """A result, or a `Failure`."""

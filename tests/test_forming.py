@@ -135,7 +135,7 @@ class Desk:
     def crowded(self, entry: Entry, wait: bool = True) -> bool:
         with self.lock():
             self.look()
-            if self.forming.is_waiting(entry):
+            if self.forming.is_pressed and self.forming.holds(entry):
                 if not wait:
                     assert self.forming.withdraw(entry)
                     return False

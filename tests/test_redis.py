@@ -36,7 +36,9 @@ from batchify import (
     batched,
     observe,
 )
-from batchify.redis import RedisStreams, inbox
+from batchify.redis import RedisStreams, inbox, reach
+from batchify.redis.inbox import RedisInbox
+from batchify.redis.outbox import RedisOutbox
 from batchify.testing import eager
 from batchify.worker import Worker, dead_letters
 from tests.redis_server import PROGRAM, RedisServer, redis_server
@@ -371,6 +373,36 @@ def test_a_server_that_is_emptied_or_made_a_replica_ends_no_worker() -> None:
 # ---- what is refused ----
 
 
+def test_large_items_and_results_go_in_steps_that_a_server_takes(
+    broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    settle, send = RedisInbox._settle, RedisOutbox.send
+
+    def settled(box: Any, pipe: Any, answers: Any) -> None:
+        steps.append(sum(len(payload) for _, payload in answers))
+        settle(box, pipe, answers)
+
+    def sent(box: Any, letters: Any) -> int:
+        count = send(box, letters)
+        steps.append(sum(len(letter.payload) for letter in letters[:count]))
+        return count
+
+    monkeypatch.setattr(reach, "BYTES_AT_ONCE", 10_000)
+    monkeypatch.setattr(RedisInbox, "_settle", settled)
+    monkeypatch.setattr(RedisOutbox, "send", sent)
+
+    @batched(size=40, linger=0.05, broker=broker())
+    def same(rows: list[str]) -> list[str]:
+        return rows
+
+    rows = [str(n) * 3_000 for n in range(10)] * 3 + ["x" * 20_000]  # one is more than a step
+    with working(same):
+        assert [future.result(20) for future in [same(row) for row in rows]] == rows
+    assert sum(steps) > 2 * sum(map(len, rows))
+    assert sorted(steps)[-3] <= 10_000
+
+
 def test_what_cannot_be_written_is_refused_by_the_call(broker: Any) -> None:
     @batched(broker=broker())
     def same(rows: list[Any]) -> list[Any]:
@@ -490,10 +522,10 @@ def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.Mon
     sends, gate, told = threading.Event(), threading.Event(), threading.Event()
     send, flush = outbox.send, outbox.flush
 
-    def slow_send(letters: Any) -> None:
+    def slow_send(letters: Any) -> int:
         sends.set()
         assert gate.wait(20)
-        send(letters)
+        return int(send(letters))
 
     def noted_flush() -> None:
         flush()

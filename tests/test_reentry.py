@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import signal
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from batchify import BatchFuture, Closed, DeadlineExceeded, Deadlock, batched, scopes
+from batchify import BatchFuture, Closed, DeadlineExceeded, Deadlock, Retry, batched, scopes
+from batchify.engine.seam import ThreadSeam
 from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread
 
 
@@ -339,3 +341,109 @@ def test_a_handler_that_raises_where_a_thread_starts_is_heard(
     assert caught.value.__context__ is None or not isinstance(caught.value.__context__, KeyError)
     assert f(2).result(LIMIT) == 2
     f.close(LIMIT)
+
+
+def test_a_map_that_the_collector_closes_in_the_middle_of_a_call() -> None:
+    """Its generator is a frame of ours, and no part of the call that holds the lock."""
+    gated = Gated()
+    f = batched_with(ThreadSeam(), gated, size=2, workers=1, capacity=20)
+    engine: Any = f._scope()
+
+    async def main() -> BatchFuture[Any]:
+        cycle: list[Any] = [f.map(list(range(18)), window=18)]
+        cycle.append(cycle)
+        gated.let()
+        assert next(cycle[0]) == ("done", 0)
+        gated.wait_started(2)
+        futures = [f(100 + n) for n in range(4)]  # all the room that there is
+        del cycle
+        route, terms = engine.way(gated, 200, (), {}, lambda: f)
+        # It has room when the next one is cancelled: then the collector is called, in C.
+        waiting = engine.submit(route, 200, terms, admitted=gc.collect)
+        assert futures[0].cancel()
+        return waiting
+
+    gc.disable()
+    try:
+        waiting = asyncio.run(main())
+    finally:
+        gc.enable()
+    gated.open()
+    assert waiting.result(LIMIT) == ("done", 200)
+    f.flush(LIMIT)
+    assert f.stats().cancelled > 1
+
+
+class Once:
+    """Its finalizer cancels a future."""
+
+    def __init__(self, future: Any) -> None:
+        self.future = future
+
+    def __del__(self) -> None:
+        self.future.cancel()
+
+
+@pytest.mark.parametrize(
+    ("inside", "act"),
+    [
+        ("accept", lambda f: None),  # in the worker, which looks for a batch
+        ("take_chunk", lambda f: None),
+        ("force", lambda f: f.flush(LIMIT)),
+        ("configure", lambda f: setattr(f, "size", 2)),
+    ],
+)
+def test_a_finalizer_cancels_many_items_in_the_middle_of_a_change(
+    inside: str, act: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gated = Gated()
+    f = batched_with(ThreadSeam(), gated, size=4, workers=1)
+    f(0)
+    gated.wait_started(1)
+    engine = f._scope()
+    [chunk] = engine.submit_chunks(gated, [[1, 2, 3, 4]], lambda: f)
+    real = getattr(engine.forming, inside)
+    left = [chunk]
+
+    def interrupted(*args: Any) -> Any:
+        if inside == "take_chunk" and left:
+            Once(left.pop())
+        given = real(*args)
+        if left:
+            Once(left.pop())
+        return given
+
+    monkeypatch.setattr(engine.forming, inside, interrupted)
+    call = in_thread(act, f)
+    gated.open()
+    call.result()
+    assert f(5).result(LIMIT) == ("done", 5)
+    f.flush(LIMIT)
+    assert not left
+    assert chunk.cancelled()
+    stats = f.stats()
+    assert (stats.cancelled, stats.succeeded, stats.pending, stats.running) == (4, 2, 0, 0)
+
+
+@pytest.mark.parametrize("priority", [0, 1])
+def test_a_flushed_batch_that_is_broken_off_is_flushed_when_it_runs(priority: int) -> None:
+    is_first = True
+
+    def work(items: list[int]) -> list[Any]:
+        nonlocal is_first
+        retried, is_first = is_first, False
+        return [Retry(after=3600.0) if retried else item for item in items]
+
+    f = batched_with(ManualSeam(), work, size=9, linger=5.0, workers=1)
+    future = f.options(priority=priority)(1)
+    engine: Any = f._scope()
+    with engine._lock:
+        engine._begin()
+        engine._look()
+        engine.forming.force()
+        batch = engine._take()
+        assert batch.is_flushed
+        batch.thread = threading.main_thread().ident  # which a handler broke off here
+    engine._mend()
+    engine.push()
+    assert future.result(LIMIT) == 1

@@ -24,8 +24,8 @@ from typing import Any
 import pytest
 
 import batchify
-from batchify import QueueFull, Retry, batched, observe
-from tests.manual import LIMIT, Gated, batched_with, in_thread, until
+from batchify import BatchAborted, QueueFull, Retry, batched, observe
+from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
 
 PACKAGE = Path(batchify.__file__).parent
 MARK = re.compile(r"secret-\w+-\d+")
@@ -502,6 +502,25 @@ def test_a_caller_that_handles_an_error_lends_its_thread_to_nobody() -> None:
     assert isinstance(error, Oops)
     assert error.__context__ is None
     until(lambda: f._scope().here()._idle)  # until then the worker has the batch in hand
+    assert marks_in(error) == set()
+
+
+def test_an_error_leads_to_nothing_of_who_ran_its_batch_while_it_waited() -> None:
+    """Ctrl-C in a batch of others goes on through the caller's `result`, which shows nothing."""
+
+    def work(items: list[Any]) -> None:
+        raise KeyboardInterrupt
+
+    class Late(ManualSeam):
+        def spawn(self, target: Any, args: Any, name: str) -> Any:
+            return None  # the worker never comes: the caller runs both
+
+    f = batched_with(Late(), work, size=1, linger=None, workers=1, caller_runs=True)
+    others, own = f(Marked("item", 1)), f(Marked("item", 2))
+    with pytest.raises(KeyboardInterrupt):
+        own.result()
+    error = others.exception(0)
+    assert isinstance(error, BatchAborted)
     assert marks_in(error) == set()
 
 

@@ -7,12 +7,14 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
+from threading import get_ident
 from typing import Any
 
 import pytest
 
 from batchify import Closed, Deadlock, QueueFull, batched, waits
 from batchify.engine import seam
+from batchify.engine.seam import ThreadSeam
 from batchify.interpreter import has_gil
 from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
 
@@ -831,3 +833,45 @@ def test_a_caller_that_looks_while_the_worker_falls_asleep_is_seen(
     futures.append(f(1))
     assert not is_armed
     assert [future.result(5) for future in futures] == [("done", 0), ("done", 1)]
+
+
+@pytest.mark.parametrize("when", ["before it is asked for", "before it is noted"])
+def test_a_callback_waits_for_what_ends_meanwhile(
+    when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread runs callbacks one after the other: what wakes it must not be one of them."""
+    gated = Gated()
+    g = batched_with(ThreadSeam(), gated, workers=1)
+    other = g(1)
+    gated.wait_started(1)
+    engine = g._scope()
+    waiting: list[int] = []
+
+    def end_it() -> None:
+        if get_ident() in waiting:
+            waiting.clear()
+            gated.open()
+            until(lambda: other.done() and not engine.batches)
+
+    class Watched(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            found = super().get(key, default)
+            end_it()
+            return found
+
+    if when == "before it is noted":
+        engine.watched = Watched()
+    else:
+        real = engine.refuse_to_wait
+        monkeypatch.setattr(engine, "refuse_to_wait", lambda: (real(), end_it()))
+    got: list[Any] = []
+
+    def callback(_: Any) -> None:
+        waiting.append(get_ident())
+        got.append(other.result())
+
+    f = batched(lambda items: items)
+    gate = f(0)
+    gate.add_done_callback(callback)
+    gate.result(LIMIT)
+    until(lambda: got == [("done", 1)])

@@ -176,11 +176,18 @@ def test_msgpack() -> None:
 
 
 def test_what_a_broker_would_refuse_is_refused_here() -> None:
-    wire = Wire("json", most=100)
-    assert wire.unpack(wire.pack("x" * 95, (), {})) == ("x" * 95, (), {})
-    with pytest.raises(ValueError, match="100 at most"):
-        wire.pack("x" * 96, (), {})
-    assert len(wire.pack_result("x" * 97)) == 100
-    told = wire.unpack_outcome(wire.pack_result("x" * 98))
+    wire = Wire("json", most=1000)
+    item = "x" * 996
+    assert wire.unpack(wire.pack(item, (), {})) == (item, (), {})
+    with pytest.raises(ValueError, match="1000 at most"):
+        wire.pack(item + "x", (), {})
+    assert len(wire.pack_result("x" * 997)) == 1000
+    told = wire.unpack_outcome(wire.pack_result("x" * 998))
     assert type(told.error) is BatchAborted
-    assert "100 at most" in str(told.error)
+    assert "1000 at most" in str(told.error)
+    for name in ("json", "pickle"):
+        packed = Wire(name, most=1000).pack_error(ValueError("x" * 1000))
+        assert len(packed) <= 1000
+        told = wire.unpack_outcome(packed)
+        assert type(told.error) is BatchAborted
+        assert "ValueError" in str(told.error)

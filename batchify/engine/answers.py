@@ -207,7 +207,8 @@ class Answered(ThreadEngine):
                 self._give(batch, [place], [None])  # detached: nobody waits for it
         if letters:
             log.warning("%s: %d lost items are sent again", self.options.name, len(letters))
-            self.outbox.send(letters)
+            while letters:
+                letters = letters[self.outbox.send(letters) :]
 
     # ---- who waits for whom ----
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import Forked
-from ..forming import Waiting
+from ..forming import Chunk, Waiting
 from ..future import CANCELLED, Alone, BatchFuture, Refused
 from ..loopfuture import LoopFuture
 from ..options import Live, Options
@@ -96,7 +96,9 @@ class Engine(Ending):
             for batch in self.batches:
                 batch.is_flushed = True
             for chunk in self.forming.chunks:
-                chunk._s.is_flushed = True
+                state = chunk._s
+                if state.__class__ is Chunk:  # else a finalizer has cancelled it
+                    state.is_flushed = True
             self._look()
             self._end()
             self._need_worker()

@@ -164,7 +164,7 @@ class Entry(Looking):
                 no_worker = self._no_worker
                 if no_worker is not None and self._is_unserved() and self._take_back(future):
                     raise self._refused(future, RuntimeError(no_worker))
-                if self.forming.is_pressed and self.forming.is_waiting(future):
+                if self.forming.is_pressed and self.forming.holds(future):
                     bell = self._have_wait(future, route, wait, admitted)
                     if not is_last:
                         self._look()

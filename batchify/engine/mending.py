@@ -7,6 +7,7 @@ there, too, whoever takes the lock next does.
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -25,6 +26,12 @@ R = TypeVar("R")
 E = TypeVar("E", bound="Mending")
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
+_CLOSED_BY_COLLECTOR = (
+    inspect.CO_GENERATOR
+    | inspect.CO_COROUTINE
+    | inspect.CO_ITERABLE_COROUTINE
+    | inspect.CO_ASYNC_GENERATOR
+)
 _holders: set[CodeType] = set()  # of the functions that take the lock
 
 
@@ -53,9 +60,14 @@ def mended(change: Callable[Concatenate[E, P], R]) -> Callable[Concatenate[E, P]
 
 
 def _is_of_this_call(frame: FrameType) -> bool:
-    """Until the handler or the finalizer that made the call."""
+    """Until the handler or the finalizer that made the call.
+
+    A generator or a coroutine of ours that the collector closes is a finalizer, too.
+    """
     code = frame.f_code
-    return code.co_filename.startswith(_PACKAGE) and code.co_name != "__del__"
+    if code.co_name == "__del__" or code.co_flags & _CLOSED_BY_COLLECTOR:
+        return False
+    return code.co_filename.startswith(_PACKAGE)
 
 
 def is_below(frame: FrameType | None, codes: set[CodeType], name: str, value: object) -> bool:

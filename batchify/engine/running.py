@@ -13,7 +13,7 @@ from ..options import Live
 from ..outcome import Ask, Give, exhausted, is_simple
 from ..retry import Retry
 from ..stats import AT_ONCE
-from ..terms import NO_TERMS, Terms
+from ..terms import NO_TERMS, Terms, flushed
 from .batch import Batch
 from .entry import Entry
 from .looking import CLOSED, OPEN
@@ -99,6 +99,8 @@ class Running(Entry):
         chunk: Chunk | None = None
         if forming.chunks and group is forming.chunks[0]:
             chunk = group._s
+            if chunk.__class__ is not Chunk:  # a finalizer has cancelled it just now
+                return self._take()
         batch = Batch(self, (chunk or group).route, decision.reason or "", now)
         if chunk is not None:
             batch.chunk = chunk.chunk
@@ -140,6 +142,9 @@ class Running(Entry):
             self.forming.chunks.appendleft(live[0])  # first: who is in no place is lost
             live[0]._s = chunk
         elif live:
+            if batch.is_flushed:
+                for future in live:
+                    future._terms = flushed(future._terms)
             self.forming._bring_in(live, route)
         self.batches.discard(batch)
         if batch.left:
@@ -418,11 +423,12 @@ class Running(Entry):
     def _break_up(self) -> None:
         """The items of chunks that are larger than a batch may be go one by one."""
         for future in reversed(list(self.forming.chunks)):
-            if future._s.count > self.options.size:
+            state = future._s
+            if state.__class__ is Chunk and state.count > self.options.size:
                 alone = [self._alone(future, item) for item in future._v]
-                if future._s.is_flushed:
+                if state.is_flushed:
                     for one in alone:
-                        one._terms = Terms(is_flushed=True)
+                        one._terms = flushed(one._terms)
                 self.forming.break_up(future, RESULT, [Alone(one) for one in alone], alone)
                 self._ended[future] = None
 

@@ -196,8 +196,7 @@ class SendingEngine(Answered):
             try:
                 room = self.outbox.room()
                 if room:
-                    self.outbox.send(left[:room])
-                    left = left[room:]
+                    left = left[self.outbox.send(left[:room]) :]
                 else:
                     time.sleep(PAUSE)
                 began, pause = self.seam.clock(), PAUSE

@@ -219,9 +219,9 @@ class Forming:
     def _forget_about(self, entry: Any) -> None:
         """`entry` is about to end, or to leave."""
 
-    def is_waiting(self, entry: Any) -> bool:
-        """Has `entry`, just appended, no room? Looks from the young end of the intake."""
-        return self.is_pressed and self._place(entry) is not None
+    def holds(self, entry: Any) -> bool:
+        """Is `entry` in the intake? Looks from the young end."""
+        return self._place(entry) is not None
 
     def withdraw(self, entry: Any) -> bool:
         """Take `entry` out of the intake without a trace; False when it is not there any more."""
@@ -301,6 +301,8 @@ class Forming:
     def next(self, now: float) -> Decision:
         """Does a batch leave at `now`?"""
         decision = self._next(now)
+        while self.chunks and self.chunks[0]._s.__class__ is not Chunk:
+            self.chunks.popleft()  # a finalizer has cancelled it; all will be counted anew
         if not self.chunks:
             return decision
         chunk = self.chunks[0]
@@ -322,12 +324,15 @@ class Forming:
     def take_chunk(self, batch: Any) -> None:
         """Move the oldest chunk to `batch.futures`, likewise."""
         chunk = self.chunks[0]
-        count = chunk._s.count
         batch.futures.append(chunk)
-        chunk._s = batch
+        state = chunk._s
+        if state.__class__ is Chunk:
+            chunk._s = batch
+            self.chunked -= state.count
+            self.running += state.count
+        else:  # a finalizer has cancelled it just now
+            batch.futures.pop()
         self.chunks.popleft()
-        self.chunked -= count
-        self.running += count
 
     def force(self, is_flush: bool = True) -> None:
         """What is accepted now leaves without lingering.

@@ -10,7 +10,7 @@ from itertools import islice, takewhile
 from typing import Any
 
 from ..future import Done
-from ..terms import NO_TERMS, Terms
+from ..terms import flushed
 from .base import NEVER, NOTHING, Decision
 from .plain import Plain
 from .ranking import Ranking
@@ -157,7 +157,7 @@ class Grouped(Recounting):
             older = takewhile(lambda pair: pair[0]._t < since, list(group.entries.items()))
             for entry, number in older:
                 if group.is_flush and 0 < number <= group.boundary:
-                    _note_flush(entry)
+                    entry._terms = flushed(entry._terms)
                 self._front -= 1
                 group.forced += number > group.boundary
                 group.entries[entry] = self._front
@@ -451,9 +451,9 @@ class Grouped(Recounting):
         for group in list(self.by_kin.values()):
             if is_flush and self._front:
                 for entry, _ in _put_back(group):
-                    _note_flush(entry)
+                    entry._terms = flushed(entry._terms)
             group.is_flush = is_flush or (group.forced > 0 and group.is_flush)
-            group.boundary = max(self._last, 1)
+            group.boundary = self._last
             group.forced = len(group.entries)
             self._rate(group)
 
@@ -480,11 +480,3 @@ class Grouped(Recounting):
 def _put_back(group: Group) -> Iterator[tuple[Any, int]]:
     """The entries of `group` that were put back to its front, with their numbers."""
     return takewhile(lambda pair: pair[1] < 0, group.entries.items())
-
-
-def _note_flush(entry: Any) -> None:
-    """Have `entry`, whose number does not tell of it, know that it is being flushed."""
-    if entry._terms is NO_TERMS:
-        entry._terms = Terms(is_flushed=True)
-    else:
-        entry._terms.is_flushed = True

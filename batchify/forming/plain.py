@@ -78,6 +78,8 @@ class Plain(Forming):
     def _bring_in(self, entries: list[Any], route: Any) -> None:
         line = self.line
         line.route = route
+        if line.forced is None:
+            line.is_flush = False  # that of a flush before; who is flushed knows it by its terms
         line.entries = deque(sorted([*entries, *line.entries], key=lambda entry: entry._t))
         for entry in entries:  # now: who has the state and is not in the line is lost
             if entry._s.__class__ is not Done:

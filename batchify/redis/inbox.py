@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from ..broker import Delivery, Overdue
 from .keys import DELIVERIES, GROUP, UP_TO, Keys, delivery_of, fields_of, order_of
-from .reach import AT_ONCE, entries_of, one_step, parts_of, reaching
+from .reach import AT_ONCE, entries_of, fitting, one_step, parts_of, reaching
 
 if TYPE_CHECKING:
     from . import RedisStreams
@@ -120,20 +120,22 @@ class RedisInbox:
                 )
 
     def settle(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
-        with one_step(self._redis) as pipe:
-            self._settle(pipe, answers)
+        for part in _parts(answers):
+            with one_step(self._redis) as pipe:
+                self._settle(pipe, part)
 
     def bury(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
-        with one_step(self._redis) as pipe:
-            for delivery, _ in answers:
-                pipe.xadd(
-                    self._keys.dead,
-                    {
-                        **fields_of(delivery.letter, delivery.reply_to),
-                        DELIVERIES: self._broker.max_deliveries,
-                    },
-                )
-            self._settle(pipe, answers)
+        for part in _parts(answers):
+            with one_step(self._redis) as pipe:
+                for delivery, _ in part:
+                    pipe.xadd(
+                        self._keys.dead,
+                        {
+                            **fields_of(delivery.letter, delivery.reply_to),
+                            DELIVERIES: self._broker.max_deliveries,
+                        },
+                    )
+                self._settle(pipe, part)
 
     def _settle(self, pipe: Any, answers: Iterable[tuple[Delivery, bytes]]) -> None:
         by_caller: dict[str, dict[Any, Any]] = {}
@@ -172,3 +174,11 @@ class RedisInbox:
             if not left:  # what is taken off the list loses what it has
                 self._redis.xgroup_delconsumer(self._keys.stream, GROUP, self.consumer)
             self._redis.close()
+
+
+def _parts(answers: Sequence[tuple[Delivery, bytes]]) -> Iterator[Sequence[tuple[Delivery, bytes]]]:
+    """Those that go into one step each."""
+    while answers:
+        count = fitting(len(one.letter.payload) + len(payload) for one, payload in answers)
+        yield answers[:count]
+        answers = answers[count:]

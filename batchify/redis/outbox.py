@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from ..broker import Letter, Unreachable
 from .keys import FLUSHES, UP_TO, Keys, fields_of
-from .reach import AT_ONCE, entries_of, parts_of, reaching
+from .reach import AT_ONCE, entries_of, fitting, parts_of, reaching
 
 if TYPE_CHECKING:
     from . import RedisStreams
@@ -35,7 +35,8 @@ class RedisOutbox:
         with reaching():
             return max(0, most - int(self._redis.xlen(self._keys.stream)))
 
-    def send(self, letters: Sequence[Letter]) -> None:
+    def send(self, letters: Sequence[Letter]) -> int:
+        letters = letters[: fitting(len(letter.payload) for letter in letters)]
         with reaching():
             pipe = self._redis.pipeline(transaction=True)
             for letter in letters:
@@ -43,6 +44,7 @@ class RedisOutbox:
             entries = pipe.execute()
         for letter, entry in zip(letters, entries, strict=True):
             self._entries[letter.number] = entry.decode()
+        return len(letters)
 
     def flush(self) -> None:
         with reaching():

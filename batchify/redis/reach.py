@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +28,9 @@ from ..broker import Unreachable
 from ..options import kind
 
 AT_ONCE = 1000  # entries that one command asks for
+# An entry may have 1 GB (an answer to many items is one), and so may what a server queues up for a
+# transaction.
+BYTES_AT_ONCE = 64 << 20
 # The longest wait for an answer, some times that of a `BLOCK`: a server may go without a word.
 SOCKET_TIMEOUT = 10.0
 
@@ -86,6 +90,12 @@ def one_step(client: Any) -> Generator[Any, None, None]:
 def entries_of(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
     """Those that a read of one stream gave."""
     return [entry for _, entries in found or [] for entry in entries]
+
+
+def fitting(sizes: Iterable[int]) -> int:
+    """How many of the first go into one step; one in any case."""
+    sums = itertools.accumulate(sizes)
+    return max(1, sum(1 for _ in itertools.takewhile(lambda size: size <= BYTES_AT_ONCE, sums)))
 
 
 def parts_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
