@@ -522,6 +522,7 @@ def test_an_error_leads_to_nothing_of_who_ran_its_batch_while_it_waited() -> Non
     error = others.exception(0)
     assert isinstance(error, BatchAborted)
     assert marks_in(error) == set()
+    f.close(cancel=True)  # nobody runs the other
 
 
 # ---- contexts ----
