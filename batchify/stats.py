@@ -32,7 +32,8 @@ class Counts:
         self.retried = 0
         self.deduplicated = 0
         self.observer_errors = 0
-        self.reasons = Counter(dict.fromkeys(REASONS, 0))  # all: others look while it grows
+        # All from the start: others look while it grows.
+        self.reasons: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         # Of the batches that ended, since the recorders were brought up to date: their sizes, how
         # long their oldest item was queued, and how long they ran.
         self.ended: list[tuple[int, float, float]] = []
