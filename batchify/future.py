@@ -318,15 +318,11 @@ class BatchFuture(Future[R], Generic[R]):
             if engine is not None:  # else the state has just changed
                 return engine
 
-    def _watch(self, poke: Poke, engine: Engine | None = None) -> bool:
-        """Have `poke` told of the end; False when that has come already.
-
-        With the engine of a future that was not done a moment ago, it is told in any case.
-        """
+    def _watch(self, poke: Poke) -> bool:
+        """Have `poke` told of the end; False when that has come already."""
+        engine = self._engine()
         if engine is None:
-            engine = self._engine()
-            if engine is None:
-                return False
+            return False
         watched = engine.watched
         pokes = watched.get(self)
         if pokes is None:
@@ -364,7 +360,8 @@ class BatchFuture(Future[R], Generic[R]):
                     return
             bell = engine.seam.bell()
             poke = (bell.ring,)
-            self._watch(poke, engine)
+            if not self._watch(poke):
+                return
             if may_hold_up:
                 with waits.waiting(self, timeout):
                     rung = bell.wait(timeout)

@@ -24,7 +24,6 @@ class Terms:
         deadline: float | None = None,
         weight: float = 0,
         twin: Hashable = None,
-        is_flushed: bool = False,
     ) -> None:
         self.priority = priority
         self.deadline = deadline  # on the engine's clock
@@ -32,7 +31,7 @@ class Terms:
         self.twin = twin  # equal to that of an equal item (`dedupe`)
         self.tries = 0  # how often it ran, as long as it goes back to the queue
         self.again = 0.0  # when it went back: other kinds see it as if it had come then
-        self.is_flushed = is_flushed  # it is to leave without delay, however often it goes back
+        self.is_flushed = False  # it is to leave without delay, however often it goes back
         self.order: tuple[float, float, int] | None = None  # among those that went back
 
 
@@ -42,7 +41,7 @@ NO_TERMS = Terms()
 def flushed(terms: Terms) -> Terms:
     """These terms, of an item that is to leave without delay from now on."""
     if terms is NO_TERMS:
-        return Terms(is_flushed=True)
+        terms = Terms()
     terms.is_flushed = True
     return terms
 

@@ -38,6 +38,16 @@ def echo(way: str, sizes: list[int], takes: float = 0.0) -> Function:
     return slow if takes else plain
 
 
+def bare(items: list[Any]) -> list[Any]:
+    """What costs nothing, and notes nothing."""
+    return list(items)
+
+
+async def abare(items: list[Any]) -> list[Any]:
+    """The same as `async def`."""
+    return list(items)
+
+
 def gated(way: str, function: Function, gate: Gate) -> Function:
     """The same function, but its calls wait while the gate is closed."""
 

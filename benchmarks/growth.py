@@ -38,19 +38,12 @@ from .adapters.base import Rival
 from .adapters.batchify import Batchify
 from .adapters.hand_written_asyncio import HandWrittenAsyncio
 from .adapters.hand_written_threads import HandWrittenThreads
+from .functions import abare, bare
 from .harness import say
 from .report import surroundings
 
 LINGER = 0.0  # seconds, as by default
 ENOUGH = 100_000  # items that a point is measured with, where the axis does not say how many
-
-
-def echo(items: list[Any]) -> list[Any]:
-    return list(items)
-
-
-async def aecho(items: list[Any]) -> list[Any]:
-    return list(items)
 
 
 def timed(run: Callable[[], Any], items: int) -> float:
@@ -70,7 +63,7 @@ def timed(run: Callable[[], Any], items: int) -> float:
 
 def items(count: int) -> float:
     """Items, submitted by one thread and collected as they come; the default capacity."""
-    call = batched(echo, size=64, workers=2)
+    call = batched(bare, size=64, workers=2)
     call(0).result()
 
     def run() -> None:
@@ -92,7 +85,7 @@ def items(count: int) -> float:
 
 def threads(count: int, kind: type[Rival] = Batchify) -> float:
     """Threads that submit at the same time, then wait."""
-    rival = kind(echo, 64, LINGER, 2)
+    rival = kind(bare, 64, LINGER, 2)
     each = ENOUGH // count
     barrier = threading.Barrier(count + 1)
 
@@ -126,7 +119,7 @@ def tasks(count: int, kind: type[Rival] = Batchify) -> float:
             await rival.acall(item)
 
     async def prepared() -> tuple[Rival, asyncio.Event, list[asyncio.Task[None]]]:
-        rival, begin = kind(aecho, 64, LINGER, 2), asyncio.Event()
+        rival, begin = kind(abare, 64, LINGER, 2), asyncio.Event()
         callers = [asyncio.create_task(caller(rival, begin)) for _ in range(count)]
         await asyncio.sleep(0)  # each of them waits
         return rival, begin, callers
@@ -144,7 +137,7 @@ def tasks(count: int, kind: type[Rival] = Batchify) -> float:
 
 def keys(count: int) -> float:
     """Keys, each with its own batches, in turn; a batch of 8 for each key and round."""
-    call = batched(echo, size=8, workers=2, capacity=None, key=lambda item: item % count)
+    call = batched(bare, size=8, workers=2, capacity=None, key=lambda item: item % count)
     total = max(ENOUGH, 8 * count)
     rounds = max(1, total // (8 * count))
     order = [key + count * n for _ in range(rounds) for key in range(count) for n in range(8)]
@@ -162,7 +155,7 @@ def keys(count: int) -> float:
 
 def size(count: int) -> float:
     """`size`: the most items of a batch, all of them full."""
-    call = batched(echo, size=count, workers=2, capacity=None)
+    call = batched(bare, size=count, workers=2, capacity=None)
     total = ENOUGH // count * count
 
     def run() -> None:
@@ -193,7 +186,7 @@ BY_HAND: dict[str, Callable[[int], float]] = {
 
 def wake_ups(seconds: float = 1.0) -> int:
     """How often the threads of an idle function run, while nothing is submitted."""
-    call = batched(echo, size=64, linger=0.001, workers=2)
+    call = batched(bare, size=64, linger=0.001, workers=2)
     for future in [call(item) for item in range(1000)]:
         future.result()
     time.sleep(0.2)

@@ -34,6 +34,7 @@ from batchify.engine.batch import Batch
 from batchify.engine.seam import THREADS, Seam
 
 from .adapters.hand_written_asyncio import HandWrittenAsyncio
+from .functions import abare, bare
 
 RECORD = Path(__file__).with_suffix(".json")
 ALLOWED = 1.05
@@ -76,8 +77,8 @@ class Stepped(Seam):
 
 def stepped(caller_runs: bool) -> tuple[Any, Stepped]:
     seam = Stepped()
-    usual: Any = batched(echo, size=64, capacity=None, caller_runs=caller_runs)
-    return Batched(echo, usual._options(), seam), seam
+    usual: Any = batched(bare, size=64, capacity=None, caller_runs=caller_runs)
+    return Batched(bare, usual._options(), seam), seam
 
 
 def threads(count: int, at_once: int = 64) -> None:
@@ -104,16 +105,8 @@ def caller_runs(count: int) -> None:
     os._exit(0)  # as in `threads`
 
 
-def echo(items: list[Any]) -> list[Any]:
-    return list(items)
-
-
-async def aecho(items: list[Any]) -> list[Any]:
-    return list(items)
-
-
 def on_loop(run: Callable[[Any, int], Any], count: int, **options: Any) -> None:
-    call = batched(aecho, size=64, capacity=None, workers=2, **options)
+    call = batched(abare, size=64, capacity=None, workers=2, **options)
     asyncio.run(run(call, count))
 
 
@@ -153,7 +146,7 @@ def asyncio_queue(count: int) -> None:
     """The hand-written engine for asyncio: one `gather` of all calls."""
 
     async def run() -> None:
-        rival = HandWrittenAsyncio(aecho, 64, 0.001, 2)
+        rival = HandWrittenAsyncio(abare, 64, 0.001, 2)
         await asyncio.gather(*[rival.acall(item) for item in range(count)])
         await rival.aclose()
 

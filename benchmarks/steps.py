@@ -24,6 +24,7 @@ from .adapters.base import Rival
 from .adapters.batchify import Batchify, BatchifyCallerRuns
 from .adapters.hand_written_asyncio import HandWrittenAsyncio
 from .adapters.hand_written_threads import HandWrittenThreads
+from .functions import abare, bare
 
 CALLS = 20
 PAUSE = 0.01  # seconds, in which the workers go to sleep
@@ -46,14 +47,6 @@ class Steps:
         return self.trace
 
 
-def echo(items: list[Any]) -> list[Any]:
-    return list(items)
-
-
-async def aecho(items: list[Any]) -> list[Any]:
-    return list(items)
-
-
 def in_threads(kind: type[Rival], steps: Steps) -> None:
     """One thread, call by call."""
 
@@ -66,7 +59,7 @@ def in_threads(kind: type[Rival], steps: Steps) -> None:
 
     threading.settrace(steps.trace)
     try:
-        rival = kind(echo, 64, 0.0, 2)
+        rival = kind(bare, 64, 0.0, 2)
         thread = threading.Thread(target=caller)
         thread.start()
         thread.join()
@@ -83,7 +76,7 @@ def on_loop(kind: type[Rival], steps: Steps) -> None:
             await rival.acall(number)
 
     async def main() -> None:
-        rival = kind(aecho, 64, 0.0, 2)
+        rival = kind(abare, 64, 0.0, 2)
         await calls(rival)
         steps.is_on = True
         sys.settrace(steps.trace)
