@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchify import Closed, Deadlock, QueueFull, batched, waits
+from batchify import Closed, DeadlineExceeded, Deadlock, QueueFull, batched, waits
 from batchify.engine import seam
 from batchify.engine.seam import ThreadSeam
 from batchify.interpreter import has_gil
@@ -875,3 +875,27 @@ def test_a_callback_waits_for_what_ends_meanwhile(
     gate.add_done_callback(callback)
     gate.result(LIMIT)
     until(lambda: got == [("done", 1)])
+
+
+def test_a_deadline_of_no_time_has_passed_for_who_comes_while_a_worker_looks() -> None:
+    gated = Gated()
+    f = batched_with(ThreadSeam(), gated, workers=1)
+    f.options(priority=1)("busy")
+    gated.wait_started(1)
+    engine = f._scope()
+    late: list[Any] = []
+    real = engine.forming.accept
+
+    def accept() -> Any:
+        if not late and get_ident() in engine._worker_idents:
+            route, terms = engine.way(gated, "late", (), {}, lambda: f, deadline=0.0)
+            late.append(engine._future("late", route))
+            late[0]._terms = terms
+            engine.intake.append(late[0])
+        return real()
+
+    first = f("first")
+    engine.forming.accept = accept
+    gated.open()
+    assert first.result(LIMIT) == ("done", "first")
+    assert isinstance(late[0].exception(LIMIT), DeadlineExceeded)

@@ -83,12 +83,12 @@ class Running(Entry):
         forming = self.forming
         if forming.is_idle():
             return None
-        now = self.seam.clock()
         if forming.capacity is not None:
             self.need = 0
         told = forming.accept()
         if told:
             self._tell(told)
+        now = self.seam.clock()  # not before: a deadline of 0 seconds would be to come
         if forming.minded:
             self._end_overdue(now)
             self._tell(forming.accept())  # there may be room now
