@@ -391,9 +391,10 @@ mutant(
 
 mutant(
     "close-lets-in-who-has-no-room", "forming/base.py",
-    "        self.turn_away(turn_away)\n"
-    "        self._move",
-    "        self._move",
+    "        if self.is_pressed:\n"
+    "            self.turn_out(",
+    "        if False:\n"
+    "            self.turn_out(",
     *on_schedule("close-against-submit"),
 )  # fmt: skip
 mutant(

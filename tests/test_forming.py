@@ -95,8 +95,9 @@ class Desk:
         self.looks = 0
         self.racing: list[tuple[Route, bool]] = []
         self.appended: Callable[[Entry], None] = lambda entry: None
+        self.refused: list[Entry] = []  # who came too late for a close
         self._late: list[Entry] = []
-        self._again = False
+        self._nested: list[Entry] = []
         self._depth = 0
         self._numbers = itertools.count()
 
@@ -107,12 +108,8 @@ class Desk:
             yield
         finally:
             self._depth -= 1
-        while not self._depth and (self._late or self._again):
-            self._again = False
-            if self._late:
-                self.crowded(self._late.pop(0))
-            else:
-                self.look()
+        while not self._depth and (self._late or self._nested):
+            self.crowded((self._late or self._nested).pop(0))
 
     # what callers do
 
@@ -134,6 +131,9 @@ class Desk:
 
     def crowded(self, entry: Entry, wait: bool = True) -> bool:
         with self.lock():
+            if not self.is_open and self.forming.withdraw(entry):
+                self.refused.append(entry)
+                return False
             self.look()
             if self.forming.is_pressed and self.forming.holds(entry):
                 if not wait:
@@ -165,14 +165,14 @@ class Desk:
     def close(self, *, cancel: bool = False) -> tuple[list[Entry], list[Entry]]:
         """Gives what was accepted and does not run any more, and those turned away."""
         accepted: list[Entry] = []
-        away: list[Entry] = []
+        away = self.refused = []
         with self.lock():
             self.look()
             self.is_open = False
             self.need = 0
             self.forming.seal(away.append)
             if cancel:
-                self.forming.clear(accepted.append, away.append)
+                self.forming.clear(accepted.append)
             self.forming.hasten("close")
             self.look()
         return accepted, away
@@ -218,10 +218,8 @@ class Desk:
         racing, self.racing = self.racing, []
         for route, is_nested in racing:
             entry, must_look = self._append(route)
-            if must_look and is_nested:
-                self._again = True
-            elif must_look:
-                self._late.append(entry)
+            if must_look:
+                (self._nested if is_nested else self._late).append(entry)
 
     def _set_alarm(self, when: float | None) -> None:
         if when is not None and (self.alarm is None or when < self.alarm):

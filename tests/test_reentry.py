@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 
-from batchify import BatchFuture, Closed, DeadlineExceeded, Deadlock, Retry, batched, scopes
+from batchify import (
+    BatchFuture,
+    Closed,
+    DeadlineExceeded,
+    Deadlock,
+    QueueFull,
+    Retry,
+    batched,
+    scopes,
+)  # fmt: skip
 from batchify.engine.seam import ThreadSeam
 from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread
 
@@ -171,6 +180,28 @@ def test_the_deadline_of_a_call_from_within_a_call_counts() -> None:
     assert type(made[0].exception(5)) is DeadlineExceeded
     f.flush(5)
     assert outer.result(5) == "outer"
+
+
+def test_a_call_from_within_a_call_may_wait_for_room_and_hears_of_a_close() -> None:
+    """Its future is out: nobody else will tell it."""
+    seam, gated, made = Interrupting(), Gated(), []
+    f = batched_with(seam, gated, size=1, capacity=1, workers=2)
+    seam.engine = f._scope()
+    first = f("first")
+    gated.wait_started(1)
+    seam.todo.append(lambda: made.append(f("inner")))
+    with pytest.raises(QueueFull):
+        f.submit_nowait("outer")
+    [inner] = made
+    stats = f.stats()
+    assert (stats.submitted, stats.accepted, stats.rejected) == (3, 1, 1)
+    closing = in_thread(f.close)
+    assert type(inner.exception(5)) is Closed
+    gated.open()
+    closing.result()
+    assert first.result(0) == ("done", "first")
+    stats = f.stats()
+    assert (stats.submitted, stats.accepted, stats.rejected) == (3, 1, 2)
 
 
 class Interrupt(Exception):

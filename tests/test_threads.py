@@ -517,6 +517,49 @@ def test_every_accepted_item_ends_when_close_races_with_submits() -> None:
         assert stats.rejected == len(calls)
 
 
+@pytest.mark.parametrize("options", [{}, {"capacity": 3}, {"key": abs}], ids=str)
+def test_a_call_at_any_line_of_a_close(options: dict[str, Any]) -> None:
+    """It is accepted, and its item runs, or it is refused; also while `close` empties the queue."""
+    accepted = refused = 0
+    while True:
+        f = batched(lambda items: items, linger=None, size=3, **options)
+        futures = [f(1)]
+        calls: list[Any] = []
+        left = accepted + refused
+
+        def trace(frame: Any, event: str, _: Any, f=f, calls=calls) -> Any:
+            nonlocal left
+            if "batchify" in frame.f_code.co_filename and event == "line":
+                left -= 1
+                if left < 0 and not calls:
+                    sys.settrace(None)
+                    intake = f._scope().here().intake
+                    before = len(intake)
+                    calls.append(in_thread(f, 2))  # it may wait until `close` lets go of the lock
+                    until(lambda: len(intake) != before or not calls[0].thread.is_alive())
+                    return None
+            return trace
+
+        sys.settrace(trace)
+        try:
+            f.close(10)
+        finally:
+            sys.settrace(None)
+        if not calls:
+            break
+        try:
+            futures.append(calls[0].result())
+            accepted += 1
+        except Closed:
+            refused += 1
+        assert [future.result(5) for future in futures] == [1, 2][: len(futures)]
+        stats = f.stats()
+        assert (stats.accepted, stats.succeeded, stats.failed) == (len(futures), len(futures), 0)
+        assert stats.rejected == 2 - len(futures)
+    assert accepted > 20
+    assert refused > 20
+
+
 # ---- deadlocks ----
 
 

@@ -22,6 +22,7 @@ from ..future import BatchFuture, Failure
 from ..options import Live, kind
 from ..outcome import Give
 from . import lifecycle
+from .base import Closer
 from .batch import Batch
 from .looking import CLOSED
 from .seam import Seam
@@ -233,15 +234,17 @@ class Answered(ThreadEngine):
         """The end of the process waits for what is not sent: the rest is safe where it is."""
         return [future for future in super().hurry(is_ending) if not self.is_safe(future)]
 
-    def closed(self, abandon: bool = True) -> int:
-        known = {*self.away, *self.batches} if abandon else set()
-        left = super().closed(abandon)
-        # Not those of who has opened it again meanwhile.
+    def _abandon(self) -> None:
+        known = {*self.away, *self.batches}
         for batch in known:
             self.away.pop(batch, None)
         for number, (batch, _) in list(self._under_way.items()):
             if batch in known:
                 self._under_way.pop(number, None)
+        super()._abandon()
+
+    def closed(self, abandon: bool = True, closer: Closer | None = None) -> int:
+        left = super().closed(abandon, closer)
         self._hang_up()
         return left
 

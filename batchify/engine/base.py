@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import Forked
-from ..forming import Chunk, Waiting
+from ..forming import Chunk
 from ..future import CANCELLED, Alone, BatchFuture, Refused
 from ..loopfuture import LoopFuture
 from ..options import Live, Options
@@ -134,7 +134,7 @@ class Engine(Ending):
             self.forming.seal(self._turn_away)
             if cancel:
                 self._is_stopping = True
-                self.forming.clear(self._drop, self._turn_away)
+                self.forming.clear(self._drop)
             self.forming.hasten("close")
             self._look()
             why = self._no_worker if self._is_unserved() else None
@@ -163,16 +163,9 @@ class Engine(Ending):
             self.counts.failed += count
 
     def _turn_away(self, future: BatchFuture[Any]) -> None:
-        """Refuse one that has no room: its call raises, if it waits; else the future ends."""
+        """Refuse one that waits for room: its call raises, or its future ends."""
         state = future._s
-        is_blocked = (
-            state.__class__ is Waiting
-            and state.admitted is not None
-            and not isinstance(future, LoopFuture)
-        )
-        # Not blocked, but no Waiting: its call is still on the way in, and raises when it sees
-        # this. It does not when who closed has started again before: then the future tells.
-        if is_blocked:
+        if state.admitted is not None and not isinstance(future, LoopFuture):
             self._ended[future] = future._v
             future._s = CANCELLED
         else:
@@ -181,33 +174,40 @@ class Engine(Ending):
         self._tell_admitted(state)
 
     @mended
-    def closed(self, abandon: bool = True) -> int:
+    def closed(self, abandon: bool = True, closer: Closer | None = None) -> int:
         """The end of a close: what is left ends in `Closed`. Gives how many those were.
 
         Args:
             abandon: end also the items of batches that run; else these end by themselves.
+            closer: do this only if the close that this one began is still on.
         """
         self.refuse_to_wait()
         with self._lock:
+            if closer is not None and (self.state is not CLOSING or closer not in self._closers):
+                return 0
             self._begin()
             self._look()
             self.need = 0
+            self.forming.seal(self._turn_away)
             running = self._running() if abandon else []
             left = items_of(running) + items_of(self.forming.entries())
-            self.forming.clear(self._drop, self._turn_away)
+            self.forming.clear(self._drop)
             for future in running:
                 self.forming.running -= future._count
                 self._drop(future)
             if abandon:
-                self.batches.clear()
+                self._abandon()
             self.state = CLOSED
             self.forming.hasten(None)
             self._set_need()
-            self.forming.is_sealed = True
             self._end_workers()
             self._end()
         self._after()
         return left
+
+    def _abandon(self) -> None:
+        """Let go of the batches that run (under the lock)."""
+        self.batches.clear()
 
     def _end_workers(self) -> None:
         """Let the workers go, as no batch will come (under the lock, perhaps more than once)."""
@@ -230,7 +230,6 @@ class Engine(Ending):
                 self._closers.clear()
                 self.forming.hasten(None)
                 self.state = OPEN
-                self.starts += 1
                 self._is_stopping = False
                 self.forming.unseal()
                 self._roused = False
@@ -283,7 +282,8 @@ class Engine(Ending):
 
         for future in self._running():
             end(future)
-        self.forming.clear(end, end)
+        self.forming.clear(end)
+        self.forming.turn_out(end)
         for ended in (before, self._ended):
             for future in ended:
                 future.__dict__.pop("view", None)  # its condition may be held in the parent

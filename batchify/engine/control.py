@@ -55,13 +55,12 @@ def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
     closer = Closer()
     try:
         futures = _closing(scope, cancel, closer, _refuse_to_block)
-        starts = _starts(scope)
         try:
             _wait(scope, futures, timeout)
         except TimeoutError:
-            _close(scope, starts, abandon=True)
+            _close(scope, closer, abandon=True)
             raise
-        _close(scope, starts, abandon=False)
+        _close(scope, closer, abandon=False)
         for engine in scope.engines():
             engine.join(timeout)
     finally:
@@ -72,13 +71,12 @@ async def aclose(scope: Scope, timeout: float | None, cancel: bool) -> None:
     closer = Closer()
     try:
         futures = _closing(scope, cancel, closer, _refuse_to_await)
-        starts = _starts(scope)
         try:
             await _await(futures, timeout)
         except TimeoutError:
-            _close(scope, starts, abandon=True)
+            _close(scope, closer, abandon=True)
             raise
-        _close(scope, starts, abandon=False)
+        _close(scope, closer, abandon=False)
     finally:
         closer.is_over = True
 
@@ -135,17 +133,12 @@ def _closing(scope: Scope, cancel: bool, closer: Closer, refuse: Any) -> list[Ba
     return [future for future in futures if _may_wait(future, refuse)]
 
 
-def _starts(scope: Scope) -> dict[Engine, int]:
-    return {engine: engine.starts for engine in scope.engines()}
-
-
-def _close(scope: Scope, starts: dict[Engine, int], abandon: bool) -> None:
+def _close(scope: Scope, closer: Closer, abandon: bool) -> None:
     """End this close, not that of somebody else who closes what was opened again meanwhile."""
     if scope.state is CLOSING:
         scope.set_state(CLOSED)
     for engine in scope.engines():
-        if engine.state is CLOSING and starts.get(engine, engine.starts) == engine.starts:
-            engine.closed(abandon)
+        engine.closed(abandon, closer)
 
 
 def _unresolved(scope: Scope) -> list[BatchFuture[Any]]:

@@ -152,7 +152,7 @@ class Entry(Looking):
         try:  # as `mended`, without the frame that it costs
             with self._lock:
                 self._begin()
-                if self.state is not OPEN or type(future._v) is Refused:
+                if self.state is not OPEN:
                     return self._came_late(future)
                 if future._terms is not NO_TERMS:
                     self._respect(future)
@@ -185,9 +185,6 @@ class Entry(Looking):
 
     def _came_late(self, future: BatchFuture[Any]) -> BatchFuture[Any]:
         """Let in what came just before a close, and refuse the others (under the lock)."""
-        if type(future._v) is Refused:  # the close turned it away, and counted it
-            self._end()
-            raise self._closed()  # not the future's, which would lead to this frame
         if self._take_back(future):
             raise self._refused(future, self._closed())
         self._end()

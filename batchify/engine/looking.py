@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import Closed
-from ..forming import Decision, Grouped, Plain, Waiting
+from ..forming import Decision, Grouped, Plain, Route, Waiting
 from ..future import CANCELLED, BatchFuture
 from ..options import Live
 from ..stats import Counts
@@ -52,7 +52,6 @@ class Looking(Routing):
         self._is_configured = True  # the forming knows the limits of the options
         self.counts = Counts()
         self.state = OPEN
-        self.starts = 0  # how often it was opened again
         self.generation = 0  # grows with each fork
         # What came while this thread held the lock: items, what is to be done, None for a look.
         self._nested: deque[BatchFuture[Any] | Callable[[], object] | None] = deque()
@@ -196,6 +195,7 @@ class Looking(Routing):
         """Look, also for those who came while this thread held the lock."""
         with self._lock:
             self._begin()
+            came: list[Any] = []
             later: list[Any] = []
             while self._nested:
                 future = self._nested.popleft()
@@ -209,16 +209,27 @@ class Looking(Routing):
                     self._take_out(future)
                 elif self.state is OPEN:
                     self._respect(future)
+                    came.append(future)
                 elif self.forming.withdraw(future):
                     future._s = route
                     self._end_with((future,), self._closed)
                     self.counts.rejected += 1
             self._look()
+            for future in came:
+                self._have_future_wait(future)
             self._end()
         for act in later:
             act()
         if self._ended:
             self._tell_ended()
+
+    def _have_future_wait(self, future: BatchFuture[Any]) -> None:
+        """Note that it waits for room, if it does, though its call is over (under the lock)."""
+        route = future._s
+        forming = self.forming
+        if forming.is_pressed and route.__class__ is Route and forming.holds(future):
+            future._s = Waiting(route, None)
+            forming.waiting += 1
 
     def _take_out(self, future: BatchFuture[Any]) -> None:
         """See to one that was cancelled in the middle of another change (under the lock)."""

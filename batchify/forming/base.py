@@ -34,7 +34,7 @@ class Forming:
       of the same kin;
     - `running` + live entries that were moved on + accepted ones in the intake <= `capacity`;
     - `is_pressed`: the intake holds only entries that have no room;
-    - `is_sealed`: the intake holds only entries whose callers are about to be refused.
+    - `is_sealed`: the intake holds only entries whose calls are on the way in, to be refused.
     """
 
     def __init__(
@@ -244,18 +244,13 @@ class Forming:
                 return place
         return None
 
-    # Who is turned out is taken out last, when it has ended: an exception from a signal handler
-    # leaves it here, or done.
-
-    def clear(self, end: Callable[[Any], None], turn_away: Callable[[Any], None]) -> None:
-        """Empty it: `end` the accepted entries, and `turn_away` those that have no room."""
-        self.turn_away(turn_away)
+    def clear(self, end: Callable[[Any], None]) -> None:
+        """`end` the accepted entries, once all of them were moved on."""
         for entry in [*self.chunks, *self._moved()]:
             self._forget_about(entry)
             end(entry)
         self.chunks.clear()
         self._clear_moved()
-        self._turn_out(end)
         self.grouped = self.chunked = 0
 
     def _moved(self) -> list[Any]:
@@ -265,26 +260,33 @@ class Forming:
     def _clear_moved(self) -> None:
         raise NotImplementedError
 
-    def turn_away(self, end: Callable[[Any], None]) -> None:
-        """Take out the entries that have no room."""
-        if self.is_pressed or self.is_sealed:
-            self._turn_out(end)
-            self.is_pressed = False
-
-    def _turn_out(self, end: Callable[[Any], None]) -> None:
+    def turn_out(self, end: Callable[[Any], None], are_all: bool = True) -> None:
+        """`end` the entries in the intake, or only those whose calls wait for room."""
         intake = self.intake
-        while intake:
-            entry = intake[0]
-            if entry._s.__class__ is not Done:
+        place = 0
+        while place < len(intake):
+            entry = intake[place]
+            state = entry._s.__class__
+            if state is Waiting or (are_all and state is not Done):
                 self._forget_about(entry)
                 end(entry)
-            intake.popleft()
+            elif state is not Done:
+                place += 1
+                continue
+            # Last: an exception from a signal handler leaves it here, or done.
+            del intake[place]
         self.dead = self.waiting = 0
+        self.is_pressed = False
 
     def seal(self, turn_away: Callable[[Any], None]) -> None:
-        """Let nothing in any more, and `turn_away` the entries that have no room."""
-        self.turn_away(turn_away)
-        self._move(len(self.intake))
+        """Let nothing in any more, and `turn_away` the entries that wait for room.
+
+        Who is in the intake then is on the way in, and will be refused; or a start comes first.
+        """
+        if self.is_pressed:
+            self.turn_out(turn_away, are_all=False)
+        elif not self.is_sealed:
+            self._move(len(self.intake))
         self.is_sealed = True
 
     def unseal(self) -> None:
