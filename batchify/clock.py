@@ -6,7 +6,7 @@ import asyncio
 import time
 import warnings
 from asyncio import _get_running_loop as running_loop
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from threading import get_ident
 from typing import Any
@@ -199,10 +199,9 @@ class ManualClock:
         while True:
             stirred = self._seam.stirred
             await self._rest()
-            here = asyncio.get_running_loop()
             loops = {engine.port.loop for engine in self._engines() if hasattr(engine, "port")}
-            went_on = [await _quiet(self._patience)]
-            went_on += [await self._quiet_elsewhere(one) for one in loops - {here}]
+            loops.add(asyncio.get_running_loop())
+            went_on = [await self._goes_on(loop) for loop in loops if loop.is_running()]
             if self._seam.stirred == stirred and not any(went_on):
                 return
 
@@ -219,43 +218,56 @@ class ManualClock:
             while not self._seam.leave_alone(everybody=time.monotonic() > end):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
-    async def _quiet_elsewhere(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """`_quiet` on a loop of another thread."""
-        if not loop.is_running():
-            return False
-        quiet, patience = _quiet(self._patience), self._patience + AT_THE_END
+    async def _goes_on(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Let the tasks of a loop run until all wait; was there anything to run?"""
+        port = port_of(asyncio.get_running_loop())
+        told = port.loop.create_future()
+        look = _Look(loop, self._patience, lambda: port.call(set_done, told))
         try:
-            told = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(quiet, loop))
+            loop.call_soon_threadsafe(look.begin)
         except RuntimeError:  # it was closed meanwhile
-            quiet.close()
             return True
-        await asyncio.wait([told], timeout=patience)
-        if not told.done():  # its thread is blocked
-            told.cancel()
-            return False
-        return told.cancelled() or told.result()  # cancelled by its loop, which ends
+        end = time.monotonic() + self._patience + AT_THE_END
+        while not told.done():
+            if not loop.is_running():  # it ended meanwhile
+                return True
+            if time.monotonic() > end:  # its thread is blocked
+                return False
+            await asyncio.wait([told], timeout=0.05)
+        return look.went_on
 
 
-async def _quiet(patience: float) -> bool:
-    """Let the tasks of this loop run until all wait; was there anything to run?"""
-    loop = asyncio.get_running_loop()
-    end = time.monotonic() + patience
-    quiet = steps = 0
-    while quiet < QUIET:
-        await asyncio.sleep(0)
-        steps += 1
-        quiet = 0 if _goes_on(loop) else quiet + 1
-        if steps > BUSY and time.monotonic() > end:
-            return False  # it polls, say: that is for itself
-    return steps > QUIET
+class _Look:
+    """Calls back when all tasks of a loop wait. No task itself: a loop may end before it does."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, patience: float, tell: Callable[[], object]
+    ) -> None:
+        self._loop, self._patience, self._tell = loop, patience, tell
+        self._quiet = self._steps = 0
+        self.went_on = False
+
+    def begin(self) -> None:
+        self._end = time.monotonic() + self._patience
+        self._loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        self._steps += 1
+        self._quiet = 0 if _is_busy(self._loop) else self._quiet + 1
+        self.went_on = self._steps > QUIET
+        if self._steps > BUSY and time.monotonic() > self._end:
+            self.went_on = False  # it polls, say: that is for itself
+        elif self._quiet < QUIET:
+            self._loop.call_soon(self._step)
+            return
+        self._tell()
 
 
-def _goes_on(loop: Any) -> bool:
-    """Is there anything that runs in the next step of this loop, but the current task?"""
+def _is_busy(loop: Any) -> bool:
+    """Is there anything that runs in the next step of this loop?"""
     if getattr(loop, "_ready", None):  # asyncio's own loops
         return True
-    current = asyncio.current_task()
-    return any(_can_go_on(task) for task in asyncio.all_tasks(loop) if task is not current)
+    return any(_can_go_on(task) for task in asyncio.all_tasks(loop))
 
 
 def _can_go_on(task: Any) -> bool:

@@ -50,6 +50,11 @@ def until(fact: Callable[[], Any]) -> None:
         time.sleep(0.001)
 
 
+def is_without_workers() -> bool:
+    gc.collect()  # each time: a thread that is about to end may have held what is garbage now
+    return not any(thread.name.startswith("batchify") for thread in threading.enumerate())
+
+
 class Round:
     """A function, and one fork.
 
@@ -237,7 +242,7 @@ class Round:
 
     def starting(self) -> None:
         """While another thread starts the first worker, and holds the lock meanwhile."""
-        gc.collect()  # the background loop of the round before
+        until(is_without_workers)  # also without the background loop of the round before
         start, is_starting, is_forked = threading.Thread.start, False, False
 
         def slow_start(thread: threading.Thread) -> None:
