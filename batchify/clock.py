@@ -234,6 +234,8 @@ class ManualClock:
             if time.monotonic() > end:  # its thread is blocked
                 return False
             await asyncio.wait([told], timeout=0.05)
+        if look.error is not None:
+            raise look.error
         return look.went_on
 
 
@@ -246,6 +248,7 @@ class _Look:
         self._loop, self._patience, self._tell = loop, patience, tell
         self._quiet = self._steps = 0
         self.went_on = False
+        self.error: BaseException | None = None
 
     def begin(self) -> None:
         self._end = time.monotonic() + self._patience
@@ -253,7 +256,12 @@ class _Look:
 
     def _step(self) -> None:
         self._steps += 1
-        self._quiet = 0 if _is_busy(self._loop) else self._quiet + 1
+        try:
+            self._quiet = 0 if _is_busy(self._loop) else self._quiet + 1
+        except Exception as error:  # a task of another kind, of which nothing is known
+            self.error = error
+            self._tell()
+            return
         self.went_on = self._steps > QUIET
         if self._steps > BUSY and time.monotonic() > self._end:
             self.went_on = False  # it polls, say: that is for itself

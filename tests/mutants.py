@@ -392,9 +392,9 @@ mutant(
 mutant(
     "close-lets-in-who-has-no-room", "forming/base.py",
     "        if self.is_pressed:\n"
-    "            self.turn_out(",
+    "            self._turn_out(",
     "        if False:\n"
-    "            self.turn_out(",
+    "            self._turn_out(",
     *on_schedule("close-against-submit"),
 )  # fmt: skip
 mutant(
@@ -459,10 +459,10 @@ mutant(
     "a-late-close-gives-nothing-up", "engine/control.py",
     "            _wait(scope, futures, timeout)\n"
     "        except TimeoutError:\n"
-    "            _close(scope, starts, abandon=True)",
+    "            _close(scope, closer, abandon=True)",
     "            _wait(scope, futures, timeout)\n"
     "        except TimeoutError:\n"
-    "            _close(scope, starts, abandon=False)",
+    "            _close(scope, closer, abandon=False)",
     *on_schedule("close-with-timeout"),
 )  # fmt: skip
 mutant(

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from batchify import (
     scopes,
 )  # fmt: skip
 from batchify.engine.seam import ThreadSeam
-from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread
+from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
 
 
 class Garbage:
@@ -206,6 +207,146 @@ def test_a_call_from_within_a_call_may_wait_for_room_and_hears_of_a_close() -> N
 
 class Interrupt(Exception):
     pass
+
+
+def interrupt() -> None:
+    raise Interrupt
+
+
+@contextlib.contextmanager
+def at(*steps: tuple[str, int, Any]) -> Iterator[list[Any]]:
+    """Have things done in the middle of calls of the engine in this thread, one after the other.
+
+    Each is `act()` so many lines after a function of that name has begun. Gives those not done.
+    """
+    left = list(steps)
+    lines = -1
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal lines
+        if not left or "batchify" not in frame.f_code.co_filename:
+            return None
+        name, line, act = left[0]
+        if lines < 0 and event == "call" and frame.f_code.co_name == name:
+            lines = 0
+        elif lines >= 0 and event == "line":
+            lines += 1
+        if lines > line or lines == line == 0:
+            lines = -1
+            del left[0]
+            sys.settrace(None)
+            act()
+            sys.settrace(trace)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield left
+    finally:
+        sys.settrace(None)
+
+
+@pytest.mark.parametrize("options", [{}, {"key": str}], ids=str)
+@pytest.mark.parametrize("begin", ["_have_wait", "hasten"])
+def test_a_call_from_within_a_call_is_not_lost_by_a_handler_that_raises(
+    begin: str, options: dict[str, Any]
+) -> None:
+    """Its future is out. Interrupted at each line of the look at it, in a full or closing queue."""
+    for line in range(1000):
+        gated, made = Gated(), []
+        f = batched(gated, size=1, capacity=1, **options)
+        f("first")
+        gated.wait_started(1)
+        nested = (begin, 0, lambda f=f, made=made: made.append(f("inner")))
+        with (
+            contextlib.suppress(QueueFull, TimeoutError, Interrupt),
+            at(nested, ("_look_again", line + 1, interrupt)) as left,
+        ):
+            f.submit_nowait("outer") if begin == "_have_wait" else f.close(0)
+        closing = in_thread(f.close)
+        assert type(made[0].exception(LIMIT)) is Closed, line
+        gated.open()
+        closing.result()
+        if left:
+            break
+    assert line > 20
+
+
+@pytest.mark.parametrize("options", [{}, {"key": str}], ids=str)
+def test_who_waits_for_room_hears_of_a_close_that_a_handler_broke_off(
+    options: dict[str, Any],
+) -> None:
+    for line in range(1000):
+        gated = Gated()
+        f = batched(gated, size=1, capacity=1, **options)
+        f("first")
+        gated.wait_started(1)
+        blocked = in_thread(f, "blocked")
+        until(lambda f=f: f.stats().submitted == 2)
+        with (
+            contextlib.suppress(TimeoutError, Interrupt),
+            at(("seal", line + 1, interrupt)) as left,
+        ):
+            f.close(0)
+        closing = in_thread(f.close)
+        with pytest.raises(Closed):
+            blocked.result()
+        gated.open()
+        closing.result()
+        if left:
+            break
+    assert line > 20
+
+
+def test_a_call_in_the_middle_of_stats_is_looked_at() -> None:
+    f = batched(lambda items: items)
+    made: list[Any] = []
+    with at(("_worker_count", 0, lambda: made.append(f(1)))):
+        f.stats()
+    assert made[0].result(LIMIT) == 1
+
+
+def test_a_call_in_the_middle_of_one_that_comes_late_is_refused() -> None:
+    """Nobody looks at a closed function by chance."""
+    f = batched(lambda items: items, linger=None)
+    made: list[Any] = []
+    with at(
+        ("crowded", 0, lambda: in_thread(f.close).result()),
+        ("_come_late", 0, lambda: made.append(f("inner"))),
+    ):
+        assert f("outer").result(LIMIT) == "outer"
+    assert type(made[0].exception(LIMIT)) is Closed
+
+
+def test_two_calls_in_the_middle_of_a_change_are_both_looked_at() -> None:
+    f = batched(lambda items: items, size=2, linger=None)
+    f(0)
+    f.flush(LIMIT)
+    made: list[Any] = []
+    with at(
+        ("force", 0, lambda: made.append(f(1))),
+        ("_have_future_wait", 0, lambda: made.append(f(2))),
+    ):
+        f._scope().push()
+    assert [future.result(LIMIT) for future in made] == [1, 2]
+
+
+async def _who_waits_is_cancelled_while_a_close_seals() -> None:
+    gated = Gated()
+    f = batched(gated, size=1, capacity=1)
+    f("first")
+    await asyncio.to_thread(gated.wait_started, 1)
+    waiting = f("second")
+    with pytest.raises(TimeoutError), at(("_forget_about", 0, waiting.cancel)):
+        f.close(0.01)
+    assert waiting.cancelled()
+    stats = f.stats()
+    assert (stats.submitted, stats.accepted, stats.rejected) == (2, 1, 0)
+    gated.open()
+
+
+def test_who_waits_is_cancelled_while_a_close_seals() -> None:
+    asyncio.run(_who_waits_is_cancelled_while_a_close_seals())
 
 
 def broken_off(work: Any, engine: Any, after: int) -> bool:

@@ -84,6 +84,7 @@ class Answered(ThreadEngine):
             with self._lock:
                 self.counts.failed -= late
                 self.counts.expired += late
+            self._after()
 
     def _tell_of_flush(self) -> None:
         self._is_flush_wanted = False  # first: who flushes now has it told once more
@@ -151,6 +152,7 @@ class Answered(ThreadEngine):
                 self._box = None
         if box is not None:
             box.stop()
+        self._after()
 
     def _hear_answers(self, seconds: float) -> bool:
         """Settle what has ended; were there any?"""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import Forked
-from ..forming import Chunk
+from ..forming import Chunk, Waiting
 from ..future import CANCELLED, Alone, BatchFuture, Refused
 from ..loopfuture import LoopFuture
 from ..options import Live, Options
@@ -34,7 +34,7 @@ class Engine(Ending):
 
     def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
         super().__init__(live, takes_more, seam)
-        self._closers: list[Closer] = []  # since it was opened
+        self._closers: list[Closer] = []  # of those who close it
 
     # ---- the driver's part ----
 
@@ -164,14 +164,20 @@ class Engine(Ending):
 
     def _turn_away(self, future: BatchFuture[Any]) -> None:
         """Refuse one that waits for room: its call raises, or its future ends."""
+        on_loop = isinstance(future, LoopFuture)
         state = future._s
-        if state.admitted is not None and not isinstance(future, LoopFuture):
-            self._ended[future] = future._v
+        if state.__class__ is not Waiting:  # a handler or a finalizer has cancelled it just now
+            return
+        self._ended[future] = future._v
+        # Before it ends: whoever was broken off tells it later, see `_look`.
+        self.forming.told.append(state.admitted)
+        if state.admitted is not None and not on_loop:
             future._s = CANCELLED
         else:
             self._end_with((future,), self._closed, Refused)
+            if future._s is CANCELLED:
+                return
         self.counts.rejected += 1
-        self._tell_admitted(state)
 
     @mended
     def closed(self, abandon: bool = True, closer: Closer | None = None) -> int:
@@ -183,12 +189,13 @@ class Engine(Ending):
         """
         self.refuse_to_wait()
         with self._lock:
-            if closer is not None and (self.state is not CLOSING or closer not in self._closers):
+            if closer is not None and closer not in self._closers:
                 return 0
             self._begin()
             self._look()
             self.need = 0
             self.forming.seal(self._turn_away)
+            self._tell(self.forming.told)
             running = self._running() if abandon else []
             left = items_of(running) + items_of(self.forming.entries())
             self.forming.clear(self._drop)
@@ -198,6 +205,7 @@ class Engine(Ending):
             if abandon:
                 self._abandon()
             self.state = CLOSED
+            self._closers.clear()
             self.forming.hasten(None)
             self._set_need()
             self._end_workers()
@@ -282,8 +290,7 @@ class Engine(Ending):
 
         for future in self._running():
             end(future)
-        self.forming.clear(end)
-        self.forming.turn_out(end)
+        self.forming.empty(end)
         for ended in (before, self._ended):
             for future in ended:
                 future.__dict__.pop("view", None)  # its condition may be held in the parent
@@ -322,7 +329,7 @@ class Engine(Ending):
             ended = counts.succeeded + counts.failed + counts.cancelled + counts.expired
             accepted = ended + pending + running
             options = self.options
-            return Stats(
+            stats = Stats(
                 submitted=accepted + counts.rejected + counts.gave_up + forming.waiting,
                 accepted=accepted,
                 rejected=counts.rejected,
@@ -341,6 +348,9 @@ class Engine(Ending):
                 observer_errors=counts.observer_errors,
                 limits=limits_of(options),
             )
+        if not is_nested:
+            self._after()
+        return stats
 
 
 def limits_of(options: Options) -> Limits:

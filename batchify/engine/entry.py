@@ -109,7 +109,10 @@ class Entry(Looking):
         """The append and the compare as one step, where there is no GIL to make them one."""
         with self._lock:
             self.intake.append(future)
-            return len(self.intake) >= self.need
+            is_crowded = len(self.intake) >= self.need
+        if self._nested:
+            self._look_again()
+        return is_crowded
 
     @holding
     def pass_lock(self) -> None:
@@ -153,8 +156,8 @@ class Entry(Looking):
             with self._lock:
                 self._begin()
                 if self.state is not OPEN:
-                    return self._came_late(future)
-                if future._terms is not NO_TERMS:
+                    self._come_late(future)
+                elif future._terms is not NO_TERMS:
                     self._respect(future)
                 # Who comes behind those who wait for room changes nothing: no look (half of the
                 # instructions of such a call).
@@ -183,12 +186,10 @@ class Entry(Looking):
             raise
         return future
 
-    def _came_late(self, future: BatchFuture[Any]) -> BatchFuture[Any]:
+    def _come_late(self, future: BatchFuture[Any]) -> None:
         """Let in what came just before a close, and refuse the others (under the lock)."""
         if self._take_back(future):
             raise self._refused(future, self._closed())
-        self._end()
-        return future
 
     def _have_wait(
         self,

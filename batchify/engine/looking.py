@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import Closed
 from ..forming import Decision, Grouped, Plain, Route, Waiting
-from ..future import CANCELLED, BatchFuture
+from ..future import CANCELLED, BatchFuture, Done
 from ..options import Live
 from ..stats import Counts
 from . import lifecycle
@@ -193,35 +193,41 @@ class Looking(Routing):
     @mended
     def _look_again(self) -> None:
         """Look, also for those who came while this thread held the lock."""
-        with self._lock:
-            self._begin()
-            came: list[Any] = []
+        while True:
             later: list[Any] = []
-            while self._nested:
-                future = self._nested.popleft()
-                if future is None:  # other limits
-                    continue
-                if not isinstance(future, BatchFuture):
-                    later.append(future)  # to be called without the lock
-                    continue
-                route = future._s
-                if route is CANCELLED:
-                    self._take_out(future)
-                elif self.state is OPEN:
-                    self._respect(future)
-                    came.append(future)
-                elif self.forming.withdraw(future):
-                    future._s = route
-                    self._end_with((future,), self._closed)
-                    self.counts.rejected += 1
-            self._look()
-            for future in came:
-                self._have_future_wait(future)
-            self._end()
-        for act in later:
-            act()
+            with self._lock:
+                self._begin()
+                came = list(self._nested)
+                for one in came:
+                    if isinstance(one, BatchFuture):
+                        self._let_in(one)
+                    elif one is not None:  # None: other limits
+                        later.append(one)  # to be called without the lock
+                self._look()
+                for one in came:
+                    if isinstance(one, BatchFuture):
+                        self._have_future_wait(one)
+                    self._nested.popleft()  # last: an exception from a handler leaves them here
+                self._end()
+            for act in later:
+                act()
+            if not self._nested:
+                break
         if self._ended:
             self._tell_ended()
+
+    def _let_in(self, future: BatchFuture[Any]) -> None:
+        """See to one that came, or was cancelled, in the middle of another change."""
+        route = future._s
+        if route is CANCELLED:
+            self._take_out(future)
+        elif self.state is OPEN:
+            self._respect(future)
+        elif self.forming.holds(future):
+            if route.__class__ is not Done:  # else this was broken off
+                self._end_with((future,), self._closed)
+                self.counts.rejected += 1
+            self.forming.drop(future)
 
     def _have_future_wait(self, future: BatchFuture[Any]) -> None:
         """Note that it waits for room, if it does, though its call is over (under the lock)."""

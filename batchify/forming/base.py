@@ -237,6 +237,13 @@ class Forming:
         del self.intake[place]
         return True
 
+    def drop(self, entry: Any) -> None:
+        """Take one out of the sealed intake that has ended there."""
+        place = self._place(entry)
+        if place is not None:
+            self._forget_about(entry)
+            del self.intake[place]
+
     def _place(self, entry: Any) -> int | None:
         intake = self.intake
         for place in range(len(intake) - 1, -1, -1):  # only appends can come in between
@@ -260,21 +267,14 @@ class Forming:
     def _clear_moved(self) -> None:
         raise NotImplementedError
 
-    def turn_out(self, end: Callable[[Any], None], are_all: bool = True) -> None:
-        """`end` the entries in the intake, or only those whose calls wait for room."""
-        intake = self.intake
-        place = 0
-        while place < len(intake):
-            entry = intake[place]
-            state = entry._s.__class__
-            if state is Waiting or (are_all and state is not Done):
+    def empty(self, end: Callable[[Any], None]) -> None:
+        """`end` all entries, accepted or not."""
+        self.clear(end)
+        for entry in list(self.intake):
+            if entry._s.__class__ is not Done:
                 self._forget_about(entry)
                 end(entry)
-            elif state is not Done:
-                place += 1
-                continue
-            # Last: an exception from a signal handler leaves it here, or done.
-            del intake[place]
+        self.intake.clear()
         self.dead = self.waiting = 0
         self.is_pressed = False
 
@@ -284,10 +284,27 @@ class Forming:
         Who is in the intake then is on the way in, and will be refused; or a start comes first.
         """
         if self.is_pressed:
-            self.turn_out(turn_away, are_all=False)
+            self._turn_out(turn_away)
         elif not self.is_sealed:
             self._move(len(self.intake))
         self.is_sealed = True
+
+    def _turn_out(self, turn_away: Callable[[Any], None]) -> None:
+        intake = self.intake
+        place = 0
+        while place < len(intake):
+            entry = intake[place]
+            state = entry._s.__class__
+            if state is Waiting:
+                self._forget_about(entry)
+                turn_away(entry)
+            elif state is not Done:
+                place += 1
+                continue
+            # Last: an exception from a signal handler leaves it here, or done.
+            del intake[place]
+        self.dead = self.waiting = 0
+        self.is_pressed = False
 
     def unseal(self) -> None:
         """Let entries in again."""
