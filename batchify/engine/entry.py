@@ -18,6 +18,7 @@ No user code runs under the lock.
 
 from __future__ import annotations
 
+import math
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable
 from threading import get_ident
@@ -243,14 +244,17 @@ class Entry(Looking):
     @mended
     def _wait_for_room(self, future: BatchFuture[Any], bell: Any, timeout: float | None) -> None:
         is_over = False
+        end = math.inf if timeout is None else self.seam.clock() + timeout
         try:
             room = Room(future)
             waits.check(room)
             with waits.waiting(room, timeout):
-                if timeout is None:
-                    bell.wait(None)
-                else:
-                    self.seam.sleep_until(bell, self.seam.clock() + timeout)
+                # It may ring too early: whoever let this one in, or refused it, was broken off.
+                while self._waits(future) and self.seam.clock() < end:
+                    if timeout is None:
+                        bell.wait(None)
+                    else:
+                        self.seam.sleep_until(bell, end)
             is_over = True
         finally:
             with self._lock:
