@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import gc
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,11 +248,28 @@ def at(*steps: tuple[str, int, Any]) -> Iterator[list[Any]]:
         sys.settrace(None)
 
 
+def in_a_process(call: str) -> None:
+    """Run a function of this module in the main thread of a process of its own.
+
+    CPython may go on handling what a trace function broke into: every later exception of the
+    thread would have that as its context.
+    """
+    command = [sys.executable, "-c", f"from tests import test_reentry; test_reentry.{call}"]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("options", [{}, {"key": str}], ids=str)
 @pytest.mark.parametrize("begin", ["_have_wait", "hasten"])
 def test_a_call_from_within_a_call_is_not_lost_by_a_handler_that_raises(
     begin: str, options: dict[str, Any]
 ) -> None:
+    in_a_process(f"_lose_no_call({begin!r}, {bool(options)})")
+
+
+def _lose_no_call(begin: str, is_keyed: bool) -> None:
+    options: dict[str, Any] = {"key": str} if is_keyed else {}
     """Its future is out. Interrupted at each line of the look at it, in a full or closing queue."""
     for line in range(1000):
         gated, made = Gated(), []
@@ -276,6 +295,11 @@ def test_a_call_from_within_a_call_is_not_lost_by_a_handler_that_raises(
 def test_who_waits_for_room_hears_of_a_close_that_a_handler_broke_off(
     options: dict[str, Any],
 ) -> None:
+    in_a_process(f"_break_off_a_close({bool(options)})")
+
+
+def _break_off_a_close(is_keyed: bool) -> None:
+    options: dict[str, Any] = {"key": str} if is_keyed else {}
     for line in range(1000):
         gated = Gated()
         f = batched(gated, size=1, capacity=1, **options)
