@@ -274,18 +274,18 @@ def function(how: str, watch: Watch, is_async: bool, is_method: bool, options: A
                 yield result
     elif is_async:
 
-        async def work(items: list[Any], extra: Any) -> Any:  # type: ignore[misc]
+        async def work(items: list[Any], extra: Any) -> Any:
             look()
             await asyncio.sleep(0)
             return results(how, items)
     elif how.startswith(("yield", "end")):
 
-        def work(items: list[Any], extra: Any) -> Iterator[Any]:  # type: ignore[misc]
+        def work(items: list[Any], extra: Any) -> Iterator[Any]:
             look()
             yield from yielded(how, items)
     else:
 
-        def work(items: list[Any], extra: Any) -> Any:  # type: ignore[misc]
+        def work(items: list[Any], extra: Any) -> Any:
             look()
             return results(how, items)
 
@@ -329,7 +329,8 @@ class Got:
     def check(self) -> None:
         """Nothing leads to the markers of others, when the batches are over."""
         for n, error in self.errors:
-            assert marks_in(error) <= marks_of(n), (n, marks_in(error))
+            # Until then: the task of a batch on a loop lets go of it one step after its end.
+            until(lambda n=n, error=error: marks_in(error) <= marks_of(n))
 
 
 def marks_of(n: int) -> set[str]:
