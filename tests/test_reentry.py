@@ -25,7 +25,7 @@ from batchify import (
     Retry,
     batched,
     scopes,
-)  # fmt: skip
+)
 from batchify.engine.seam import ThreadSeam
 from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
 
@@ -269,8 +269,8 @@ def test_a_call_from_within_a_call_is_not_lost_by_a_handler_that_raises(
 
 
 def _lose_no_call(begin: str, is_keyed: bool) -> None:
-    options: dict[str, Any] = {"key": str} if is_keyed else {}
     """Its future is out. Interrupted at each line of the look at it, in a full or closing queue."""
+    options: dict[str, Any] = {"key": str} if is_keyed else {}
     for line in range(1000):
         gated, made = Gated(), []
         f = batched(gated, size=1, capacity=1, **options)

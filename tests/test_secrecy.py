@@ -274,18 +274,18 @@ def function(how: str, watch: Watch, is_async: bool, is_method: bool, options: A
                 yield result
     elif is_async:
 
-        async def work(items: list[Any], extra: Any) -> Any:
+        async def work(items: list[Any], extra: Any) -> Any:  # type: ignore[misc]
             look()
             await asyncio.sleep(0)
             return results(how, items)
     elif how.startswith(("yield", "end")):
 
-        def work(items: list[Any], extra: Any) -> Iterator[Any]:
+        def work(items: list[Any], extra: Any) -> Iterator[Any]:  # type: ignore[misc]
             look()
             yield from yielded(how, items)
     else:
 
-        def work(items: list[Any], extra: Any) -> Any:
+        def work(items: list[Any], extra: Any) -> Any:  # type: ignore[misc]
             look()
             return results(how, items)
 
