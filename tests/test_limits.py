@@ -37,6 +37,7 @@ from batchify import (
     QueueFull,
     Retry,
     batched,
+    distribution,
 )
 from batchify.distribution import Recorder, merged
 from batchify.engine.seam import ThreadSeam
@@ -2345,6 +2346,7 @@ def test_merged_distributions_are_those_of_all_numbers(parts: list[list[float]])
 
 
 def test_a_distribution_needs_bounded_memory() -> None:
+    """And little: of a thousand buckets each needs 16 bytes."""
     recorder = Recorder(6)
     rnd = random.Random(1)
 
@@ -2352,12 +2354,19 @@ def test_a_distribution_needs_bounded_memory() -> None:
         for _ in range(100):
             recorder.add([10 ** rnd.uniform(-6, 3.5) for _ in range(300)])
 
-    fill()
+    def held() -> int:
+        gc.collect()  # and what CPython keeps to use again
+        taken = tracemalloc.take_snapshot()
+        own = taken.filter_traces([tracemalloc.Filter(True, distribution.__file__)])
+        return sum(trace.size for trace in own.traces)
+
     tracemalloc.start()
     try:
-        before = tracemalloc.get_traced_memory()[0]
         fill()
-        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+        first = held()
+        fill()
+        assert 16_000 < first < 20_000
+        assert held() - first < 1000
     finally:
         tracemalloc.stop()
     assert recorder.distribution().count == 60_000

@@ -26,6 +26,7 @@ from batchify import (
     batched,
     scopes,
 )
+from batchify.distribution import Recorder
 from batchify.engine.seam import ThreadSeam
 from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
 
@@ -320,6 +321,29 @@ def _break_off_a_close(is_keyed: bool) -> None:
         if left:
             break
     assert line > 20
+
+
+def test_a_count_that_a_handler_breaks_off_leaves_the_others_whole() -> None:
+    in_a_process("_break_off_a_count()")
+
+
+def _break_off_a_count() -> None:
+    """Interrupted at each line, where it meets a number for the first time."""
+    for line in range(100):
+        recorder = Recorder(6)
+        recorder.add([1.0, 3.0])
+        with contextlib.suppress(Interrupt), at(("add", line + 1, interrupt)) as left:
+            recorder.add([2.0])
+        recorder.add([3.0, 4.0])
+        found = recorder.distribution()
+        twos = found.count - 4
+        assert twos in (0, 1), line
+        assert [found.quantile(n / found.count) for n in range(1, found.count + 1)] == [
+            1.0, *[2.0] * twos, 3.0, 3.0, 4.0,
+        ], line  # fmt: skip
+        if left:
+            break
+    assert line > 5
 
 
 def test_a_call_in_the_middle_of_stats_is_looked_at() -> None:

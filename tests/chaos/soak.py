@@ -1,8 +1,7 @@
 """The memory of a long run: samples of it, and whether it grows.
 
-Two numbers: what Python has given out, less the only thing that may grow (the buckets in which
-`stats()` counts), which must not grow at all; and what the process has in memory, which also holds
-what lies free between the pieces in use, of malloc and of Python's own allocator.
+Two numbers: the blocks that Python has given out, and what the process has in memory, which also
+holds what lies free between the pieces in use, of malloc and of Python's own allocator.
 """
 
 from __future__ import annotations
@@ -14,17 +13,16 @@ import math
 import os
 import sys
 import time
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from batchify.engine import lifecycle
 
 WARM_UP = 0.2  # of the samples
 FEWEST = 8  # samples after that
 SHORTEST = 600.0  # seconds that tell anything of an hour
 ALLOWED = 5.0  # MiB per hour
 ALLOWED_BLOCKS = 5000.0  # per hour, of some 60 bytes
-SMALL = 256  # the largest whole number that CPython keeps one object of
+M_ARENA_MAX = -8  # of malloc.h
 
 
 def resident() -> float:
@@ -38,30 +36,23 @@ def resident() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def use_one_heap() -> None:
+    """Have glibc's malloc serve all threads from one heap, not one for each few that came at once.
+
+    Threads come and go here by the thousand: which heap holds what for how long is chance.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 def trim() -> None:
-    """Give back what glibc's malloc holds and nobody uses: two thirds of its heaps, after a while.
+    """Give back what glibc's malloc holds and nobody uses: two thirds of its heap, after a while.
 
     Its free pieces lie between those in use, the more the longer threads come and go: that grows
     without anything being kept.
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def blocks() -> tuple[int, int]:
-    """The blocks that Python has given out, and how many of them are buckets of `stats()`.
-
-    A bucket is a float, and its count a number, which has a block of its own when it is large.
-    """
-    buckets = 0
-    for engine in lifecycle.all_engines():
-        if hasattr(engine, "counts"):
-            with engine._lock:
-                counts = engine.counts
-                counts.record()  # what is noted of the last batches comes and goes
-            for recorder in (counts._sizes, counts._queued, counts._ran):
-                buckets += sum(1 + (count > SMALL) for count in recorder._buckets.values())
-    return sys.getallocatedblocks(), buckets
 
 
 @dataclass(frozen=True)
@@ -96,14 +87,18 @@ class Slope:
 
 
 def slope_of(
-    samples: Sequence[tuple[float, float]], unit: str = "MiB", allowed: float = ALLOWED
+    times: Sequence[float],
+    values: Sequence[float],
+    unit: str = "MiB",
+    allowed: float = ALLOWED,
 ) -> Slope | None:
-    """The slope of (seconds, MiB) after the warm-up; None of too few.
+    """The slope of `values` over `times` (seconds) after the warm-up; None of too few.
 
     What a sample owes to the one before it makes the standard error larger: memory moves in
     steps, so that neighbours are no independent witnesses.
     """
-    kept = samples[math.ceil(len(samples) * WARM_UP) :]
+    first = math.ceil(len(times) * WARM_UP)
+    kept = list(zip(times[first:], values[first:], strict=True))
     count = len(kept)
     if count < FEWEST:
         return None
@@ -128,19 +123,20 @@ class Soak:
     """Takes a sample at the end of each epoch, when nothing is under way; tells each minute."""
 
     def __init__(self, every: float = 60.0) -> None:
+        use_one_heap()
         self.every = every
         self.began = self.told = time.monotonic()
-        self.samples: list[tuple[float, float]] = []
-        self.blocks: list[tuple[float, float]] = []  # in use, without the buckets
-        self.buckets = 0
+        # In arrays: what watches must not itself take block after block.
+        self.times = array("d")  # s
+        self.resident = array("d")  # MiB
+        self.blocks = array("d")  # in use
 
     def note(self) -> None:
-        """An epoch has ended."""
+        """An epoch has ended, and all counts were asked for: none is still to be summed up."""
         trim()
-        now = time.monotonic() - self.began
-        self.samples.append((now, resident()))
-        in_use, self.buckets = blocks()
-        self.blocks.append((now, in_use - self.buckets))
+        self.times.append(time.monotonic() - self.began)
+        self.resident.append(resident())
+        self.blocks.append(sys.getallocatedblocks())
 
     def tell(self, items: int) -> None:
         """Print how far it is, if it is time to; `items` are those so far."""
@@ -157,13 +153,15 @@ class Soak:
     @property
     def slopes(self) -> list[Slope]:
         """Of both numbers, if there are enough samples."""
-        found = (slope_of(self.samples), slope_of(self.blocks, "blocks", ALLOWED_BLOCKS))
+        found = (
+            slope_of(self.times, self.resident),
+            slope_of(self.times, self.blocks, "blocks", ALLOWED_BLOCKS),
+        )
         return [slope for slope in found if slope is not None]
 
     def __str__(self) -> str:
-        first, last = self.samples[0][1], self.samples[-1][1]
         told = "; ".join(map(str, self.slopes)) or "too few samples for a slope"
         return (
-            f"{first:.1f} MiB after the first epoch, {last:.1f} MiB in the end; "
-            f"{self.blocks[-1][1]:,.0f} blocks in use, and {self.buckets:,} of buckets; {told}"
+            f"{self.resident[0]:.1f} MiB after the first epoch, {self.resident[-1]:.1f} MiB in the "
+            f"end; {self.blocks[-1]:,.0f} blocks in use; {told}"
         )
