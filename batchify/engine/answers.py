@@ -237,12 +237,8 @@ class Answered(ThreadEngine):
         return [future for future in super().hurry(is_ending) if not self.is_safe(future)]
 
     def _abandon(self) -> None:
-        known = {*self.away, *self.batches}
-        for batch in known:
-            self.away.pop(batch, None)
-        for number, (batch, _) in list(self._under_way.items()):
-            if batch in known:
-                self._under_way.pop(number, None)
+        self.away.clear()
+        self._under_way.clear()
         super()._abandon()
 
     def closed(self, abandon: bool = True, closer: Closer | None = None) -> int:
