@@ -756,7 +756,7 @@ def test_no_dict_that_threads_use_without_our_lock_is_written_to(
     for name in ("routes", "watched", "_ended"):
         setattr(engine, name, Taken(getattr(engine, name)))
     futures = [f(1), f(2, 3)]
-    futures[0].add_done_callback(print)
+    futures[0].add_done_callback(str)
 
     def child() -> Any:
         ends = ends_of(futures)

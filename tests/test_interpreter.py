@@ -49,7 +49,8 @@ def test_with_a_gil_nobody_passes_the_lock() -> None:
     engine = engine_of(f)
     assert not waits_for_the_lock(engine, lambda: f(1))
     assert not waits_for_the_lock(engine, lambda: f.submit(2))
-    assert not waits_for_the_lock(engine, lambda: future.add_done_callback(print))
+    assert not waits_for_the_lock(engine, lambda: future.add_done_callback(str))
+    f.close()
 
 
 @pytest.mark.usefixtures("_no_gil")
