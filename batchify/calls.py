@@ -66,11 +66,15 @@ class Calls:
             return instead[-1](self, item, args, kwargs)
         scope = self._called()
         engine = scope.here()
-        route, terms = engine.way(
-            self._plain(), item, args, kwargs, self._gives_itself(scope),
-            asked.priority, asked.deadline,
-        )  # fmt: skip
-        return engine.submit(route, item, terms, timeout=asked.timeout, **how)
+        try:
+            route, terms = engine.way(
+                self._plain(), item, args, kwargs, self._gives_itself(scope),
+                asked.priority, asked.deadline,
+            )  # fmt: skip
+            return engine.submit(route, item, terms, timeout=asked.timeout, **how)
+        except BaseException:
+            engine.is_broken_off = True
+            raise
 
     def _chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
         """Submit the first of `chunks` as batches of their own, as far as that is possible."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -321,6 +322,41 @@ def _break_off_a_close(is_keyed: bool) -> None:
         if left:
             break
     assert line > 20
+
+
+class Token:
+    """A key that one can watch."""
+
+
+@pytest.mark.parametrize("is_keyed", [True, False])
+def test_nothing_is_kept_of_calls_that_a_handler_broke_off(is_keyed: bool) -> None:
+    in_a_process(f"_break_off_calls({is_keyed})")
+
+
+def _break_off_calls(is_keyed: bool) -> None:
+    """Each with a key, or extra arguments, of its own, interrupted at each line."""
+    kept: list[weakref.ref[Token]] = []
+    f: Any = batched(lambda items: items, key=lambda item: item)
+    if not is_keyed:
+        f = batched(lambda items, extra: items)
+    for line in range(1000):
+        token = Token()
+        kept.append(weakref.ref(token))
+        with contextlib.suppress(Interrupt), at(("_submit", line + 1, interrupt)) as left:
+            f(token) if is_keyed else f(line, token)
+        del token
+        if left:
+            break
+    assert line > 20
+    last = ["last"] if is_keyed else ["last", "extra"]
+    assert f(*last).result(LIMIT) == "last"
+    for _ in range(100):  # the worker may still hold its last batch
+        gc.collect()
+        count = sum(ref() is not None for ref in kept)
+        if not count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{count} of {len(kept)} are kept")
 
 
 def test_a_count_that_a_handler_breaks_off_leaves_the_others_whole() -> None:

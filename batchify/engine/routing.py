@@ -28,6 +28,8 @@ class Routing(Mending):
     def __init__(self) -> None:
         super().__init__()
         self.routes: dict[Any, Route] = {}  # where there are kinds, by what tells them apart
+        # A call has raised: when a handler broke it off, it may still be a user of its route.
+        self.is_broken_off = False
 
     def reject(self) -> None:
         """Count a call that was refused for its arguments."""
@@ -95,6 +97,13 @@ class Routing(Mending):
             return
         gone = self.forming.gone
         with contextlib.suppress(Exception):  # an IndexError of two who pop; a hash that raises
+            if self.is_broken_off and self.forming.is_at_rest():
+                self.is_broken_off = False
+                # Of users who are on their way in the route is forgotten too early, which is no
+                # harm: a call like theirs would just not share their batch.
+                for route in self.routes.copy().values():
+                    route.users.clear()
+                    gone.append(route)
             while gone:
                 route = gone.pop()
                 if self.forming.is_used(route) or self.routes.get(route.key) is not route:

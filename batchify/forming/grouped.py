@@ -282,6 +282,10 @@ class Grouped(Recounting):
         if not self.is_used(route):
             self.gone.append(route)
 
+    def is_at_rest(self) -> bool:
+        """Does nothing wait or run?"""
+        return not (self.intake or self.grouped or self.running)
+
     def is_used(self, route: Route) -> bool:
         """Must equal calls find `route`?"""
         return route.kin is None or bool(route.users) or route.kin in self.by_kin
