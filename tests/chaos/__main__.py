@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from . import __doc__ as about
 from .run import run_chaos
-from .soak import Soak
+from .soak import Soak, use_plain_malloc
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,4 +44,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    use_plain_malloc()
     sys.exit(main())
