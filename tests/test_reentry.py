@@ -22,6 +22,7 @@ from batchify import (
     Closed,
     DeadlineExceeded,
     Deadlock,
+    ItemTooHeavy,
     QueueFull,
     Retry,
     batched,
@@ -400,6 +401,31 @@ def test_a_call_in_the_middle_of_one_that_comes_late_is_refused() -> None:
     ):
         assert f("outer").result(LIMIT) == "outer"
     assert type(made[0].exception(LIMIT)) is Closed
+
+
+def test_a_call_that_is_refused_in_the_middle_of_a_change_does_not_look() -> None:
+    """At any line of it, where another call has just been noted, to be looked at later."""
+    made: list[Any] = []
+
+    def call_twice(f: Any) -> None:
+        made.append(f("inner"))
+        with contextlib.suppress(ItemTooHeavy):
+            f("too heavy")
+
+    for line in range(1000):
+        f = batched(lambda items: items, linger=None, weight=len, max_weight=5)
+        futures = [f("a"), f("b")]
+        with at(("_move", line, lambda f=f: call_twice(f))) as left:
+            f.flush(LIMIT)
+        f.flush(LIMIT)
+        if left:
+            break
+        futures += made
+        made.clear()
+        assert [future.result(0) for future in futures] == ["a", "b", "inner"], line
+        stats = f.stats()
+        assert (stats.submitted, stats.rejected, stats.succeeded) == (4, 1, 3), line
+    assert line > 20
 
 
 def test_two_calls_in_the_middle_of_a_change_are_both_looked_at() -> None:

@@ -316,9 +316,11 @@ class Entry(Looking):
     @holding
     def reject(self) -> None:
         """Count a call that was refused for its arguments."""
+        is_nested = self._is_nested()
         with self._lock:
             self.counts.rejected += 1
-        self._after()
+        if not is_nested:
+            self._after()
 
     def _full(self) -> QueueFull:
         return QueueFull(f"{self.options.name} has {self.forming.capacity} unresolved items")

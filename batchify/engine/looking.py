@@ -193,6 +193,8 @@ class Looking(Routing):
     @mended
     def _look_again(self) -> None:
         """Look, also for those who came while this thread held the lock."""
+        if self._is_nested():  # one of them was refused, or has gone in by itself: not yet
+            return
         while True:
             later: list[Any] = []
             with self._lock:
