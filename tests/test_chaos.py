@@ -7,11 +7,12 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from batchify import Retry
+from batchify import Retry, Stats
 from batchify.engine.base import Engine
 from batchify.engine.running import Batch, Running
 from batchify.engine.threads import ThreadEngine
@@ -22,7 +23,9 @@ from batchify.outcome import Give
 from tests import chaos
 from tests.chaos import plan, process
 from tests.chaos.__main__ import main
+from tests.chaos.judge import Judge
 from tests.chaos.ledger import Ledger
+from tests.chaos.outcomes import ENDED
 from tests.chaos.run import settle_all
 from tests.chaos.soak import Soak, slope_of
 from tests.chaos.town import Town
@@ -76,6 +79,18 @@ def test_epochs_account_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     report = chaos.run_chaos(5000, 6, threads=2, loops=1, patience=30)
     assert report.is_clean, f"\n{report}"
     assert (report.items, opened) == (5000, [2000, 2000, 1000])
+
+
+def test_a_retry_that_the_end_of_its_loop_cut_off_is_no_fault() -> None:
+    ledger = Ledger(10, 1)
+    town = Town(ledger)
+    judge, target = Judge(town, chaos.Report(1)), town["co_again"]
+    ledger.retries[target.index] = judge.endings[target.index, ENDED] = 1
+    stats = Stats(submitted=1, accepted=1, failed=1)
+    target.call = SimpleNamespace(stats=lambda: stats, capacity=None)
+    assert judge.wrong_facts(target) == []
+    ledger.retries[target.index] = 2
+    assert judge.wrong_facts(target) == ["retried"]
 
 
 # ---- the memory of a soak ----

@@ -13,6 +13,7 @@ from .outcomes import (
     CANCELLED,
     CLOSED,
     DROPPED,
+    ENDED,
     EXPIRED,
     FULL,
     MAY_CANCEL,
@@ -209,7 +210,8 @@ class Judge:
         turned_away = sum(mine[outcome] for outcome in TURNED_AWAY)
         failed = sum(mine.values()) - succeeded - cancelled - expired - turned_away
         gave_up = s.submitted - s.accepted - s.rejected
-        slack = unknown + cancelled + mine[CLOSED]  # who had gone when its batch came to an end
+        # Who had gone when its batch came to an end, or whose loop came to one before the batch.
+        slack = unknown + cancelled + mine[CLOSED] + mine[ENDED]
         facts = {
             "submitted": 0 <= sum(mine.values()) + unknown - s.submitted <= maybe,
             "succeeded": 0 <= s.succeeded - succeeded <= unknown,
