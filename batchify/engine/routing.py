@@ -85,7 +85,7 @@ class Routing(Mending):
                 self.pass_lock()
             if not found.is_closing:
                 return found
-            found.users.pop()
+            del found.users[-1:]
             time.sleep(0)
             found = self.routes.get(key)
         # Who forgets it is this thread, below a finalizer or a signal handler.

@@ -94,8 +94,7 @@ class Grouped(Recounting):
         return self.told
 
     def _admit(self, entry: Any, route: Any) -> None:
-        if route.users:
-            route.users.pop()  # it is in a group from now on
+        del route.users[-1:]  # it is in a group from now on
         self._last += 1
         self._add(entry, route, self._last)
 
@@ -277,8 +276,7 @@ class Grouped(Recounting):
             self.release(route)  # it is in no group
 
     def release(self, route: Route) -> None:
-        if route.users:
-            route.users.pop()
+        del route.users[-1:]
         if not self.is_used(route):
             self.gone.append(route)
 

@@ -38,7 +38,8 @@ class Route:
         # Entries of the same kin go together. (The route itself would be a cycle.)
         self.kin: Any = None if key is None else object()
         # One for each call on its way in, batch that runs, and entry that waits to run again: a
-        # list, as its appends and pops are atomic. With entries in a group, they keep the route.
+        # list, as its appends are atomic, and `del users[-1:]`, which bears that there is none: all
+        # may have been forgotten. With entries in a group, they keep the route.
         self.users: list[None] = []
         self.is_closing = False  # somebody forgets it, unless there are users
         self.work: Any = None  # what its batches are run with, once there was one
