@@ -337,8 +337,10 @@ def test_nothing_is_kept_of_calls_that_a_handler_broke_off(is_keyed: bool) -> No
 def _break_off_calls(is_keyed: bool) -> None:
     """Each with a key, or extra arguments, of its own, interrupted at each line."""
     kept: list[weakref.ref[Token]] = []
-    f: Any = batched(lambda items: items, key=lambda item: item)
-    if not is_keyed:
+    f: Any
+    if is_keyed:
+        f = batched(lambda items: items, key=lambda item: item)
+    else:
         f = batched(lambda items, extra: items)
     for line in range(1000):
         token = Token()
@@ -351,13 +353,10 @@ def _break_off_calls(is_keyed: bool) -> None:
     assert line > 20
     last = ["last"] if is_keyed else ["last", "extra"]
     assert f(*last).result(LIMIT) == "last"
-    for _ in range(100):  # the worker may still hold its last batch
-        gc.collect()
-        count = sum(ref() is not None for ref in kept)
-        if not count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{count} of {len(kept)} are kept")
+    f.close(LIMIT)  # a worker may still hold its last batch
+    gc.collect()
+    count = sum(ref() is not None for ref in kept)
+    assert not count, f"{count} of {len(kept)} are kept"
 
 
 def test_a_count_that_a_handler_breaks_off_leaves_the_others_whole() -> None:
