@@ -178,9 +178,7 @@ class AsyncEngine:
                 engine.observers = self.observers
                 if self.state is not OPEN:
                     engine.closed()
-                made = self._engines.setdefault(port, engine)
-                if made is not engine:  # a handler or a finalizer came meanwhile
-                    return made
+                # First all that looks after it: a signal handler may raise at any instant.
                 lifecycle.register(engine)
                 if home is None:
                     port.engines.add(engine)
@@ -188,6 +186,8 @@ class AsyncEngine:
                         attend(port)
                     if port.is_ending:
                         engine.hurry()  # made by a batch that runs at the end of the loop
+                # Not the one made here, if a handler or a finalizer has made one meanwhile.
+                engine = self._engines.setdefault(port, engine)
             return engine
 
     def forget(self, port: Port) -> None:
