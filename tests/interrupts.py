@@ -24,6 +24,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -79,6 +80,7 @@ class Injector:
         self.count = 0
         self.place = ""
         self.is_done = False
+        self.process = os.getpid()
 
     def __enter__(self) -> Injector:
         signal.signal(signal.SIGINT, self.handle)
@@ -95,6 +97,8 @@ class Injector:
         frame.f_trace_lines = False
         if event != "opcode":
             return self.trace
+        if os.getpid() != self.process:  # its child
+            return None
         self.count += 1
         if self.count <= self.at:
             return self.trace
@@ -136,6 +140,7 @@ class World:
     watched: set[Any] = field(default_factory=set)
     made: list[Any] = field(default_factory=list)  # items of handlers and finalizers
     calls: list[Any] = field(default_factory=list)  # of other threads
+    forks: list[str] = field(default_factory=list)  # what did not end in forked children
     may_fail: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
@@ -246,6 +251,23 @@ class World:
             with contextlib.suppress(TimeoutError, Deadlock, CancelledError, Closed, QueueFull):
                 act()
 
+    def fork(self) -> None:
+        """Fork in the middle of it, as another thread might that could not wait for the lock."""
+        read, write = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads
+            child = os.fork()
+        if not child:
+            left = [item for item, future in self.known.items() if not future.done()]
+            os.write(write, repr(left).encode())
+            os._exit(0)
+        os.close(write)
+        with open(read) as pipe:
+            told = pipe.read()
+        os.waitpid(child, 0)
+        if told != "[]":
+            self.forks.append(told or "the child died")
+
     # ---- what must hold afterwards ----
 
     def check(self) -> None:
@@ -256,6 +278,8 @@ class World:
 
     def _check(self) -> None:
         self.gate.set()
+        if self.forks:
+            raise Broken(f"copies in a forked child did not end: {self.forks}")
         for call in self.calls:
             if not call.is_done():
                 call.thread.join(PATIENCE)
@@ -617,6 +641,19 @@ def method(w: World) -> Steps:
     w.call(2, service.run)
 
 
+@scenario(size=2, capacity=6)
+def fork(w: World) -> Steps:
+    w.busy("a", "b")
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads
+        child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    w.call(1)
+
+
 def on_loop(work: Callable[[World], Any]) -> Callable[[World], Steps]:
     @functools.wraps(work)
     def steps(w: World) -> Steps:
@@ -681,7 +718,7 @@ for _work in (await_some, fill_up, drain, admit):
 
 # ---- running them ----
 
-MODES = ("raise", "ctrl-c", "submit", "both", "meddle", "meddle-raise")
+MODES = ("raise", "ctrl-c", "submit", "both", "meddle", "meddle-raise", "fork")
 
 
 @dataclass
@@ -700,7 +737,7 @@ def run_once(name: str, mode: str, at: int) -> tuple[Failure | None, bool]:
     """Interrupt a scenario at one opcode; what broke, and whether the interrupt came at all."""
     steps, options = SCENARIOS[name]
     world = World(dict(options), is_async=name.endswith("_async"))
-    action = {"submit": world.reenter, "both": world.reenter}.get(mode)
+    action = {"submit": world.reenter, "both": world.reenter, "fork": world.fork}.get(mode)
     if mode.startswith("meddle"):
         action = world.meddle
     error = {"raise": Interrupt, "both": Interrupt, "meddle-raise": Interrupt, "ctrl-c": Stop}
@@ -742,6 +779,7 @@ def quiet() -> Iterator[None]:
         raise Hang
 
     before = signal.signal(signal.SIGALRM, hang), signal.getsignal(signal.SIGINT)
+    sys.unraisablehook = lambda _: None  # what is raised in a hook of a fork
     level = logging.getLogger("batchify").level
     logging.getLogger("batchify").setLevel(logging.CRITICAL + 1)
     gc.collect()
@@ -749,6 +787,7 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.getLogger("batchify").setLevel(level)
+        sys.unraisablehook = sys.__unraisablehook__
         signal.signal(signal.SIGALRM, before[0])
         signal.signal(signal.SIGINT, before[1])
 

@@ -418,10 +418,15 @@ mutant(
 )  # fmt: skip
 mutant(
     "fork-keeps-what-runs", "engine/base.py",
-    "        for future in self._running():\n"
-    "            end(future)\n",
-    "",
+    "        futures += self.forming.everyone()\n",
+    "        futures = self.forming.everyone()\n",
     *in_file("fork", "test_fork_in_the_middle_of_a_batch"),
+)  # fmt: skip
+mutant(
+    "fork-knows-whole-batches-only", "engine/base.py",
+    "        futures = [future for batch in self._begun() for future in batch.futures]\n",
+    "        futures = self._running()\n",
+    *in_file("interrupts", "test_the_child_of_a_fork_in_the_middle_of_a_change"),
 )  # fmt: skip
 mutant(
     "fork-keeps-the-workers", "engine/threads.py",

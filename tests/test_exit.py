@@ -318,7 +318,7 @@ def test_a_function_without_a_thread_does_not_harm_the_others(run: Runner) -> No
         from batchify.engine import lifecycle
         call("good", good, 1)
         broken = [Broken() for _ in range(5)]
-        lifecycle._engines.update(broken)
+        lifecycle._engines.update((id(one), one) for one in broken)
         leaving()
     """
     end = run(dedent(none))

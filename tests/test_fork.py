@@ -672,8 +672,8 @@ def test_what_has_no_name_is_not_pickled() -> None:
 
 
 def test_fork_in_the_middle_of_a_change() -> None:
-    """A worker is taking a batch: its futures are in no list for an instant."""
-    inside, is_over = threading.Event(), threading.Event()
+    """A worker is taking a batch, and holds the lock: the fork waits for neither."""
+    inside, may_go_on, is_over = threading.Event(), threading.Event(), threading.Event()
 
     @batched
     def f(items: list[int]) -> list[int]:
@@ -687,13 +687,14 @@ def test_fork_in_the_middle_of_a_change() -> None:
     def slow(*args: Any) -> Any:
         taken = take(*args)
         inside.set()
-        time.sleep(0.3)  # long enough for a fork that does not wait
+        assert may_go_on.wait(LIMIT)
         return taken
 
     engine.forming.take = slow
     future = f(1)
     assert inside.wait(LIMIT)
     assert in_child(lambda: ends_of([future])) == ["Forked"]
+    may_go_on.set()
     is_over.set()
     assert future.result(LIMIT) == 1
 

@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 from tests import interrupts  # noqa: E402
+from tests.chaos.process import MAY_FORK, NO_FORK  # noqa: E402
 from tests.manual import in_thread, until  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,19 @@ def test_a_storm_of_sigints() -> None:
     command = [sys.executable, "-m", "tests.storm", "--interrupts", "4000", "--seed", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+@pytest.mark.skipif(not MAY_FORK, reason=NO_FORK)
+@pytest.mark.parametrize("name", ["result_by_caller", "submit_keyed"])
+def test_the_child_of_a_fork_in_the_middle_of_a_change(name: str) -> None:
+    """As that of another thread, which could not wait for the lock any longer."""
+    assert hold(name, "fork", 7, 41) > 2 or sys.version_info >= (3, 12)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not MAY_FORK, reason=NO_FORK)
+def test_forks_in_every_scenario() -> None:
+    assert sum(hold(name, "fork", 11, 607) for name in interrupts.SCENARIOS) > 60
 
 
 @pytest.mark.parametrize("mode", ["raise", "meddle"])

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
-from weakref import WeakSet
-
-import pytest
 
 from batchify import batched
 from batchify.engine import lifecycle
@@ -45,22 +43,24 @@ def test_a_view_that_comes_late_tells_who_has_it_already() -> None:
     assert future._state == "FINISHED"
 
 
-def test_engines_that_are_made_while_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks at all engines looks again when another thread has made one meanwhile."""
-    tries: list[None] = []
-
-    class Changing(WeakSet[Any]):
-        def __iter__(self) -> Any:
-            tries.append(None)
-            if len(tries) < 3:
-                raise RuntimeError("Set changed size during iteration")
-            return super().__iter__()
-
+def test_engines_that_come_and_go_while_somebody_looks_at_all() -> None:
     f = batched(lambda items: items)
     engine = engine_of(f)
-    monkeypatch.setattr(lifecycle, "_engines", Changing([engine]))
-    assert lifecycle.all_engines() == [engine]
-    assert len(tries) == 3
+    is_over = threading.Event()
+
+    def make() -> None:
+        while not is_over.is_set():
+            for _ in range(20):  # those before are gone by then
+                engine_of(batched(lambda items: items))
+
+    makers = [in_thread(make) for _ in range(2)]
+    try:
+        for _ in range(2000):
+            assert engine in lifecycle.all_engines()
+    finally:
+        is_over.set()
+    for maker in makers:
+        maker.result()
 
 
 def test_the_counts_of_a_loop_that_closes_while_they_are_added_up() -> None:

@@ -223,9 +223,8 @@ class Answered(ThreadEngine):
 
     # ---- life ----
 
-    def _running(self) -> list[BatchFuture[Any]]:
-        away = [f for batch in list(self.away) for f in batch.futures if f._s is batch]
-        return super()._running() + away
+    def _begun(self) -> list[Batch]:
+        return [*super()._begun(), *self.away]
 
     LOOK = 0.02
 

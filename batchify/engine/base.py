@@ -17,6 +17,7 @@ from ..future import CANCELLED, Alone, BatchFuture, Refused
 from ..loopfuture import LoopFuture
 from ..options import Live, Options
 from ..stats import REASONS, Counts, Limits, Stats
+from .batch import Batch
 from .ending import Ending
 from .looking import CLOSED, CLOSING, OPEN
 from .mending import mended
@@ -55,7 +56,11 @@ class Engine(Ending):
         return self._running() + self.forming.entries()
 
     def _running(self) -> list[BatchFuture[Any]]:
-        return [f for batch in self.batches for f in batch.futures if f._s is batch]
+        return [f for batch in self._begun() for f in batch.futures if f._s is batch]
+
+    def _begun(self) -> list[Batch]:
+        """The batches whose items are not all done, as far as that is known."""
+        return list(self.batches)
 
     @mended
     def left(self) -> list[BatchFuture[Any]]:
@@ -284,20 +289,17 @@ class Engine(Ending):
         # handing it to another. So what they write to without our lock is not written to here.
         self.watched, self.routes = {}, {}
         before, self._ended = self._ended, {}
-
-        def end(future: BatchFuture[Any]) -> None:
-            self._end_with((future,), self._forked)
-
-        for future in self._running():
-            end(future)
-        self.forming.empty(end)
+        # All that may be found anywhere: another thread may have been in the middle of a change.
+        futures = [future for batch in self._begun() for future in batch.futures]
+        futures += self.forming.everyone()
+        self.intake.clear()
+        self.forming = self._new_forming()
+        self.batches.clear()
+        self._end_with(futures, self._forked)
         for ended in (before, self._ended):
             for future in ended:
                 future.__dict__.pop("view", None)  # its condition may be held in the parent
         self._ended = {}
-        self.batches.clear()
-        self.forming.running = 0
-        self.forming.hasten(None)
         self._next_deadline = math.inf
         self.counts = Counts()
         self.generation += 1
@@ -306,8 +308,8 @@ class Engine(Ending):
         self._roused = self._is_ending = self._is_changing = self._is_held = self._is_lent = False
         if self.state is CLOSING:
             self.state = CLOSED  # who closes it does so in the parent
-        if self.state is OPEN:
-            self.forming.unseal()
+        if self.state is not OPEN:
+            self.forming.seal(self._turn_away)
         self._reset_workers()
         self.need = 1 if self.state is OPEN else 0
 

@@ -5,7 +5,7 @@ process and in the children of multiprocessing alike (`atexit` does not run in t
 workers are daemons, so a batch that hangs can be given up. Threads that the interpreter waits
 for after that may still submit: `atexit` has a second look, and their calls wait for the result.
 
-Fork: one hook for the module, over a weak set of engines.
+Fork: one hook for the module, over all engines that live.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ import time
 import warnings
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from .. import waits
 
 log = logging.getLogger("batchify")
 
-_engines: WeakSet[Any] = WeakSet()
+_engines: WeakValueDictionary[int, Any] = WeakValueDictionary()  # by id
 _held: set[Any] = set()  # engines with items that nothing else is going to look after
 _child_hooks: list[Callable[[], None]] = []
 _register_hooks: list[Callable[[Any], None]] = []
-_locked: dict[int, list[Any]] = {}  # by thread: the locks it holds while it forks
 _place = 0  # how many such hooks there were with the last of ours
 _is_hooked = False
 _is_ending = False
@@ -37,7 +36,7 @@ _is_ending = False
 
 def register(engine: Any) -> None:
     """Have `engine` taken care of at exit and at a fork, as long as it lives."""
-    _engines.add(engine)
+    _engines[id(engine)] = engine
     _tell_registered(engine)
     if not _is_hooked:
         _hook()
@@ -67,18 +66,11 @@ def let_go(engine: Any) -> None:
     _held.discard(engine)
 
 
-def is_forking() -> bool:
-    """Does this thread fork, and hold the engines' locks?"""
-    return threading.get_ident() in _locked
-
-
 def all_engines() -> list[Any]:
     """Everything that was registered and lives: engines, and who makes them."""
-    while True:
-        try:
-            return list(_engines)
-        except RuntimeError:  # another thread made one meanwhile
-            continue
+    # One C call lists them: between two steps through a set other threads may add and take out,
+    # so that the steps pass one by.
+    return [engine for weak in _engines.valuerefs() if (engine := weak()) is not None]
 
 
 def after_fork_in_child(hook: Callable[[], None]) -> None:
@@ -112,27 +104,10 @@ def come_first() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A change that another thread is in the middle of must not be half done in the child: a future
-    # that is in no list there would never end. So a fork holds the locks of all engines.
-    _PATIENCE = 2.0  # a finalizer that holds one lock may wait for another, which is held here
-
-    def _before_fork() -> None:
-        held = _locked.setdefault(threading.get_ident(), [])
-        end = time.monotonic() + _PATIENCE
-        for engine in all_engines():
-            lock = engine._lock
-            if lock.acquire(timeout=max(0.0, end - time.monotonic())):
-                held.append(lock)
-
-    def _after_fork() -> None:
-        held = _locked.pop(threading.get_ident(), [])
-        while held:
-            held.pop().release()
 
     def _forked() -> None:
         global _is_ending, _held
         _is_ending = False
-        _locked.clear()  # the engines get new locks
         _held = set()  # a new one: see `Engine.forked`
         waits.forget()
         for hook in _child_hooks:
@@ -141,7 +116,7 @@ if hasattr(os, "register_at_fork"):
             engine.forked()
             _tell_registered(engine)
 
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _at_exit() -> None:

@@ -37,18 +37,13 @@ class Looking(Routing):
     def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
         super().__init__()
         self.live = live
-        self.options = options = live.now
+        self.options = live.now
         self.takes_more = takes_more  # the function has more parameters than the list
         self.seam = seam
         self.intake: deque[Any] = deque()
         self.need = 1
-        limits = (options.size, options.linger, options.capacity)
-        self.has_kinds = takes_more or options.key is not None
-        self.forming: Plain | Grouped
-        if self.has_kinds or options.weight is not None:
-            self.forming = Grouped(self.intake, *limits, options.max_weight)
-        else:
-            self.forming = Plain(self.intake, *limits)
+        self.has_kinds = takes_more or self.options.key is not None
+        self.forming: Plain | Grouped = self._new_forming()
         self._is_configured = True  # the forming knows the limits of the options
         self.counts = Counts()
         self.state = OPEN
@@ -62,6 +57,13 @@ class Looking(Routing):
         self._is_lent = False  # the main thread runs a batch, and may be broken off
         self._no_worker: str | None = None  # why nobody could be woken or started, at the last look
         self._next_deadline = math.inf  # when somebody calls `expire`
+
+    def _new_forming(self) -> Plain | Grouped:
+        options = self.options
+        limits = (options.size, options.linger, options.capacity)
+        if self.has_kinds or options.weight is not None:
+            return Grouped(self.intake, *limits, options.max_weight)
+        return Plain(self.intake, *limits)
 
     # ---- the driver's part ----
 

@@ -267,16 +267,9 @@ class Forming:
     def _clear_moved(self) -> None:
         raise NotImplementedError
 
-    def empty(self, end: Callable[[Any], None]) -> None:
-        """`end` all entries, accepted or not."""
-        self.clear(end)
-        for entry in list(self.intake):
-            if entry._s.__class__ is not Done:
-                self._forget_about(entry)
-                end(entry)
-        self.intake.clear()
-        self.dead = self.waiting = 0
-        self.is_pressed = False
+    def everyone(self) -> list[Any]:
+        """All entries, accepted or not, also in the middle of a change: some perhaps twice."""
+        return [*self.chunks, *self._moved(), *self.intake]
 
     def seal(self, turn_away: Callable[[Any], None]) -> None:
         """Let nothing in any more, and `turn_away` the entries that wait for room.
