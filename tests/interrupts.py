@@ -593,6 +593,15 @@ def set_size(w: World) -> Steps:
     w.f.size = 3
 
 
+@scenario(size=4, capacity=20)
+def set_size_of_chunks(w: World) -> Steps:
+    w.busy("a")
+    w.other(lambda: list(w.f.map([1, 2, 3, 4])))
+    until(lambda: w.f.stats().accepted == 5, "no chunk came")
+    yield
+    w.f.size = 2
+
+
 @scenario(size=1, capacity=3)
 def set_capacity(w: World) -> Steps:
     w.busy("a", "b", "c")

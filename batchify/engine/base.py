@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import Forked
-from ..forming import Chunk, Waiting
-from ..future import CANCELLED, Alone, BatchFuture, Refused
+from ..forming import Chunk, Route, Waiting
+from ..future import CANCELLED, RESULT, Alone, BatchFuture, Refused
 from ..loopfuture import LoopFuture
 from ..options import Live, Options
 from ..stats import REASONS, Counts, Limits, Stats
@@ -81,6 +81,10 @@ class Engine(Ending):
             if not (future.done() or future.running()):
                 self._ended.pop(future, None)
         self.forming.recount(items_of(self._running()))
+        for future in list(self._ended):
+            if strays := _strays_of(future):
+                self.forming.grouped += len(strays)
+                self.forming._bring_in(strays, strays[0]._s)
         self._is_configured = False  # it may have come half way
         if self.state is OPEN:
             self.forming.unseal()  # so may a start
@@ -292,6 +296,7 @@ class Engine(Ending):
         # All that may be found anywhere: another thread may have been in the middle of a change.
         futures = [future for batch in self._begun() for future in batch.futures]
         futures += self.forming.everyone()
+        futures += [stray for future in before for stray in _strays_of(future)]
         self.intake.clear()
         self.forming = self._new_forming()
         self.batches.clear()
@@ -358,6 +363,14 @@ class Engine(Ending):
 def limits_of(options: Options) -> Limits:
     """What `stats().explain()` needs to know of the options."""
     return Limits(options.size, options.linger, options.workers, options.capacity)
+
+
+def _strays_of(future: BatchFuture[Any]) -> list[BatchFuture[Any]]:
+    """Who is in no place yet of the items of a chunk that was broken up."""
+    if not (future._is_chunk and future._s is RESULT):
+        return []
+    alone = [one.future for one in future._v if type(one) is Alone]
+    return [one for one in alone if one._s.__class__ is Route]
 
 
 def items_of(futures: Sequence[BatchFuture[Any]]) -> int:

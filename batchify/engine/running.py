@@ -413,7 +413,7 @@ class Running(Entry):
                 if self._is_over():
                     value = outcomes[place] = Failure(self._closed())
                 else:
-                    alone = self._alone(future, future._v[place])
+                    alone = self._alone(future, future._v[place], None)
                     outcomes[place] = Alone(alone)
                     self._run_again(batch, alone, place, now, value.after)
                     retried += 1
@@ -425,19 +425,20 @@ class Running(Entry):
         for future in reversed(list(self.forming.chunks)):
             state = future._s
             if state.__class__ is Chunk and state.count > self.options.size:
-                alone = [self._alone(future, item) for item in future._v]
+                # With the route until each is in a place, see `_strays_of`.
+                alone = [self._alone(future, item, state.route) for item in future._v]
                 if state.is_flushed:
                     for one in alone:
                         one._terms = flushed(one._terms)
-                self.forming.break_up(future, RESULT, [Alone(one) for one in alone], alone)
                 self._ended[future] = None
+                self.forming.break_up(future, RESULT, [Alone(one) for one in alone], alone)
 
-    def _alone(self, chunk: BatchFuture[Any], item: Any) -> BatchFuture[Any]:
-        """A future for one item of a chunk, to be given a state."""
+    def _alone(self, chunk: BatchFuture[Any], item: Any, state: Route | None) -> BatchFuture[Any]:
+        """A future for one item of a chunk, to be put in a place."""
         future: BatchFuture[Any] = self._new_future()
         future._v = item
         future._t = chunk._t
-        future._s = None
+        future._s = state
         if chunk._origin is not None:
             future._origin = chunk._origin
         return future
