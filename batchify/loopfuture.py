@@ -49,7 +49,7 @@ class Port:
         self._has_gil = has_gil()
         # Those who run batches on this loop, and what keeps its end open for them.
         self.engines: WeakSet[Any] = WeakSet()
-        self.guard: Any = None
+        self.guard: tuple[object, Any] | None = None  # with its name
         self.is_ending = False
 
     def post(self, futures: Sequence[LoopFuture[Any]]) -> None:

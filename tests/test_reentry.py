@@ -29,6 +29,7 @@ from batchify import (
     scopes,
 )
 from batchify.distribution import Recorder
+from batchify.engine import lifecycle
 from batchify.engine.seam import ThreadSeam
 from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
 
@@ -728,3 +729,54 @@ def test_a_flushed_batch_that_is_broken_off_is_flushed_when_it_runs(priority: in
     engine._mend()
     engine.push()
     assert future.result(LIMIT) == 1
+
+
+def test_a_new_engine_that_a_handler_broke_off_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else neither an exit nor a fork would know of what it has."""
+
+    @batched
+    async def f(items: list[int]) -> list[int]:
+        return items
+
+    f.stats()  # its scope
+    register = lifecycle.register
+
+    def interrupted(engine: Any) -> None:
+        monkeypatch.setattr(lifecycle, "register", register)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lifecycle, "register", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        f(1)
+    assert f(2).result(5) == 2
+    engine: Any = f._scope()
+    assert engine.here() in lifecycle.all_engines()
+    f.close(5)
+
+
+def test_a_loop_is_attended_though_a_handler_broke_that_off() -> None:
+    """What is left when it is closed ends, then."""
+    loop: Any = asyncio.new_event_loop()
+    call_later = loop.call_later
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        loop.call_later = call_later
+        raise KeyboardInterrupt
+
+    @batched(linger=60)
+    async def f(items: list[int]) -> list[int]:
+        return items
+
+    async def main() -> Any:
+        loop.call_later = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            f(1)
+        return f(2)
+
+    future = loop.run_until_complete(main())
+    assert not future.done()
+    loop.close()
+    gc.collect()
+    assert isinstance(future.exception(0), Closed)

@@ -347,27 +347,30 @@ class _AtClose:
         return
 
     def __del__(self) -> None:
-        port = self._port()
-        if port is not None:
+        port = self._port() if hasattr(self, "_port") else None
+        if port is not None and port.loop.is_closed():  # else `attend` was broken off
             for engine in list(port.engines):
                 engine.loop_closed()
 
 
-async def _guard(port: Port) -> AsyncGenerator[None, None]:
+async def _guard(port: Port, name: object) -> AsyncGenerator[None, None]:
     """Suspended while the loop lives; its end comes before the loop's."""
     try:
         yield
     finally:
-        port.is_ending = True
-        # A batch may submit to another function: look until nothing is left anywhere.
-        while busy := [engine for engine in list(port.engines) if engine.hurry()]:
-            await asyncio.gather(*(engine.drained() for engine in busy))
+        if port.guard is not None and port.guard[0] is name:  # else its `attend` was broken off
+            port.is_ending = True
+            # A batch may submit to another function: look until nothing is left anywhere.
+            while busy := [engine for engine in list(port.engines) if engine.hurry()]:
+                await asyncio.gather(*(engine.drained() for engine in busy))
 
 
 def attend(port: Port) -> None:
     """Be told of the end of the running loop, in both ways."""
-    port.guard = _guard(port)
+    name = object()
+    guard = _guard(port, name)
     with contextlib.suppress(StopIteration), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may start while the loop shuts its generators down
-        port.guard.__anext__().send(None)
+        guard.__anext__().send(None)
     port.loop.call_later(YEAR, _AtClose(port), context=Context())  # it keeps no caller's
+    port.guard = (name, guard)  # last: whoever comes next makes good what was broken off
