@@ -29,11 +29,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import batchify
 from batchify import Closed, Deadlock, QueueFull, batched
+from batchify.loopfuture import LoopFuture, set_done
 from tests.manual import in_thread
 
 PACKAGE = os.path.dirname(batchify.__file__)
@@ -62,6 +63,13 @@ class Broken(AssertionError):
 
 
 # ---- the interrupt ----
+
+# What a task calls when it comes to an `await`.
+OF_A_STEP = (
+    LoopFuture.get_loop.__code__,
+    LoopFuture.add_done_callback.__code__,
+    asyncio.BaseEventLoop.call_soon.__code__,
+)
 
 # Both are called as trace functions, and are no Python code: nothing looks for signals in them.
 _ignore = functools.partial(sys.audit, "tests.interrupts")
@@ -114,14 +122,40 @@ class Injector:
         sys.settrace(_ignore)
         return _trip  # at the next event of this frame
 
-    def handle(self, *_: object) -> None:
+    def handle(self, _: int, frame: FrameType | None) -> None:
         sys.settrace(None)
         if self.is_done:
             return
         self.is_done = True
+        if is_step_of_asyncio(frame):
+            return
         if self.action is not None:
             self.action()
         raise self.error
+
+
+def is_step_of_asyncio(frame: FrameType | None) -> bool:
+    """Would the handler raise in what asyncio itself does, between two steps of ours?
+
+    Something is lost then, with any future. A task that is about to wait, or to go on in the next
+    step of the loop, and gets an exception from one of `OF_A_STEP`, never goes on, not even to be
+    cancelled; and so it is with who waits for a callback that does not come to its end: those of
+    `gather` and `wait_for`, and ours that sets an asyncio future as they do.
+    """
+    while frame is not None:
+        code, below = frame.f_code, frame.f_back
+        if code is set_done.__code__ or (
+            is_of_asyncio(code) and code.co_name in ("_done_callback", "_release_waiter")
+        ):
+            return True
+        if below is not None and below.f_code.co_name == "_run" and is_of_asyncio(below.f_code):
+            return code in OF_A_STEP
+        frame = below
+    return False
+
+
+def is_of_asyncio(code: CodeType) -> bool:
+    return os.path.dirname(code.co_filename) == os.path.dirname(asyncio.__file__)
 
 
 # ---- the world that is interrupted ----
@@ -316,6 +350,8 @@ class World:
             error = future.exception(0)
             if isinstance(error, (*ABORTED, *self.may_fail)):
                 continue
+            if self.is_async and isinstance(error, (Interrupt, Stop)):
+                continue  # taken for the failure of the batch that ran
             if error is not None or future.result(0) != ("done", item):
                 raise Broken(f"{item} ended in {error or future.result(0)!r}")
             if self.ran[item] != 1:
@@ -759,7 +795,7 @@ def run_once(name: str, mode: str, at: int) -> tuple[Failure | None, bool]:
         try:
             with injector:
                 next(act, None)
-        except (Interrupt, Stop, CancelledError, *ABORTED):
+        except (Interrupt, Stop, CancelledError, asyncio.CancelledError, *ABORTED):
             pass
         finally:
             world.gate.set()
