@@ -780,3 +780,68 @@ def test_a_loop_is_attended_though_a_handler_broke_that_off() -> None:
     loop.close()
     gc.collect()
     assert isinstance(future.exception(0), Closed)
+
+
+def test_a_call_in_the_middle_of_a_cancel_that_is_too_late_is_looked_at() -> None:
+    f = batched(lambda items: items, size=2, linger=60)
+    future = f("outer")
+    engine: Any = f._scope()
+    until(lambda: engine._idle)  # else it is the worker who looks
+    begin = engine._begin
+    made: list[Any] = []
+
+    def beginning() -> None:
+        engine._begin = begin
+        begin()
+        assert future.cancel()  # as a finalizer, under the lock
+        made.extend([f("one"), f("two")])
+
+    engine._begin = beginning
+    assert future.cancel()
+    assert [one.result(5) for one in made] == ["one", "two"]  # no other call looked
+    assert f.stats().cancelled == 1
+    f.close(5)
+
+
+@pytest.mark.parametrize("key", [None, str])
+def test_a_cancel_in_the_middle_of_the_same_cancel_counts_once(key: Any) -> None:
+    f = batched(lambda items: items, size=3, linger=60, key=key)
+    future = f(1)
+    f.size = 4  # moves it on from the intake
+    engine: Any = f._scope()
+    end = engine.forming.end
+
+    def ending(entry: Any, *args: Any) -> Any:
+        engine.forming.end = end
+        assert entry.cancel()  # as a finalizer, under the lock
+        return end(entry, *args)
+
+    engine.forming.end = ending
+    assert future.cancel()
+    other = f(2)
+    stats = f.stats()
+    assert (stats.accepted, stats.cancelled, stats.pending) == (2, 1, 1)
+    f.flush(5)
+    assert other.result(0) == 2
+    f.close(5)
+
+
+def test_items_that_are_cancelled_in_the_middle_of_their_take() -> None:
+    f = batched(lambda items: items, size=3, linger=60, capacity=2)
+    futures = [f(1), f(2)]
+    blocked = in_thread(lambda: f(3).result(10))
+    until(lambda: f.stats().submitted == 3)
+    engine: Any = f._scope()
+    take = engine.forming.take
+
+    def taking(*args: Any) -> None:
+        engine.forming.take = take
+        assert [future.cancel() for future in futures] == [True, True]  # as a finalizer
+        take(*args)
+
+    engine.forming.take = taking
+    f.size = 2  # a batch is full
+    f.flush(5)
+    assert blocked.result() == 3
+    assert f.stats().cancelled == 2
+    f.close(5)

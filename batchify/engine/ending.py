@@ -23,34 +23,43 @@ class Ending(Running):
             return self._cancel_in_between(future)
         with self._lock:
             self._begin()
-            state, count = future._s, future._count
-            if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):
-                self._end()
-                return state is CANCELLED
-            self._ended[future] = future._v
-            if state.is_running:
-                future._s = CANCELLED  # detached: the batch goes on without it
-                self.counts.cancelled += count
-                self.forming.running -= count
-            else:
-                was_accepted = self.forming.end(future)
-                if was_accepted:
-                    self.counts.cancelled += count
-                elif was_accepted is not None:
-                    self.counts.gave_up += 1
-            self._look()
+            is_late = self._is_too_late(future)
+            if not is_late:
+                self._cancel(future)
+                self._look()
             self._end()
         self._after()
-        return True
+        return future._s is CANCELLED if is_late else True
+
+    @staticmethod
+    def _is_too_late(future: BatchFuture[Any]) -> bool:
+        state = future._s
+        return state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture)
+
+    def _cancel(self, future: BatchFuture[Any]) -> None:
+        state, count = future._s, future._count
+        if state.__class__ is Done:  # a finalizer has cancelled it just now
+            return
+        self._ended[future] = future._v
+        if state.is_running:
+            future._s = CANCELLED  # detached: the batch goes on without it
+            self.counts.cancelled += count
+            self.forming.running -= count
+        else:
+            was_accepted = self.forming.end(future)
+            if was_accepted:
+                self.counts.cancelled += count
+            elif was_accepted is not None:
+                self.counts.gave_up += 1
 
     def _cancel_in_between(self, future: BatchFuture[Any]) -> bool:
         """`cancel`, in a handler or a finalizer: who holds the lock takes it out (`_take_out`).
 
         Until then it may be where it was; so whoever takes something looks whether it is done.
         """
+        if self._is_too_late(future):
+            return future._s is CANCELLED
         state, count = future._s, future._count
-        if state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture):
-            return state is CANCELLED
         self._ended[future] = future._v
         future._s = CANCELLED
         if state.__class__ is Waiting:

@@ -279,14 +279,14 @@ class Entry(Looking):
         with self._lock:
             self._begin()
             state = future._s
-            if state.__class__ is not Waiting or not self.forming.withdraw(future):
-                self._end()
-                return
-            future._s = state
-            self.counts.rejected += 1
-            self._end_with((future,), self._full, Refused)
+            is_late = state.__class__ is not Waiting or not self.forming.withdraw(future)
+            if not is_late:
+                future._s = state
+                self.counts.rejected += 1
+                self._end_with((future,), self._full, Refused)
             self._end()
-        self._tell_admitted(state)
+        if not is_late:
+            self._tell_admitted(state)
         self._after()
 
     def _wait_at_the_end(self, future: BatchFuture[Any]) -> None:

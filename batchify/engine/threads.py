@@ -223,44 +223,47 @@ class ThreadEngine(Engine):
     def next(self, bell: Bell) -> Batch | float | Stop | None:
         """What the worker of `bell` does next: a batch, or a sleep, which may have an end."""
         with self._lock:
-            if bell not in self._threads:  # closed, or forked in the batch function
-                self._bells.discard(bell)
-                self._worker_idents.discard(get_ident())
-                self._begin()
-                self._look()  # opened again meanwhile: its permit is free only now
-                self._end()
-                return STOP
-            self._worker_idents.add(get_ident())
             self._begin()
-            self._roused = False
-            self._leave_bed(bell)
-            while True:
-                step = None
-                if len(self.batches) < self.options.workers:
-                    step = self._take()
-                else:  # callers run as many as may be
-                    self._look()
-                if isinstance(step, Batch):
-                    waits.begin_to_serve(step)
-                    self._look()
-                    break
-                if self.state is CLOSED or len(self._threads) > self.options.workers:
-                    del self._threads[bell]
-                    self._bells.discard(bell)
-                    self._worker_idents.discard(get_ident())
-                    self._look()
-                    self._end()
-                    return STOP
-                self._idle.append(bell)
-                if step is not None:
-                    self._alarms[bell] = step
-                self._set_need()
-                if self._has_seen_all():
-                    break
-                self._leave_bed(bell)
+            if bell in self._threads:
+                step = self._step(bell)
+            else:  # closed, or forked in the batch function
+                step = self._stop(bell)  # opened again meanwhile: its permit is free only now
             self._end()
         self._after()
         return step
+
+    def _step(self, bell: Bell) -> Batch | float | Stop | None:
+        """`next`, for one that is to go on (under the lock)."""
+        self._worker_idents.add(get_ident())
+        self._roused = False
+        self._leave_bed(bell)
+        while True:
+            step = None
+            if len(self.batches) < self.options.workers:
+                step = self._take()
+            else:  # callers run as many as may be
+                self._look()
+            if isinstance(step, Batch):
+                waits.begin_to_serve(step)
+                self._look()
+                return step
+            if self.state is CLOSED or len(self._threads) > self.options.workers:
+                return self._stop(bell)
+            self._idle.append(bell)
+            if step is not None:
+                self._alarms[bell] = step
+            self._set_need()
+            if self._has_seen_all():
+                return step
+            self._leave_bed(bell)
+
+    def _stop(self, bell: Bell) -> Stop:
+        """Let the worker of `bell` go (under the lock)."""
+        self._threads.pop(bell, None)
+        self._bells.discard(bell)
+        self._worker_idents.discard(get_ident())
+        self._look()
+        return STOP
 
     def _leave_bed(self, bell: Bell) -> None:
         if bell in self._idle:

@@ -191,7 +191,7 @@ class Forming:
         """
         state = entry._s
         self._forget_about(entry)
-        if entry._s is not state:
+        if state.__class__ is Done or entry._s is not state:
             return None
         entry._v = value
         entry._s = final
