@@ -672,7 +672,7 @@ def test_what_has_no_name_is_not_pickled() -> None:
 
 
 def test_fork_in_the_middle_of_a_change() -> None:
-    """A worker is taking a batch, and holds the lock: the fork waits for neither."""
+    """A worker takes a batch, and does not let go of the lock: the fork goes on without."""
     inside, may_go_on, is_over = threading.Event(), threading.Event(), threading.Event()
 
     @batched
@@ -718,6 +718,35 @@ def test_fork_while_another_thread_holds_the_lock() -> None:
         let_go.set()
     holder.result()
     assert f(3).result(5) == 3
+
+
+def test_fork_in_the_middle_of_a_change_of_one_that_waits_for_another() -> None:
+    """The fork holds what a thread waits for that holds what the fork waits for: it lets go."""
+    first = batched(lambda items: items, name="first")
+    second = batched(lambda items: items, name="second")
+    for f in (first, second):
+        assert f(1).result(LIMIT) == 1
+        f.flush(LIMIT)
+    locks = [f._scope()._lock for f in (first, second)]
+    has_begun, has_both = threading.Event(), threading.Event()
+
+    def is_held(lock: Any) -> bool:
+        if lock.acquire(blocking=False):
+            lock.release()
+            return False
+        return True
+
+    def hold() -> None:  # as a change of `second` in the middle of which a finalizer calls `first`
+        with locks[1]:
+            has_begun.set()
+            until(lambda: is_held(locks[0]))  # by the fork, which is at `second` by now
+            with locks[0]:
+                has_both.set()
+
+    holder = in_thread(hold)
+    assert has_begun.wait(LIMIT)
+    assert in_child(has_both.is_set)
+    holder.result()
 
 
 class Taken(dict[Any, Any]):

@@ -40,7 +40,6 @@ class Answered(ThreadEngine):
     def __init__(
         self, live: Live, seam: Seam, broker: Broker, function: Callable[..., Any]
     ) -> None:
-        super().__init__(live, False, seam)
         self.broker = broker
         self._function = function
         self._box: Outbox | None = broker.outbox(function)
@@ -52,6 +51,7 @@ class Answered(ThreadEngine):
         self._listener: object = None  # what that thread was started with
         self._is_flush_wanted = False  # what was sent is not to linger, and nobody has said so
         self._looked = 0.0  # when it was last asked for letters that are lost
+        super().__init__(live, False, seam)  # last: a fork may come as soon as it is registered
 
     @property
     def outbox(self) -> Outbox:
@@ -122,6 +122,7 @@ class Answered(ThreadEngine):
                 return False
             self._ear = get_ident()
             self._worker_idents.add(self._ear)
+        self._after()
         try:
             if self._is_flush_wanted:
                 self._tell_of_flush()

@@ -132,32 +132,38 @@ class Engine(Ending):
     def close(self, cancel: bool, closer: Closer) -> list[BatchFuture[Any]]:
         """Refuse new items; gives the futures to wait for before `closed`."""
         self.refuse_to_wait()
+        why = None
+        left = []
         with self._lock:
-            if self.state is CLOSED:
-                return []
-            self._closers.append(closer)
-            self._begin()
-            self._look()
-            self.state = CLOSING
-            self.need = 0  # first: who has not seen it is in the intake, and is let in
-            self.forming.seal(self._turn_away)
-            if cancel:
-                self._is_stopping = True
-                self.forming.clear(self._drop)
-            self.forming.hasten("close")
-            self._look()
-            why = self._no_worker if self._is_unserved() else None
-            if why is not None:  # it stays open: what was accepted may have a thread later
-                self.state = OPEN
-                self.forming.hasten(None)
-                self.forming.unseal()
-                self._set_need()
-            self._end()
-            left = self.unresolved()
+            if self.state is not CLOSED:
+                self._closers.append(closer)
+                self._begin()
+                why = self._begin_close(cancel)
+                self._end()
+                left = self.unresolved()
         self._after()
         if why is not None:
             raise RuntimeError(why)
         return left
+
+    def _begin_close(self, cancel: bool) -> str | None:
+        """Refuse new items; gives why it cannot be closed, if so (under the lock)."""
+        self._look()
+        self.state = CLOSING
+        self.need = 0  # first: who has not seen it is in the intake, and is let in
+        self.forming.seal(self._turn_away)
+        if cancel:
+            self._is_stopping = True
+            self.forming.clear(self._drop)
+        self.forming.hasten("close")
+        self._look()
+        why = self._no_worker if self._is_unserved() else None
+        if why is not None:  # it stays open: what was accepted may have a thread later
+            self.state = OPEN
+            self.forming.hasten(None)
+            self.forming.unseal()
+            self._set_need()
+        return why
 
     def _need_worker(self) -> None:
         """Raise where a wait would be in vain, as no thread is to be had for what was accepted."""
@@ -197,29 +203,34 @@ class Engine(Ending):
             closer: do this only if the close that this one began is still on.
         """
         self.refuse_to_wait()
+        left = 0
         with self._lock:
-            if closer is not None and closer not in self._closers:
-                return 0
-            self._begin()
-            self._look()
-            self.need = 0
-            self.forming.seal(self._turn_away)
-            self._tell(self.forming.told)
-            running = self._running() if abandon else []
-            left = items_of(running) + items_of(self.forming.entries())
-            self.forming.clear(self._drop)
-            for future in running:
-                self.forming.running -= future._count
-                self._drop(future)
-            if abandon:
-                self._abandon()
-            self.state = CLOSED
-            self._closers.clear()
-            self.forming.hasten(None)
-            self._set_need()
-            self._end_workers()
-            self._end()
+            if closer is None or closer in self._closers:
+                self._begin()
+                left = self._end_close(abandon)
+                self._end()
         self._after()
+        return left
+
+    def _end_close(self, abandon: bool) -> int:
+        """End what is left (under the lock)."""
+        self._look()
+        self.need = 0
+        self.forming.seal(self._turn_away)
+        self._tell(self.forming.told)
+        running = self._running() if abandon else []
+        left = items_of(running) + items_of(self.forming.entries())
+        self.forming.clear(self._drop)
+        for future in running:
+            self.forming.running -= future._count
+            self._drop(future)
+        if abandon:
+            self._abandon()
+        self.state = CLOSED
+        self._closers.clear()
+        self.forming.hasten(None)
+        self._set_need()
+        self._end_workers()
         return left
 
     def _abandon(self) -> None:
@@ -295,15 +306,17 @@ class Engine(Ending):
         before, self._ended = self._ended, {}
         # All that may be found anywhere: another thread may have been in the middle of a change.
         futures = [future for batch in self._begun() for future in batch.futures]
+        futures += [stray for batch in self._begun() for stray in _strays_among(batch.chunk or ())]
         futures += self.forming.everyone()
         futures += [stray for future in before for stray in _strays_of(future)]
         self.intake.clear()
+        self.options = self.live.now
+        self._is_configured = True
         self.forming = self._new_forming()
         self.batches.clear()
         self._end_with(futures, self._forked)
-        for ended in (before, self._ended):
-            for future in ended:
-                future.__dict__.pop("view", None)  # its condition may be held in the parent
+        for future in (*futures, *before):
+            future.__dict__.pop("view", None)  # its condition may be held in the parent
         self._ended = {}
         self._next_deadline = math.inf
         self.counts = Counts()
@@ -311,6 +324,7 @@ class Engine(Ending):
         self._nested.clear()
         self._closers.clear()
         self._roused = self._is_ending = self._is_changing = self._is_held = self._is_lent = False
+        self._is_stopping = False
         if self.state is CLOSING:
             self.state = CLOSED  # who closes it does so in the parent
         if self.state is not OPEN:
@@ -367,9 +381,11 @@ def limits_of(options: Options) -> Limits:
 
 def _strays_of(future: BatchFuture[Any]) -> list[BatchFuture[Any]]:
     """Who is in no place yet of the items of a chunk that was broken up."""
-    if not (future._is_chunk and future._s is RESULT):
-        return []
-    alone = [one.future for one in future._v if type(one) is Alone]
+    return _strays_among(future._v) if future._is_chunk and future._s is RESULT else []
+
+
+def _strays_among(outcomes: Sequence[Any]) -> list[BatchFuture[Any]]:
+    alone = [one.future for one in outcomes if type(one) is Alone]
     return [one for one in alone if one._s.__class__ is Route]
 
 

@@ -29,6 +29,8 @@ _engines: WeakValueDictionary[int, Any] = WeakValueDictionary()  # by id
 _held: set[Any] = set()  # engines with items that nothing else is going to look after
 _child_hooks: list[Callable[[], None]] = []
 _register_hooks: list[Callable[[Any], None]] = []
+# By thread: the locks it holds while it forks; a list for each fork, as a finalizer may fork, too.
+_locked: dict[int, list[list[Any]]] = {}
 _place = 0  # how many such hooks there were with the last of ours
 _is_hooked = False
 _is_ending = False
@@ -64,6 +66,11 @@ def hold(engine: Any) -> None:
 def let_go(engine: Any) -> None:
     """End what `hold` began."""
     _held.discard(engine)
+
+
+def is_forking() -> bool:
+    """Does this thread fork, and hold the engines' locks?"""
+    return threading.get_ident() in _locked
 
 
 def all_engines() -> list[Any]:
@@ -104,10 +111,72 @@ def come_first() -> None:
 
 
 if hasattr(os, "register_at_fork"):
+    # The child should not see a change that another thread is in the middle of. So a fork holds
+    # the locks of all engines, if they are to be had; `forked` bears it if not.
+    _PATIENCE = 2.0  # seconds; a finalizer that holds one may hang
+    _AT_ONCE = 0.3  # of these, for one lock
+
+    def _before_fork() -> None:
+        held: list[Any] = []
+        me = threading.get_ident()
+        _locked[me] = [*_locked.get(me, []), held]  # one store, as a finalizer may fork here
+        end = time.monotonic() + _PATIENCE
+        while not _take_locks(held, _AT_ONCE):
+            if time.monotonic() > end:
+                _take_locks(held, 0.0)
+                return
+            # A finalizer that holds the one waits for another, which is held here: let it go on.
+            _let_locks_go(held)
+            time.sleep(0.01)
+
+    def _take_locks(held: list[Any], patience: float) -> bool:
+        """Take the locks of all engines, also of those that are made meanwhile.
+
+        Args:
+            held: where those that are taken are noted.
+            patience: seconds for each; 0 leaves out those that are not free.
+
+        Returns:
+            False when one was not to be had.
+        """
+        known: set[Any] = set()
+        while new := [e._lock for e in all_engines() if e._lock not in known]:
+            for lock in new:
+                known.add(lock)
+                held.append(lock)  # first: a signal handler may raise at any instant
+                if not lock.acquire(timeout=patience):
+                    held.pop()
+                    if patience:
+                        return False
+        return True
+
+    def _let_locks_go(held: list[Any]) -> None:
+        while held:
+            if held[-1]._is_owned():
+                held[-1].release()
+            held.pop()
+
+    def _after_fork() -> None:
+        me = threading.get_ident()
+        forks = _locked.get(me, [[]])
+        try:
+            _let_locks_go(forks[-1])
+        finally:
+            _let_locks_go(forks[-1])  # what a signal handler that raised has left
+            forks.pop()
+            if not forks:
+                _locked.pop(me, None)
+            for engine in all_engines():  # for finalizers and handlers that called meanwhile
+                if getattr(engine, "_nested", None):
+                    engine._look_again()
+
+    def _meet_signals() -> None:
+        """Where a signal that came during the fork is handled, before the locks are let go."""
 
     def _forked() -> None:
         global _is_ending, _held
         _is_ending = False
+        _locked.clear()  # the engines get new locks
         _held = set()  # a new one: see `Engine.forked`
         waits.forget()
         for hook in _child_hooks:
@@ -116,7 +185,8 @@ if hasattr(os, "register_at_fork"):
             engine.forked()
             _tell_registered(engine)
 
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_parent=_meet_signals)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
 
 
 def _at_exit() -> None:

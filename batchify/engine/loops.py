@@ -180,14 +180,21 @@ class AsyncEngine:
                     engine.closed()
                 # First all that looks after it: a signal handler may raise at any instant.
                 lifecycle.register(engine)
-                if home is None:
-                    port.engines.add(engine)
-                    if port.guard is None:
-                        attend(port)
-                    if port.is_ending:
-                        engine.hurry()  # made by a batch that runs at the end of the loop
-                # Not the one made here, if a handler or a finalizer has made one meanwhile.
-                engine = self._engines.setdefault(port, engine)
+                try:
+                    if home is None:
+                        port.engines.add(engine)
+                        if port.guard is None:
+                            attend(port)
+                        if port.is_ending:
+                            engine.hurry()  # made by a batch that runs at the end of the loop
+                    # Not the one made here, if a handler or a finalizer has made one meanwhile.
+                    made = self._engines.setdefault(port, engine)
+                finally:
+                    if self._engines.get(port) is not engine:
+                        port.engines.discard(engine)
+                engine = made
+                if self.state is not OPEN:  # closed meanwhile, likewise
+                    engine.closed()
             return engine
 
     def forget(self, port: Port) -> None:

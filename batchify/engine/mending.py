@@ -18,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from ..errors import Deadlock
 from ..future import run_callbacks
 from ..options import Options
+from . import lifecycle
 from .telling import Telling
 
 P = ParamSpec("P")
@@ -136,7 +137,7 @@ class Mending(Telling):
         if not lock._is_owned():
             return False
         is_main = get_ident() == main_thread().ident
-        if not is_main or self._is_held_below():
+        if not is_main or lifecycle.is_forking() or self._is_held_below():
             return True
         while lock._is_owned():
             lock.release()

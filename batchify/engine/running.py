@@ -113,6 +113,7 @@ class Running(Entry):
         if not batch.futures:  # cancelled meanwhile, by a finalizer that ran in this thread
             self.batches.discard(batch)
             self.forming.release(batch.route)
+            self._recount()  # those were not taken for dead yet: there would be no end of it
             return self._take()
         batch.size = batch.left = len(batch.futures) if chunk is None else chunk.count
         self.counts.reasons[batch.reason] += 1
@@ -413,7 +414,7 @@ class Running(Entry):
                 if self._is_over():
                     value = outcomes[place] = Failure(self._closed())
                 else:
-                    alone = self._alone(future, future._v[place], None)
+                    alone = self._alone(future, future._v[place], batch.route)
                     outcomes[place] = Alone(alone)
                     self._run_again(batch, alone, place, now, value.after)
                     retried += 1
@@ -425,7 +426,6 @@ class Running(Entry):
         for future in reversed(list(self.forming.chunks)):
             state = future._s
             if state.__class__ is Chunk and state.count > self.options.size:
-                # With the route until each is in a place, see `_strays_of`.
                 alone = [self._alone(future, item, state.route) for item in future._v]
                 if state.is_flushed:
                     for one in alone:
@@ -433,12 +433,15 @@ class Running(Entry):
                 self._ended[future] = None
                 self.forming.break_up(future, RESULT, [Alone(one) for one in alone], alone)
 
-    def _alone(self, chunk: BatchFuture[Any], item: Any, state: Route | None) -> BatchFuture[Any]:
-        """A future for one item of a chunk, to be put in a place."""
+    def _alone(self, chunk: BatchFuture[Any], item: Any, route: Route) -> BatchFuture[Any]:
+        """A future for one item of a chunk; it has the route for its state until it is in a place.
+
+        So one that an exception left in none is found, see `_strays_of`.
+        """
         future: BatchFuture[Any] = self._new_future()
         future._v = item
         future._t = chunk._t
-        future._s = state
+        future._s = route
         if chunk._origin is not None:
             future._origin = chunk._origin
         return future

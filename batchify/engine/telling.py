@@ -10,9 +10,15 @@ from typing import Any
 from ..future import ERROR, RESULT, BatchFuture, Done, Failure, Poke, fire
 from ..interpreter import has_gil
 from ..loopfuture import LoopFuture
+from ..retry import Retry
 
 _port_of = attrgetter("_port")
 PENDING = object()  # the outcome, in a chunk, of an item that has none yet
+
+
+def _is_open(outcome: Any) -> bool:
+    """Has the item of a chunk none yet, or one that asks for another run?"""
+    return outcome is PENDING or issubclass(type(outcome), Retry)
 
 
 class Telling:
@@ -66,7 +72,7 @@ class Telling:
                 final, value = ERROR, kind(error())
             else:  # each of its items ends on its own
                 final = RESULT
-                value = [Failure(error()) if one is PENDING else one for one in outcomes]
+                value = [Failure(error()) if _is_open(one) else one for one in outcomes]
             if future._s is state:  # else a handler has cancelled it just now
                 future._v = value
                 future._s = final
