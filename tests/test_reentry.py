@@ -827,21 +827,33 @@ def test_a_cancel_in_the_middle_of_the_same_cancel_counts_once(key: Any) -> None
 
 
 def test_items_that_are_cancelled_in_the_middle_of_their_take() -> None:
-    f = batched(lambda items: items, size=3, linger=60, capacity=2)
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    @batched(size=2, capacity=3)
+    def f(items: list[int]) -> list[int]:
+        has_begun.set()
+        assert may_end.wait(10)
+        return items
+
+    first = f(0)
+    assert has_begun.wait(10)
     futures = [f(1), f(2)]
-    blocked = in_thread(lambda: f(3).result(10))
-    until(lambda: f.stats().submitted == 3)
+    calls = []
+    for n in (3, 4):  # the one has room when the first has ended, the other has not
+        calls.append(in_thread(f, n))
+        until(lambda n=n: f.stats().submitted == n + 1)  # type: ignore[misc]
     engine: Any = f._scope()
     take = engine.forming.take
 
     def taking(*args: Any) -> None:
         engine.forming.take = take
-        assert [future.cancel() for future in futures] == [True, True]  # as a finalizer
+        futures[:] = engine.forming.line.entries
+        assert [future.cancel() for future in futures] == [True] * 3  # as a finalizer
         take(*args)
 
     engine.forming.take = taking
-    f.size = 2  # a batch is full
-    f.flush(5)
-    assert blocked.result() == 3
-    assert f.stats().cancelled == 2
+    may_end.set()
+    assert first.result(10) == 0
+    assert calls[1].result().result(10) == 4
+    assert f.stats().cancelled == 3
     f.close(5)
