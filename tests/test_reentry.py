@@ -756,6 +756,30 @@ def test_a_new_engine_that_a_handler_broke_off_is_not_used(
     f.close(5)
 
 
+def test_a_function_that_is_closed_while_its_engine_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @batched
+    async def f(items: list[int]) -> list[int]:
+        return items
+
+    f.stats()  # its scope
+    register = lifecycle.register
+
+    def closing(engine: Any) -> None:
+        monkeypatch.setattr(lifecycle, "register", register)
+        register(engine)
+        f.close(5)  # as a handler or a finalizer
+
+    monkeypatch.setattr(lifecycle, "register", closing)
+    for n in range(2):
+        with pytest.raises(Closed):
+            f(n)
+    f.start()
+    assert f(3).result(5) == 3
+    f.close(5)
+
+
 def test_a_loop_is_attended_though_a_handler_broke_that_off() -> None:
     """What is left when it is closed ends, then."""
     loop: Any = asyncio.new_event_loop()

@@ -176,8 +176,6 @@ class AsyncEngine:
                     self.live, self.takes_more, self.seam, port, home, on_loop_closed
                 )
                 engine.observers = self.observers
-                if self.state is not OPEN:
-                    engine.closed()
                 # First all that looks after it: a signal handler may raise at any instant.
                 lifecycle.register(engine)
                 try:
@@ -187,14 +185,13 @@ class AsyncEngine:
                             attend(port)
                         if port.is_ending:
                             engine.hurry()  # made by a batch that runs at the end of the loop
-                    # Not the one made here, if a handler or a finalizer has made one meanwhile.
-                    made = self._engines.setdefault(port, engine)
+                    if self.state is not OPEN:  # by a handler or a finalizer just now, perhaps
+                        engine.closed()
+                    made = self._engines.setdefault(port, engine)  # or they have made one
                 finally:
                     if self._engines.get(port) is not engine:
                         port.engines.discard(engine)
-                engine = made
-                if self.state is not OPEN:  # closed meanwhile, likewise
-                    engine.closed()
+                return made
             return engine
 
     def forget(self, port: Port) -> None:
