@@ -331,28 +331,25 @@ mutant(
 )  # fmt: skip
 mutant(
     "cancels-what-runs", "engine/ending.py",
-    "            state, count = future._s, future._count\n"
-    "            if state.__class__ is Done or "
-    "(state.is_running and future.__class__ is not LoopFuture):",
-    "            state, count = future._s, future._count\n"
-    "            if state.__class__ is Done:",
+    "state.__class__ is Done or (state.is_running and future.__class__ is not LoopFuture)",
+    "state.__class__ is Done",
     *on_schedule("cancel-against-start"),
 )  # fmt: skip
 mutant(
     "cancel-does-not-look", "engine/ending.py",
-    "                    self.counts.gave_up += 1\n"
-    "            self._look()\n",
-    "                    self.counts.gave_up += 1\n",
+    "                self._cancel(future)\n"
+    "                self._look()\n",
+    "                self._cancel(future)\n",
     *on_schedule("room-by-cancel"),
 )  # fmt: skip
 mutant(
     "cancel-takes-no-lock", "engine/ending.py",
     "        with self._lock:\n"
     "            self._begin()\n"
-    "            state, count",
+    "            is_late",
     "        if True:\n"
     "            self._begin()\n"
-    "            state, count",
+    "            is_late",
     *on_schedule("cancel-against-start"),
 )  # fmt: skip
 mutant(
@@ -399,15 +396,15 @@ mutant(
 )  # fmt: skip
 mutant(
     "close-lowers-need-too-late", "engine/base.py",
-    "            self.need = 0  # first: who has not seen it is in the intake, and is let in\n",
+    "        self.need = 0  # first: who has not seen it is in the intake, and is let in\n",
     "",
     *finely("close-against-submit"),
 )  # fmt: skip
 mutant(
     "a-given-up-batch-keeps-its-room", "engine/base.py",
-    "                self.forming.running -= future._count\n"
-    "                self._drop",
-    "                self._drop",
+    "            self.forming.running -= future._count\n"
+    "            self._drop",
+    "            self._drop",
     *on_schedule("close-with-timeout"),
 )  # fmt: skip
 mutant(
@@ -523,8 +520,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "who-takes-a-batch-wakes-nobody", "engine/threads.py",
-    "                    waits.begin_to_serve(step)\n                    self._look()\n",
-    "                    waits.begin_to_serve(step)\n",
+    "                waits.begin_to_serve(step)\n                self._look()\n",
+    "                waits.begin_to_serve(step)\n",
     *on_schedule("workers-side-by-side"),
 )  # fmt: skip
 mutant(
@@ -543,9 +540,9 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-worker-sleeps-without-a-last-look", "engine/threads.py",
-    "                self._set_need()\n                if self._has_seen_all():\n"
-    "                    break",
-    "                self._set_need()\n                break",
+    "            self._set_need()\n            if self._has_seen_all():\n"
+    "                return step",
+    "            self._set_need()\n            return step",
     *finely("entry"),
 )  # fmt: skip
 mutant(
@@ -556,8 +553,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "who-was-roused-stays-noted", "engine/threads.py",
-    "            self._roused = False\n            self._leave_bed(bell)",
-    "            self._leave_bed(bell)",
+    "        self._roused = False\n        self._leave_bed(bell)",
+    "        self._leave_bed(bell)",
     *on_schedule("entry"),
 )  # fmt: skip
 mutant(
@@ -573,9 +570,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "who-leaves-does-not-look", "engine/threads.py",
-    "                self._begin()\n"
-    "                self._look()  # opened again meanwhile: its permit is free only now\n",
-    "                self._begin()\n",
+    "        self._look()\n        return STOP\n",
+    "        return STOP\n",
     *on_schedule("start-before-the-worker-is-gone"),
 )  # fmt: skip
 
