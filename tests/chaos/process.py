@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Now, not by a thread in the middle of a fork: it has hooks for forks, and would let go of a lock
+# there that it has not taken (CPython).
+import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import contextlib
 import gc
 import os
