@@ -290,9 +290,7 @@ class World:
     def fork(self) -> None:
         """Fork in the middle of it, as another thread might that could not wait for the lock."""
         read, write = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads
-            child = os.fork()
+        child = fork_among_threads()
         if not child:
             left = [item for item, future in self.known.items() if not future.done()]
             os.write(write, repr(left).encode())
@@ -400,6 +398,13 @@ def until(fact: Callable[[], Any], what: Any) -> None:
         if time.monotonic() > end:
             raise Broken(what if isinstance(what, str) else what())
         time.sleep(0.0002)
+
+
+def fork_among_threads() -> int:
+    """`os.fork`, without its warning that there are threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def error_of(call: Callable[[], Any]) -> Any:
@@ -692,9 +697,7 @@ def method(w: World) -> Steps:
 def fork(w: World) -> Steps:
     w.busy("a", "b")
     yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads
-        child = os.fork()
+    child = fork_among_threads()
     if not child:
         os._exit(0)
     os.waitpid(child, 0)

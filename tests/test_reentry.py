@@ -731,10 +731,8 @@ def test_a_flushed_batch_that_is_broken_off_is_flushed_when_it_runs(priority: in
     assert future.result(LIMIT) == 1
 
 
-def test_a_new_engine_that_a_handler_broke_off_is_not_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Else neither an exit nor a fork would know of what it has."""
+def making_its_engine(monkeypatch: pytest.MonkeyPatch, act: Any) -> Any:
+    """A function that calls `act(itself)` while its first engine is made, as a handler might."""
 
     @batched
     async def f(items: list[int]) -> list[int]:
@@ -743,35 +741,35 @@ def test_a_new_engine_that_a_handler_broke_off_is_not_used(
     f.stats()  # its scope
     register = lifecycle.register
 
-    def interrupted(engine: Any) -> None:
+    def registering(engine: Any) -> None:
         monkeypatch.setattr(lifecycle, "register", register)
+        act(f)
+        register(engine)
+
+    monkeypatch.setattr(lifecycle, "register", registering)
+    return f
+
+
+def test_a_new_engine_that_a_handler_broke_off_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else neither an exit nor a fork would know of what it has."""
+
+    def interrupt(_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lifecycle, "register", interrupted)
+    f = making_its_engine(monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
         f(1)
     assert f(2).result(5) == 2
-    engine: Any = f._scope()
-    assert engine.here() in lifecycle.all_engines()
+    assert f._scope().here() in lifecycle.all_engines()
     f.close(5)
 
 
 def test_a_function_that_is_closed_while_its_engine_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    @batched
-    async def f(items: list[int]) -> list[int]:
-        return items
-
-    f.stats()  # its scope
-    register = lifecycle.register
-
-    def closing(engine: Any) -> None:
-        monkeypatch.setattr(lifecycle, "register", register)
-        register(engine)
-        f.close(5)  # as a handler or a finalizer
-
-    monkeypatch.setattr(lifecycle, "register", closing)
+    f = making_its_engine(monkeypatch, lambda f: f.close(5))
     for n in range(2):
         with pytest.raises(Closed):
             f(n)
