@@ -2,12 +2,15 @@
 
     python -m tests.interrupts                        every opcode of every scenario, in every mode
     python -m tests.interrupts cancel close -m raise  some of them
-    python -m tests.interrupts cancel -m raise --at 17 -v
+    python -m tests.interrupts cancel -m raise --at 17
 
 How the signal comes: a trace function that is one C call trips SIGINT at opcode `k`, so that
 CPython runs the handler where it would run that of a real signal that came just then: at its next
 look, in that frame or in one that it calls. Nothing is raised where no real signal could raise.
 A finalizer may run at any opcode: for those the trace function itself does what the finalizer does.
+
+In the mode `kill` it is a worker that is hit, by an asynchronous exception, as if there were no
+memory just then.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from typing import Any
 
 import batchify
 from batchify import Closed, Deadlock, QueueFull, batched
+from batchify.engine.mending import live_on
 from batchify.loopfuture import LoopFuture, set_done
 from tests.manual import in_thread
 
@@ -48,6 +52,18 @@ class Interrupt(Exception):
 
 class Stop(KeyboardInterrupt):
     """The same, as Ctrl-C: an event loop ends."""
+
+
+class Killed(MemoryError):
+    """What hits a worker."""
+
+    def __init__(self) -> None:  # just before it is raised: it is traced no further
+        super().__init__()
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            frame.f_trace = None
+            frame = frame.f_back
+        sys.settrace(None)
 
 
 class Hang(BaseException):
@@ -76,6 +92,9 @@ _ignore = functools.partial(sys.audit, "tests.interrupts")
 _trip = ctypes.PyDLL(None).PyErr_SetInterrupt
 _trip.argtypes = (ctypes.py_object,) * 3  # frame, event, argument: it takes none of them
 _trip.restype = None
+_kill = ctypes.PyDLL(None).PyThreadState_SetAsyncExc
+_kill.argtypes = (ctypes.c_ulong,) + (ctypes.py_object,) * 4  # it takes two
+_kill.restype = None
 
 
 class Injector:
@@ -134,6 +153,40 @@ class Injector:
         raise self.error
 
 
+class Killer(Injector):
+    """Raises `Killed` in the worker that comes to opcode `at` of all that workers run.
+
+    Not in the one frame that goes on after it.
+    """
+
+    def __init__(self, at: int) -> None:
+        super().__init__(at, None, Killed)
+        self.is_over = False
+
+    def __enter__(self) -> Killer:
+        threading.settrace(self.trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        threading.settrace(None)  # type: ignore[arg-type]
+        self.is_over = True
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if (
+            self.is_done
+            or self.is_over
+            or not threading.current_thread().name.startswith("batchify:")
+        ):
+            return None
+        if frame.f_code is live_on.__code__:
+            return None
+        found = super().trace(frame, event, _)
+        if found is not _trip:
+            return found
+        self.is_done = True
+        return functools.partial(_kill, threading.get_ident(), Killed)
+
+
 def is_step_of_asyncio(frame: FrameType | None) -> bool:
     """Would the handler raise in what asyncio itself does, between two steps of ours?
 
@@ -176,6 +229,7 @@ class World:
     calls: list[Any] = field(default_factory=list)  # of other threads
     forks: list[str] = field(default_factory=list)  # what did not end in forked children
     may_fail: tuple[Any, ...] = ()
+    may_end: tuple[Any, ...] = ()  # what other threads may get
 
     def __post_init__(self) -> None:
         self.gate = threading.Event()
@@ -229,7 +283,8 @@ class World:
         """The worker holds the first, the others wait behind it."""
         self.gate.clear()
         self.before(items[0])
-        until(lambda: self.ran[items[0]], "no worker took the first item")
+        first = self.known[items[0]]
+        until(lambda: self.ran[items[0]] or first.done(), "no worker took the first item")
         self.before(*items[1:])
 
     def other(self, function: Callable[..., Any], *args: Any) -> None:
@@ -247,8 +302,13 @@ class World:
             self.known[item] = self.f(item)
 
         self.other(work)
-        until(  # unless there is room again, by who meddles
-            lambda: self.gate.is_set() or self.f.stats().submitted > self.f.stats().accepted,
+        call = self.calls[-1]
+        until(  # unless there is room again, by who meddles or kills
+            lambda: (
+                self.gate.is_set()
+                or (self.may_end and call.is_done())
+                or self.f.stats().submitted > self.f.stats().accepted
+            ),
             "nobody waits",
         )
 
@@ -319,7 +379,7 @@ class World:
                 call.thread.join(PATIENCE)
                 if not call.is_done():
                     raise Broken("another thread hangs")
-            with contextlib.suppress(CancelledError):  # by who meddles
+            with contextlib.suppress(CancelledError, *self.may_end):  # by who meddles, or kills
                 call.result()
         until(
             lambda: all(future.done() for future in list(self.known.values())),
@@ -768,7 +828,7 @@ for _work in (await_some, fill_up, drain, admit):
 
 # ---- running them ----
 
-MODES = ("raise", "ctrl-c", "submit", "both", "meddle", "meddle-raise", "fork")
+MODES = ("raise", "ctrl-c", "submit", "both", "meddle", "meddle-raise", "fork", "kill")
 
 
 @dataclass
@@ -791,20 +851,31 @@ def run_once(name: str, mode: str, at: int) -> tuple[Failure | None, bool]:
     if mode.startswith("meddle"):
         action = world.meddle
     error = {"raise": Interrupt, "both": Interrupt, "meddle-raise": Interrupt, "ctrl-c": Stop}
-    injector = Injector(at, action, error.get(mode))
+    injector = Killer(at) if mode == "kill" else Injector(at, action, error.get(mode))
+    if mode == "kill":
+        world.may_end = (Killed, *ABORTED)
     what: str | None = None
     act = steps(world)
-    next(act)
     signal.setitimer(signal.ITIMER_REAL, 8)
     try:
         try:
-            with injector:
-                next(act, None)
-        except (Interrupt, Stop, CancelledError, asyncio.CancelledError, *ABORTED):
+            if mode == "kill":  # its threads are traced from their start on
+                with injector:
+                    next(act)
+                    next(act, None)
+                    world.gate.set()
+                    world.f.flush(PATIENCE)
+            else:
+                next(act)
+                with injector:
+                    next(act, None)
+        except (Interrupt, Stop, CancelledError, asyncio.CancelledError, Killed, *ABORTED):
             pass
         finally:
             world.gate.set()
             act.close()
+        if mode == "kill":
+            world.may_fail += (Killed,)
         world.check()
     except Hang:
         what = "the main thread hangs"

@@ -533,9 +533,21 @@ mutant(
     *in_file("reentry", "test_a_mend_that_is_broken_off_is_mended"),
 )  # fmt: skip
 mutant(
+    "a-fault-ends-its-worker", "engine/mending.py",
+    "            pause = _recover(recover, fault, args, pause)",
+    "            raise",
+    *in_file("interrupts", "test_a_worker_that_is_killed_goes_on"),
+)  # fmt: skip
+mutant(
+    "nobody-finds-the-batch-of-a-killed-worker", "engine/threads.py",
+    "(batch.thread == me and not",
+    "(batch.thread == me == main_thread().ident and not",
+    *in_file("interrupts", "test_a_worker_that_is_killed_goes_on"),
+)  # fmt: skip
+mutant(
     "what-is-in-hand-is-taken-for-lost", "engine/threads.py",
-    "(batch.thread == me == get_ident() and not _is_in_hand(batch))",
-    "batch.thread == me == get_ident()",
+    "(batch.thread == me and not _is_in_hand(batch))",
+    "batch.thread == me",
     *in_file("interrupts", "test_what_a_caller_has_in_hand_is_run_once"),
 )  # fmt: skip
 mutant(

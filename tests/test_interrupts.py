@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,25 @@ def test_a_sample_of_interrupts(name: str) -> None:
 @pytest.mark.parametrize("mode", ["raise", "submit", "both", "meddle"])
 def test_interrupts_in_every_scenario(mode: str) -> None:
     assert sum(hold(name, mode, 11, 607) for name in DEF) > 40
+
+
+@pytest.mark.parametrize("name", ["submit_busy", "close"])
+def test_a_worker_that_is_killed_goes_on(name: str) -> None:
+    """By an asynchronous exception, at an opcode of the engine's own."""
+    assert hold(name, "kill", 7, 151) > 2 or sys.version_info >= (3, 12)
+
+
+@pytest.mark.long
+def test_workers_that_are_killed_in_every_scenario() -> None:
+    assert sum(hold(name, "kill", 11, 307) for name in DEF) > 100 or sys.version_info >= (3, 12)
+
+
+@pytest.mark.skipif(find_spec("_testcapi") is None, reason="this CPython cannot fail on demand")
+def test_one_failed_allocation_ends_no_worker() -> None:
+    """In a process of its own: it may hit any of its threads."""
+    command = [sys.executable, "-m", "tests.no_memory"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
 
 
 @pytest.mark.long

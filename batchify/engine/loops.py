@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 from _thread import LockType, allocate_lock
@@ -19,14 +20,17 @@ from ..future import BatchFuture
 from ..interpreter import has_gil, has_greenlets
 from ..loopfuture import LoopFuture, Port, port_of
 from ..observe import EVERYWHERE, Observers
-from ..options import Live, Options
+from ..options import Live, Options, kind
 from ..stats import Stats, added
 from ..tracing import tracer_of
 from . import lifecycle
 from .base import limits_of
 from .looking import CLOSED, CLOSING, OPEN
 from .loop import LoopEngine, attend
+from .mending import live_on
 from .seam import Seam
+
+log = logging.getLogger("batchify")
 
 # ---- callers without a loop ----
 
@@ -79,10 +83,18 @@ def _run_background(port: Port, claim: LockType) -> None:
     _mine.loop = port.loop
     del port, claim
     try:
-        _mine.loop.run_forever()
+        live_on(_run_forever, _log)
         _mine.loop.run_until_complete(_mine.loop.shutdown_asyncgens())
     finally:
         _mine.loop.close()
+
+
+def _run_forever() -> None:
+    _mine.loop.run_forever()
+
+
+def _log(error: BaseException) -> None:
+    log.error("the background loop met %s, and goes on", kind(error))
 
 
 _background: ref[Background] | None = None

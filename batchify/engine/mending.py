@@ -1,7 +1,8 @@
-"""What signal handlers break, by raising at any instant, and what mends it.
+"""What exceptions break that come at any instant, and what mends it.
 
-Only the main thread meets them. It mends what it has broken on the way out; when it is hit
-there, too, whoever takes the lock next does.
+Signal handlers raise in the main thread, somebody may kill threads, and there may be no memory.
+Whoever is hit mends what is broken on the way out; when it is hit there, too, whoever takes the
+lock next does. Threads of ours go on (`live_on`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from threading import RLock, get_ident, main_thread
+from time import monotonic, sleep
 from types import CodeType, FrameType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -24,6 +26,8 @@ from .telling import Telling
 P = ParamSpec("P")
 R = TypeVar("R")
 E = TypeVar("E", bound="Mending")
+
+LONGEST_PAUSE = 1.0  # seconds, of a thread that meets one fault after the other
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _CLOSED_BY_COLLECTOR = (
@@ -77,6 +81,37 @@ def is_below(frame: FrameType | None, codes: set[CodeType], name: str, value: ob
             return True
         frame = frame.f_back
     return False
+
+
+def live_on(life: Callable[..., None], recover: Callable[..., None], *args: Any) -> None:
+    """The bottom of a thread of ours: go on with `life(*args)` until that returns.
+
+    What it raises is a fault, of ours or for want of memory: `recover(error, *args)` mends it.
+    """
+    pause = 0.0
+    while True:
+        began = monotonic()
+        try:
+            life(*args)  # a call: the jump of a loop is in no `try`, and may raise
+            return
+        except BaseException as fault:
+            if monotonic() - began > LONGEST_PAUSE:
+                pause = 0.0
+            pause = _recover(recover, fault, args, pause)
+
+
+def _recover(
+    recover: Callable[..., None], fault: BaseException, args: tuple[Any, ...], pause: float
+) -> float:
+    """Recover, after a pause that is longer each time; gives the last."""
+    while True:
+        pause = min(2 * pause or 0.001, LONGEST_PAUSE)
+        try:
+            sleep(pause)
+            recover(fault, *args)
+            return pause
+        except BaseException:  # still no memory
+            continue
 
 
 class Mending(Telling):

@@ -120,13 +120,13 @@ class Running(Entry):
         return batch
 
     def _lost(self) -> list[Batch]:
-        """Batches that nobody runs: a signal handler raised before or after (under the lock)."""
+        """Batches that nobody runs: an exception broke in before or after (under the lock)."""
         raise NotImplementedError
 
     def _put_back(self, batch: Batch) -> None:
         """The items of a lost batch wait again, before all others, if it never began."""
         if batch.has_begun:
-            self._abort(batch, "a signal handler raised")
+            self._abort(batch, "an exception broke into the engine")
             self.batches.discard(batch)
             return
         route: Route | None = batch.route

@@ -11,6 +11,7 @@ that it stays until the worker is awake.
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from contextvars import Context
@@ -27,8 +28,10 @@ from . import lifecycle
 from .base import Engine
 from .batch import Batch
 from .looking import CLOSED
-from .mending import holding, is_below
+from .mending import holding, is_below, live_on
 from .seam import Bell, Seam, collect_again
+
+log = logging.getLogger("batchify")
 
 
 class Stop:
@@ -109,7 +112,9 @@ class ThreadEngine(Engine):
         name = f"batchify:{self.options.name}:{self._started + 1}"
         self._threads[bell] = None
         try:
-            self._threads[bell] = self.seam.spawn(_serve, (self._weak, bell), name)
+            self._threads[bell] = self.seam.spawn(
+                live_on, (_serve, _recover, self._weak, bell), name
+            )
         except BaseException:
             del self._threads[bell]
             raise
@@ -135,7 +140,7 @@ class ThreadEngine(Engine):
         self._bells.add(bell)
         try:
             name = f"batchify:{self.options.name}:deadlines"
-            self.seam.spawn(_keep_watch, (self._weak, bell), name)
+            self.seam.spawn(live_on, (_keep_watch, _recover, self._weak, bell), name)
         except RuntimeError:  # no thread to be had: the workers look, too
             self._watch = None
             self._bells.discard(bell)
@@ -210,11 +215,11 @@ class ThreadEngine(Engine):
     def _lost(self) -> list[Batch]:
         if not self.batches:
             return []
-        me = main_thread().ident  # handlers run there only
+        me = get_ident()
         return [
             batch
             for batch in list(self.batches)
-            if not batch.thread or (batch.thread == me == get_ident() and not _is_in_hand(batch))
+            if not batch.thread or (batch.thread == me and not _is_in_hand(batch))
         ]
 
     # ---- what a worker does ----
@@ -264,6 +269,14 @@ class ThreadEngine(Engine):
         self._worker_idents.discard(get_ident())
         self._look()
         return STOP
+
+    @holding
+    def recover(self) -> None:
+        """Mend what an exception has left that hit a thread of this engine, down to `live_on`."""
+        lock: Any = self._lock
+        while lock._is_owned():  # see `_is_nested`: nobody holds it below
+            lock.release()
+        self._mend(is_to_look=True)
 
     def _leave_bed(self, bell: Bell) -> None:
         if bell in self._idle:
@@ -360,8 +373,9 @@ class ThreadEngine(Engine):
 
 
 def _is_in_hand(batch: Batch) -> bool:
-    """Is this called, by a handler or a finalizer, from a `help` that has taken `batch`?"""
-    return is_below(sys._getframe(), {ThreadEngine.help.__code__}, "batch", batch)
+    """Does this thread run `batch`, or is about to, further down?"""
+    frame = sys._getframe()
+    return is_below(frame, _WORKERS, "step", batch) or is_below(frame, _HELPERS, "batch", batch)
 
 
 def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
@@ -399,3 +413,15 @@ def _keep_watch(weak: ref[ThreadEngine], bell: Bell) -> None:
             bell.wait(None)
         else:
             seam.sleep_until(bell, when)
+
+
+def _recover(error: BaseException, weak: ref[ThreadEngine], _: Bell) -> None:
+    """See to what `error` has left, which hit a thread between two of its steps."""
+    engine = weak()
+    if engine is not None:
+        engine.recover()
+        log.error("%s: a thread met %s, and goes on", engine.options.name, kind(error))
+
+
+_WORKERS = {_serve.__code__, ThreadEngine.next.__code__}
+_HELPERS = {ThreadEngine.help.__code__}
