@@ -1,6 +1,6 @@
 """Opcode-level schedules by frontrun, a scheduler that others wrote: a second opinion.
 
-    pip install frontrun
+    pip install --group reliability
     python -m tests.opcodes --attempts 1000 --seed 1
 
 frontrun runs a fixed set of threads, and takes the place of the locks of `threading`. So the

@@ -1774,6 +1774,24 @@ def test_handlers_run_in_the_failed_batchs_workers_so_they_are_bounded() -> None
     assert f.stats().failed == 6
 
 
+def test_ten_thousand_failing_batches_make_no_threads() -> None:
+    before = threading.active_count()
+    most = 0
+
+    def fail(items: list[int]) -> Any:
+        raise OSError
+
+    def handle(failure: Any) -> None:
+        nonlocal most
+        most = max(most, threading.active_count())
+
+    f = make("def", fail, size=1, workers=2, on_error=handle)
+    found = errors([f(n) for n in range(10_000)])
+    assert {type(error) for error in found} == {OSError}
+    assert most <= before + 2
+    assert f.stats().failed == 10_000
+
+
 def test_what_the_handler_does_to_its_failure_harms_nobody(kind: str) -> None:
     def handle(failure: Any) -> None:
         failure.items.clear()

@@ -117,6 +117,23 @@ assert codes == [3, 3, 3], codes
 assert double(7).result(10) == adouble(7).result(10) == 14
 '''
 
+POOL = """
+from billiard.pool import Pool
+
+def serve(n):
+    accept(n)
+    assert double(n).result(10) == adouble(n).result(10) == 2 * n
+    return n
+
+def end(*_):
+    log.close()
+
+pool = Pool(2, on_process_exit=end)  # by which Celery sends `worker_process_shutdown`
+assert pool.map(serve, range(60)) == list(range(60))
+pool.close()
+pool.join()
+"""
+
 
 def until(fact: Callable[[], object], process: subprocess.Popen[str]) -> None:
     end = time.monotonic() + LIMIT
@@ -156,6 +173,19 @@ def test_a_prefork_master_with_workers(tmp_path: Path) -> None:
     assert (process.returncode, told) == (0, "")
     expect_each_once(tmp_path, 61)
     assert len({line.split()[0] for line in lines(tmp_path / "done")}) >= 2
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("billiard") is None,
+    reason="billiard is not installed: pip install --group reliability",
+)
+def test_a_pool_of_billiard(tmp_path: Path) -> None:
+    """Celery's own: its workers leave by `os._exit`, so what its pages tell to do is needed."""
+    (tmp_path / "app.py").write_text(dedent(APP) + dedent(POOL))
+    process = start(tmp_path, "app.py")
+    told, _ = process.communicate(timeout=2 * LIMIT)
+    assert (process.returncode, told) == (0, "")
+    expect_each_once(tmp_path, 61)
 
 
 @pytest.mark.skipif(

@@ -193,7 +193,7 @@ def test_there_are_mutants_of_every_part() -> None:
 def test_frontrun_finds_nothing() -> None:
     """Opcode-level schedules of a scheduler that others wrote; see `opcodes`."""
     if importlib.util.find_spec("frontrun") is None:
-        pytest.skip("NOT RUN: frontrun is not installed (pip install frontrun)")
+        pytest.skip("NOT RUN: frontrun is not installed (pip install --group reliability)")
     command = [sys.executable, "-m", "tests.opcodes", "--attempts", "3", "--seconds", "10"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -260,7 +260,7 @@ def changes_its_list(batch: Batch) -> Any:
 def killed_from_outside(batch: Batch) -> Any:
     """killed by an asynchronous exception."""
     # As by another thread, at an unknown instruction, but surely inside the batch function: that
-    # is the user's. In the middle of the engine nothing written in Python can survive one.
+    # is the user's. Those in the middle of the engine are for `tests.interrupts`.
     batch.mean(KILLED)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(get_ident()), ctypes.py_object(Killed)

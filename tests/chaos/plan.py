@@ -8,7 +8,4 @@ PAUSED = 40  # batches in 1000 that stall
 ITEMS_PER_HANG = 40_000
 ITEMS_PER_FORK = 200_000
 ITEMS_PER_STORM = 20_000  # of signals
-# Signal handlers raise in calls of every function, not of those only whose engine is known to bear
-# it: the plain forming in threads. (Elsewhere such a handler can still lose the item of another.)
-STORMS_EVERYWHERE = True
 EPOCH = 500_000  # items between two reckonings: what the ledger holds

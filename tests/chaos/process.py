@@ -45,11 +45,8 @@ NO_FORK = "NOT DONE: no fork among threads without a GIL, as CPython's own child
 
 
 def is_firm(target: Target) -> bool:
-    """Does its engine bear handlers that raise in the middle of a call?"""
-    if target.is_ranked:  # its calls may run the callbacks of others, which are ours
-        return False
-    is_plain = not (target.is_async or target.is_grouped or target.refuses or target.is_retried)
-    return plan.STORMS_EVERYWHERE or (is_plain and not target.flags and not target.is_moody)
+    """May handlers raise in the middle of its calls?"""
+    return not target.is_ranked  # those may run the callbacks of others, which are ours
 
 
 class Process:
