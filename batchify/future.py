@@ -164,12 +164,16 @@ def run_callbacks() -> None:
     while queue and not callbacks.is_busy:  # once more: a finalizer may come before it is not
         callbacks.is_busy = True
         try:
-            while queue:
-                poke, future = queue[0]
-                _run_callback(poke, future)
-                queue.popleft()
+            _run_all(queue)  # not here: from CPython 3.12 on the jump of a loop may be in no `try`
         finally:
             callbacks.is_busy = False
+
+
+def _run_all(queue: deque[tuple[Poke, BatchFuture[Any]]]) -> None:
+    while queue:
+        poke, future = queue[0]
+        _run_callback(poke, future)
+        queue.popleft()
 
 
 def _run_callback(poke: Poke, future: BatchFuture[Any]) -> None:

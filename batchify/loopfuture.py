@@ -71,14 +71,17 @@ class Port:
 
     def _empty(self) -> None:
         self._is_called = False  # before the look: who posts now calls again
-        box = self._box
         try:
-            while box:
-                _wake(self.loop, box[0])
-                box.popleft()
+            self._wake_all()  # not here: see `run_callbacks`
         except BaseException:  # likewise: what is left, and what was woken once more, is next
             self.loop.call_soon(self._empty)
             raise
+
+    def _wake_all(self) -> None:
+        box = self._box
+        while box:
+            _wake(self.loop, box[0])
+            box.popleft()
 
     def call(self, function: Callable[..., object], *args: Any) -> bool:
         """Call `function(*args)` on the loop's thread; False when the loop is closed."""

@@ -4,10 +4,10 @@
     python -m tests.interrupts cancel close -m raise  some of them
     python -m tests.interrupts cancel -m raise --at 17
 
-How the signal comes: a trace function that is one C call trips SIGINT at opcode `k`, so that
-CPython runs the handler where it would run that of a real signal that came just then: at its next
-look, in that frame or in one that it calls. Nothing is raised where no real signal could raise.
-A finalizer may run at any opcode: for those the trace function itself does what the finalizer does.
+How the signal comes: what is told of opcode `k` is one C call that trips SIGINT, so that CPython
+runs the handler where it would run that of a real signal that came just then: at its next look, in
+that frame or in one that it calls. Nothing is raised where no real signal could raise. A finalizer
+may run at any opcode: for those the one that is told itself does what the finalizer does.
 
 In the mode `kill` it is a worker that is hit, by an asynchronous exception, as if there were no
 memory just then.
@@ -29,7 +29,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from types import CodeType, FrameType
@@ -40,8 +40,8 @@ from batchify import Closed, Deadlock, QueueFull, batched
 from batchify.engine.mending import live_on
 from batchify.loopfuture import LoopFuture, set_done
 from tests.manual import in_thread
+from tests.opcode_watch import HAS_MONITORING, PACKAGE, Monitoring, Watch, of_c
 
-PACKAGE = os.path.dirname(batchify.__file__)
 PATIENCE = 2.0  # seconds for what must come by itself
 ATTEMPTS = 20_000  # more opcodes than any scenario has
 
@@ -57,13 +57,9 @@ class Stop(KeyboardInterrupt):
 class Killed(MemoryError):
     """What hits a worker."""
 
-    def __init__(self) -> None:  # just before it is raised: it is traced no further
+    def __init__(self) -> None:  # just before it is raised: once is enough
         super().__init__()
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            frame.f_trace = None
-            frame = frame.f_back
-        sys.settrace(None)
+        Watch.end()
 
 
 class Hang(BaseException):
@@ -87,14 +83,8 @@ OF_A_STEP = (
     asyncio.BaseEventLoop.call_soon.__code__,
 )
 
-# Both are called as trace functions, and are no Python code: nothing looks for signals in them.
-_ignore = functools.partial(sys.audit, "tests.interrupts")
-_trip = ctypes.PyDLL(None).PyErr_SetInterrupt
-_trip.argtypes = (ctypes.py_object,) * 3  # frame, event, argument: it takes none of them
-_trip.restype = None
-_kill = ctypes.PyDLL(None).PyThreadState_SetAsyncExc
-_kill.argtypes = (ctypes.c_ulong,) + (ctypes.py_object,) * 4  # it takes two
-_kill.restype = None
+_trip = of_c("PyErr_SetInterrupt")
+_kill = of_c("PyThreadState_SetAsyncExc", ctypes.c_ulong, ctypes.py_object)
 
 
 class Injector:
@@ -104,45 +94,49 @@ class Injector:
         self.at = at
         self.action = action  # what a handler, or a finalizer, does
         self.error = error  # what a handler raises; None: it is a finalizer
+        self.only: Collection[str] = ()  # functions, if not all
         self.count = 0
         self.place = ""
         self.is_done = False
         self.process = os.getpid()
+        self.watch = Watch(self.see)
 
     def __enter__(self) -> Injector:
         signal.signal(signal.SIGINT, self.handle)
-        sys.settrace(self.trace)
+        self.watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
+        self.watch.stop()
 
-    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        if event != "opcode":
-            return self.trace
-        if os.getpid() != self.process:  # its child
+    def is_to_hit(self, code: CodeType) -> bool:
+        """Is this an opcode that counts?"""
+        if self.only and code.co_qualname not in self.only:
+            return False
+        return threading.current_thread() is threading.main_thread()
+
+    def see(self, frame: FrameType) -> Any:
+        code = frame.f_code
+        if self.is_done or os.getpid() != self.process or not self.is_to_hit(code):
             return None
         self.count += 1
         if self.count <= self.at:
-            return self.trace
-        name = os.path.relpath(frame.f_code.co_filename, PACKAGE)
-        self.place = f"{name}:{frame.f_lineno} {frame.f_code.co_qualname} +{frame.f_lasti}"
-        if self.error is None:
-            sys.settrace(None)
-            frame.f_trace = None
-            self.is_done = True
-            if self.action is not None:
-                self.action()
             return None
-        sys.settrace(_ignore)
-        return _trip  # at the next event of this frame
+        name = os.path.relpath(code.co_filename, PACKAGE)
+        self.place = f"{name}:{frame.f_lineno} {code.co_qualname} +{frame.f_lasti}"
+        return self.hit()
+
+    def hit(self) -> Any:
+        if self.error is not None:
+            return _trip
+        self.is_done = True
+        self.watch.stop()
+        if self.action is not None:
+            self.action()
+        return None
 
     def handle(self, _: int, frame: FrameType | None) -> None:
-        sys.settrace(None)
+        self.watch.stop()
         if self.is_done:
             return
         self.is_done = True
@@ -160,29 +154,17 @@ class Killer(Injector):
     """
 
     def __init__(self, at: int) -> None:
-        super().__init__(at, None, Killed)
-        self.is_over = False
+        super().__init__(at, None, None)
 
     def __enter__(self) -> Killer:
-        threading.settrace(self.trace)
+        self.watch.start_in_new_threads()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        threading.settrace(None)  # type: ignore[arg-type]
-        self.is_over = True
+    def is_to_hit(self, code: CodeType) -> bool:
+        is_worker = threading.current_thread().name.startswith("batchify:")
+        return is_worker and code is not live_on.__code__
 
-    def trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if (
-            self.is_done
-            or self.is_over
-            or not threading.current_thread().name.startswith("batchify:")
-        ):
-            return None
-        if frame.f_code is live_on.__code__:
-            return None
-        found = super().trace(frame, event, _)
-        if found is not _trip:
-            return found
+    def hit(self) -> Any:
         self.is_done = True
         return functools.partial(_kill, threading.get_ident(), Killed)
 
@@ -781,7 +763,7 @@ def on_loop(work: Callable[[World], Any]) -> Callable[[World], Steps]:
 
 def end_loop(loop: Any) -> None:
     """As `asyncio.run` does."""
-    sys.settrace(None)
+    Watch.end()
     try:
         left = asyncio.all_tasks(loop)
         for task in left:
@@ -843,7 +825,9 @@ class Failure:
         return f"{self.scenario} -m {self.mode} --at {self.at}: {self.place}: {self.what}"
 
 
-def run_once(name: str, mode: str, at: int) -> tuple[Failure | None, bool]:
+def run_once(
+    name: str, mode: str, at: int, only: Collection[str] = ()
+) -> tuple[Failure | None, bool]:
     """Interrupt a scenario at one opcode; what broke, and whether the interrupt came at all."""
     steps, options = SCENARIOS[name]
     world = World(dict(options), is_async=name.endswith("_async"))
@@ -852,6 +836,7 @@ def run_once(name: str, mode: str, at: int) -> tuple[Failure | None, bool]:
         action = world.meddle
     error = {"raise": Interrupt, "both": Interrupt, "meddle-raise": Interrupt, "ctrl-c": Stop}
     injector = Killer(at) if mode == "kill" else Injector(at, action, error.get(mode))
+    injector.only = only
     if mode == "kill":
         world.may_end = (Killed, *ABORTED)
     what: str | None = None
@@ -887,7 +872,7 @@ def run_once(name: str, mode: str, at: int) -> tuple[Failure | None, bool]:
         what = f"{type(error).__name__}: {error}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.settrace(None)
+        Watch.end()
     failed = None if what is None else Failure(name, mode, at, injector.place, what)
     return failed, injector.is_done
 
@@ -904,23 +889,32 @@ def quiet() -> Iterator[None]:
     level = logging.getLogger("batchify").level
     logging.getLogger("batchify").setLevel(logging.CRITICAL + 1)
     gc.collect()
+    if HAS_MONITORING:
+        Monitoring.set_up(True)
     try:
         yield
     finally:
+        if HAS_MONITORING:
+            Monitoring.set_up(False)
         logging.getLogger("batchify").setLevel(level)
         sys.unraisablehook = sys.__unraisablehook__
         signal.signal(signal.SIGALRM, before[0])
         signal.signal(signal.SIGINT, before[1])
 
 
-def run(name: str, mode: str, first: int = 0, step: int = 1) -> tuple[int, list[Failure]]:
-    """Interrupt a scenario at every `step`-th opcode; gives how often, and what broke."""
+def run(
+    name: str, mode: str, first: int = 0, step: int = 1, only: Collection[str] = ()
+) -> tuple[int, list[Failure]]:
+    """Interrupt a scenario at every `step`-th opcode, or at those of some functions `only`.
+
+    Gives how often, and what broke.
+    """
     count = 0
     failures: list[Failure] = []
     if name == mode == "fork":  # concurrent.futures.thread has a plain lock held during a fork
         return count, failures
     for at in range(first, ATTEMPTS, step):
-        failed, came = run_once(name, mode, at)
+        failed, came = run_once(name, mode, at, only)
         if failed is not None:
             failures.append(failed)
         if not came:

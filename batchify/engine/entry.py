@@ -249,12 +249,7 @@ class Entry(Looking):
             room = Room(future)
             waits.check(room)
             with waits.waiting(room, timeout):
-                # It may ring too early: whoever let this one in, or refused it, was broken off.
-                while self._waits(future) and self.seam.clock() < end:
-                    if timeout is None:
-                        bell.wait(None)
-                    else:
-                        self.seam.sleep_until(bell, end)
+                self._sleep_until_let_in(future, bell, end)
             is_over = True
         finally:
             with self._lock:
@@ -269,6 +264,14 @@ class Entry(Looking):
             raise self._full()
         if future._s is CANCELLED:
             raise self._closed()
+
+    def _sleep_until_let_in(self, future: BatchFuture[Any], bell: Any, end: float) -> None:
+        # It may ring too early: whoever let this one in, or refused it, was broken off.
+        while self._waits(future) and self.seam.clock() < end:
+            if end == math.inf:
+                bell.wait(None)
+            else:
+                self.seam.sleep_until(bell, end)
 
     @mended
     def _expire(self, weak: ref[LoopFuture[Any]]) -> None:

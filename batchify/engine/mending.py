@@ -122,7 +122,7 @@ class Mending(Telling):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = RLock()
+        self._lock: Any = RLock()
         self._is_changing = False
 
     def _begin(self) -> None:
@@ -165,18 +165,25 @@ class Mending(Telling):
     def _is_nested(self) -> bool:
         """Did a finalizer or a signal handler call, while this thread held the lock?
 
-        CPython 3.14 can leave a `with lock:` without letting go (gh-148874), when a handler
-        raises on the way in. Then nobody holds it below, and it is let go here.
+        A `with lock:` may be left without letting go, see `_free_lock`. Then nobody holds it below.
         """
-        lock: Any = self._lock
-        if not lock._is_owned():
+        if not self._lock._is_owned():
             return False
         is_main = get_ident() == main_thread().ident
         if not is_main or lifecycle.is_forking() or self._is_held_below():
             return True
+        self._free_lock()
+        return False
+
+    def _free_lock(self) -> None:
+        """Let go of the lock, which nobody holds below, but which this thread may have taken.
+
+        CPython 3.14 can leave a `with lock:` when a signal handler raises on the way in
+        (gh-148874), 3.12 and 3.13 when one does at the jump of a loop in it, which is in no `try`.
+        """
+        lock: Any = self._lock
         while lock._is_owned():
             lock.release()
-        return False
 
     def _is_held_below(self) -> bool:
         """Is a call that takes the lock on the stack, below the one that asks?"""

@@ -273,9 +273,7 @@ class ThreadEngine(Engine):
     @holding
     def recover(self) -> None:
         """Mend what an exception has left that hit a thread of this engine, down to `live_on`."""
-        lock: Any = self._lock
-        while lock._is_owned():  # see `_is_nested`: nobody holds it below
-            lock.release()
+        self._free_lock()
         self._mend(is_to_look=True)
 
     def _leave_bed(self, bell: Bell) -> None:
@@ -335,6 +333,7 @@ class ThreadEngine(Engine):
         try:
             self._drive(batch)
         except BaseException as error:  # or no memory
+            self._free_lock()
             self._note_told(batch)
             fault = error
         finally:

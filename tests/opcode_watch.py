@@ -1,0 +1,164 @@
+"""Every opcode of the package's code, seen by what each CPython has for that.
+
+Up to 3.11 that is a trace function. From 3.12 on such a function misses most; `sys.monitoring` does
+not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import gc
+import importlib
+import os
+import pkgutil
+import sys
+import threading
+from collections.abc import Callable
+from types import CodeType, FrameType, FunctionType
+from typing import Any, ClassVar
+
+import batchify
+
+PACKAGE = os.path.dirname(batchify.__file__)
+See = Callable[[FrameType], Any]
+HAS_MONITORING = sys.version_info >= (3, 12)
+
+
+def of_c(name: str, *types: Any) -> Any:
+    """CPython's function of that name, to be called as what is told of opcodes: more arguments
+    than it takes."""
+    function = ctypes.PyDLL(None)[name]
+    function.argtypes = types + (ctypes.py_object,) * (2 if HAS_MONITORING else 3)
+    function.restype = None
+    return function
+
+
+def is_ours(code: CodeType) -> bool:
+    return code.co_filename.startswith(PACKAGE)
+
+
+class _Watch:
+    """`see(frame)` is called at each opcode; what it gives, if anything, at the next, and no more.
+
+    That must be a function of C: nothing looks for signals in it. There is one watch at a time.
+    """
+
+    current: ClassVar[_Watch | None] = None
+
+    def __init__(self, see: See) -> None:
+        self.see = see
+        _Watch.current = self
+
+    @staticmethod
+    def end() -> None:
+        """Stop the last one."""
+        if _Watch.current is not None:
+            _Watch.current.stop()
+
+    def start(self) -> None:
+        """Begin, in this thread at least."""
+        raise NotImplementedError
+
+    def start_in_new_threads(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Call nothing any more, in this thread at least."""
+        raise NotImplementedError
+
+
+class Tracing(_Watch):
+    """By a trace function."""
+
+    is_on = False
+
+    def start(self) -> None:
+        self.is_on = True
+        sys.settrace(self._trace)
+
+    def start_in_new_threads(self) -> None:
+        self.is_on = True
+        threading.settrace(self._trace)
+
+    def stop(self) -> None:
+        self.is_on = False
+        threading.settrace(None)  # type: ignore[arg-type]
+        sys.settrace(None)
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            frame.f_trace = None
+            frame = frame.f_back
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if not self.is_on or not is_ours(frame.f_code):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event != "opcode":
+            return self._trace
+        act = self.see(frame)
+        if not self.is_on:
+            return None
+        if act is None:
+            return self._trace
+        sys.settrace(_ignore)
+        return act
+
+
+_ignore = functools.partial(sys.audit, "tests.opcodes")  # of C, too
+
+
+class Monitoring(_Watch):
+    """By `sys.monitoring`, which sees all threads."""
+
+    TOOL = 4
+
+    def start(self) -> None:
+        self._call(self._told)
+
+    start_in_new_threads = start
+
+    def stop(self) -> None:
+        self._call(None)
+
+    def _call(self, function: Any) -> None:
+        monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
+        monitoring.register_callback(self.TOOL, monitoring.events.INSTRUCTION, function)
+
+    def _told(self, _: CodeType, __: int) -> None:
+        act = self.see(sys._getframe(1))
+        if act is not None:
+            self._call(act)
+
+    @classmethod
+    def set_up(cls, is_on: bool) -> None:
+        """Have the interpreter tell of the package's opcodes, or have it end that."""
+        monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
+        if is_on:
+            monitoring.use_tool_id(cls.TOOL, "tests.interrupts")
+        for code in codes():
+            events = monitoring.events.INSTRUCTION if is_on else 0
+            monitoring.set_local_events(cls.TOOL, code, events)
+        if not is_on:
+            monitoring.free_tool_id(cls.TOOL)
+
+
+def codes() -> set[CodeType]:
+    """The code of all functions of the package, also of those within others."""
+    for module in pkgutil.walk_packages(batchify.__path__, "batchify."):
+        if not module.name.endswith(("__main__", "pytest_plugin")):
+            with contextlib.suppress(ImportError):  # of what an extra needs
+                importlib.import_module(module.name)
+    found: set[CodeType] = set()
+    left = [one.__code__ for one in gc.get_objects() if isinstance(one, FunctionType)]
+    while left:
+        code = left.pop()
+        if is_ours(code) and code not in found:
+            found.add(code)
+            left += [one for one in code.co_consts if isinstance(one, CodeType)]
+    return found
+
+
+Watch = Monitoring if HAS_MONITORING else Tracing
