@@ -168,16 +168,10 @@ mutant(
 mutant(
     "a-port-forgets-its-call-after-the-look", "loopfuture.py",
     "        self._is_called = False  # before the look: who posts now calls again\n"
-    "        box = self._box\n"
     "        try:\n"
-    "            while box:\n"
-    "                _wake(self.loop, box[0])\n"
-    "                box.popleft()\n",
-    "        box = self._box\n"
+    "            self._wake_all()  # not here: see `run_callbacks`\n",
     "        try:\n"
-    "            while box:\n"
-    "                _wake(self.loop, box[0])\n"
-    "                box.popleft()\n"
+    "            self._wake_all()\n"
     "            self._is_called = False\n",
     *finely("ports"),
 )  # fmt: skip
