@@ -768,6 +768,8 @@ def end_loop(loop: Any) -> None:
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()
+        with contextlib.suppress(RuntimeError):  # what was broken off may stop this by its end
+            loop.run_until_complete(asyncio.sleep(0))
         if left:
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())

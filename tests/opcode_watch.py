@@ -14,6 +14,7 @@ import importlib
 import os
 import pkgutil
 import sys
+import sysconfig
 import threading
 from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType
@@ -23,7 +24,10 @@ import batchify
 
 PACKAGE = os.path.dirname(batchify.__file__)
 See = Callable[[FrameType], Any]
-HAS_MONITORING = sys.version_info >= (3, 12)
+IS_OLD = sys.version_info < (3, 12)
+# Without a GIL it tells of none, as soon as it was switched off once (3.13.15).
+HAS_MONITORING = not IS_OLD and not sysconfig.get_config_var("Py_GIL_DISABLED")
+SEES_ALL = IS_OLD or HAS_MONITORING
 
 
 def of_c(name: str, *types: Any) -> Any:
