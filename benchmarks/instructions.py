@@ -62,7 +62,7 @@ class Stepped(Seam):
         self.workers: list[Any] = []
 
     def spawn(self, target: Any, args: Any, name: str) -> Any:
-        self.workers.append(args)
+        self.workers.append(args[-2:])
         return None
 
     def step(self) -> None:

@@ -915,6 +915,7 @@ def run(
     failures: list[Failure] = []
     if name == mode == "fork":  # concurrent.futures.thread has a plain lock held during a fork
         return count, failures
+    gc.collect()  # else a fork holds the locks of all engines that the others have left
     for at in range(first, ATTEMPTS, step):
         failed, came = run_once(name, mode, at, only)
         if failed is not None:
