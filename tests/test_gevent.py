@@ -145,3 +145,27 @@ def test_sockets_alone_may_be_patched() -> None:
     """)
         == ""
     )
+
+
+def test_a_greenlet_of_a_batch_may_call_its_function() -> None:
+    """As SQLAlchemy's do for asyncio; nothing is patched."""
+    assert (
+        run("""
+        import greenlet
+        from batchify import batched
+
+        def work(items):
+            ran.append(items)
+            if items == [1]:
+                greenlet.greenlet(lambda: f(2).result(5)).switch()
+            return [10 * item for item in items]
+
+        ran = []
+        f = batched(work, size=1, workers=2)
+        try:
+            print(f(1).result(5), ran)
+        except Exception as error:
+            print(repr(error))
+    """)
+        == "10 [[1], [2]]\n"
+    )

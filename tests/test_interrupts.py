@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -75,6 +77,26 @@ def test_a_worker_that_is_killed_goes_on(name: str) -> None:
 @pytest.mark.long
 def test_workers_that_are_killed_in_every_scenario() -> None:
     assert sum(hold(name, "kill", 11, 307) for name in DEF) > 100 or not SEES_ALL
+
+
+def test_a_worker_goes_on_though_that_cannot_be_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        raise LookupError
+
+    f = batched(lambda items: items, name="unlogged")
+    assert f(1).result(5) == 1
+    (worker,) = [one for one in threading.enumerate() if one.name == "batchify:unlogged:1"]
+    log = logging.getLogger("batchify")
+    log.addFilter(refuse)
+    try:
+        set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        set_exception(ctypes.c_ulong(worker.ident or 0), ctypes.py_object(MemoryError))
+        assert f(2).result(5) == 2
+        assert f(3).result(5) == 3
+    finally:
+        log.removeFilter(refuse)
+    f.close()
+    assert not worker.is_alive()
 
 
 @pytest.mark.skipif(find_spec("_testcapi") is None, reason="this CPython cannot fail on demand")

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from batchify import Closed, DeadlineExceeded, QueueFull, Retry, batched
+from batchify import Closed, Deadlock, DeadlineExceeded, QueueFull, Retry, batched
 from batchify.interpreter import has_gil
 from tests.manual import Gated, until
 
@@ -48,6 +48,21 @@ def test_the_threads_go_when_the_function_goes() -> None:
     del f
     gc.collect()
     until(lambda: "batchify:goes:1" not in names())
+
+
+def test_the_threads_go_of_a_function_that_was_called_in_its_own_batch() -> None:
+    calls: list[Any] = []
+
+    def work(items: list[int]) -> list[int]:
+        with contextlib.suppress(Deadlock):
+            calls[0]().flush(0.01)
+        return items
+
+    f = batched(work, workers=2, name="calls itself")
+    calls.append(weakref.ref(f))
+    assert f(1).result(5) == 1
+    del f
+    until(lambda: gc.collect() is not None and "batchify:calls itself:1" not in names())
 
 
 def test_what_lingers_is_run_before_the_threads_go() -> None:

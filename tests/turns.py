@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from batchify.engine.mending import live_on
 from batchify.engine.seam import Seam
 
 LIMIT = 20.0  # seconds of real time that a thread may run without a sleep
@@ -44,7 +45,9 @@ class Turns(Seam):
         return TurnBell(self)
 
     def spawn(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> Turn:
-        turn = Turn(self, target, args)
+        if target is live_on:  # it would go on after `Vanished`, too
+            target, _, *args = args  # type: ignore[assignment]
+        turn = Turn(self, target, tuple(args))
         self.turns.append(turn)
         self.ready.append(turn)
         return turn

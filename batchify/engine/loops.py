@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 from _thread import LockType, allocate_lock
@@ -20,7 +19,7 @@ from ..future import BatchFuture
 from ..interpreter import has_gil, has_greenlets
 from ..loopfuture import LoopFuture, Port, port_of
 from ..observe import EVERYWHERE, Observers
-from ..options import Live, Options, kind
+from ..options import Live, Options
 from ..stats import Stats, added
 from ..tracing import tracer_of
 from . import lifecycle
@@ -29,8 +28,6 @@ from .looking import CLOSED, CLOSING, OPEN
 from .loop import LoopEngine, attend
 from .mending import live_on
 from .seam import Seam
-
-log = logging.getLogger("batchify")
 
 # ---- callers without a loop ----
 
@@ -61,6 +58,7 @@ class Background:
     # of asyncio; and then no thread runs any more.
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if hasattr(self, "port") and not is_finalizing():
+            self.port.is_ending = True  # asyncio may forget the stop, when an exception comes, too
             self.port.call(self.loop.stop)
 
 
@@ -70,7 +68,7 @@ class _Mine(threading.local):
     Not in the frame of that thread: the tracebacks of all batches lead there by `f_back`.
     """
 
-    loop: asyncio.AbstractEventLoop
+    port: Port
 
 
 _mine = _Mine()
@@ -80,21 +78,19 @@ def _run_background(port: Port, claim: LockType) -> None:
     if not claim.acquire(False):  # who started this thread was interrupted, and has closed it
         return
     port.thread = get_ident()
-    _mine.loop = port.loop
+    _mine.port = port
     del port, claim
     try:
-        live_on(_run_forever, _log)
-        _mine.loop.run_until_complete(_mine.loop.shutdown_asyncgens())
+        live_on(_run_forever, lambda: "the background loop")
+        loop = _mine.port.loop
+        loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
-        _mine.loop.close()
+        _mine.port.loop.close()
 
 
 def _run_forever() -> None:
-    _mine.loop.run_forever()
-
-
-def _log(error: BaseException) -> None:
-    log.error("the background loop met %s, and goes on", kind(error))
+    if not _mine.port.is_ending:
+        _mine.port.loop.run_forever()
 
 
 _background: ref[Background] | None = None

@@ -7,8 +7,10 @@ lock next does. Threads of ours go on (`live_on`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -19,13 +21,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import Deadlock
 from ..future import run_callbacks
-from ..options import Options
+from ..options import Options, kind
 from . import lifecycle
 from .telling import Telling
 
 P = ParamSpec("P")
 R = TypeVar("R")
 E = TypeVar("E", bound="Mending")
+
+log = logging.getLogger("batchify")
 
 LONGEST_PAUSE = 1.0  # seconds, of a thread that meets one fault after the other
 
@@ -83,10 +87,11 @@ def is_below(frame: FrameType | None, codes: set[CodeType], name: str, value: ob
     return False
 
 
-def live_on(life: Callable[..., None], recover: Callable[..., None], *args: Any) -> None:
+def live_on(life: Callable[..., None], recover: Callable[..., str | None], *args: Any) -> None:
     """The bottom of a thread of ours: go on with `life(*args)` until that returns.
 
-    What it raises is a fault, of ours or for want of memory: `recover(error, *args)` mends it.
+    What it raises is a fault, of ours or for want of memory: `recover(*args)` mends what that left,
+    and gives a name to tell of it by.
     """
     pause = 0.0
     while True:
@@ -101,17 +106,21 @@ def live_on(life: Callable[..., None], recover: Callable[..., None], *args: Any)
 
 
 def _recover(
-    recover: Callable[..., None], fault: BaseException, args: tuple[Any, ...], pause: float
+    recover: Callable[..., str | None], fault: BaseException, args: tuple[Any, ...], pause: float
 ) -> float:
     """Recover, after a pause that is longer each time; gives the last."""
     while True:
         pause = min(2 * pause or 0.001, LONGEST_PAUSE)
         try:
             sleep(pause)
-            recover(fault, *args)
-            return pause
+            name = recover(*args)
+            break
         except BaseException:  # still no memory
             continue
+    if name is not None:
+        with contextlib.suppress(BaseException):
+            log.error("%s: a thread met %s, and goes on", name, kind(fault))
+    return pause
 
 
 class Mending(Telling):

@@ -163,6 +163,7 @@ class SendingEngine(Answered):
         except BaseException as error:
             self._fail(batch, failure_of(caught(error)))
         finally:
+            self._free_lock()  # as a worker does
             waits.end_to_serve(batch, get_ident())
             self._let_go(batch)
             # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.

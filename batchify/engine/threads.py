@@ -11,7 +11,6 @@ that it stays until the worker is awake.
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from contextvars import Context
@@ -30,8 +29,6 @@ from .batch import Batch
 from .looking import CLOSED
 from .mending import holding, is_below, live_on
 from .seam import Bell, Seam, collect_again
-
-log = logging.getLogger("batchify")
 
 
 class Stop:
@@ -215,12 +212,18 @@ class ThreadEngine(Engine):
     def _lost(self) -> list[Batch]:
         if not self.batches:
             return []
-        me = get_ident()
+        me = main_thread().ident  # handlers run there only; others let a batch slip themselves
         return [
             batch
             for batch in list(self.batches)
-            if not batch.thread or (batch.thread == me and not _is_in_hand(batch))
+            if not batch.thread or (batch.thread == me == get_ident() and not _is_in_hand(batch))
         ]
+
+    def _let_slip(self, batch: Batch) -> None:
+        """This thread has `batch` in hand no more, though it may not be over."""
+        if batch in self.batches:
+            waits.end_to_serve(batch)
+            batch.thread = 0  # so it is lost
 
     # ---- what a worker does ----
 
@@ -274,6 +277,9 @@ class ThreadEngine(Engine):
     def recover(self) -> None:
         """Mend what an exception has left that hit a thread of this engine, down to `live_on`."""
         self._free_lock()
+        for batch in list(self.batches):
+            if batch.thread == get_ident():
+                self._let_slip(batch)
         self._mend(is_to_look=True)
 
     def _leave_bed(self, bell: Bell) -> None:
@@ -289,7 +295,9 @@ class ThreadEngine(Engine):
         batch: Batch | float | None = None
         fault: BaseException | None = None
         try:
-            while not future.done() and not self._is_nested():
+            while True:  # no condition: the jump of such a loop may be in no `try`
+                if future.done() or self._is_nested():
+                    break
                 with self._lock:
                     self._begin()
                     is_free = len(self.batches) < self.options.workers and self.state is not CLOSED
@@ -316,7 +324,9 @@ class ThreadEngine(Engine):
                     self._end()
                 self._after()
         except BaseException:
-            batch = None  # it is not in hand any more
+            if isinstance(batch, Batch):
+                self._let_slip(batch)
+            batch = None
             self._mend(is_to_look=True)  # its permit is free, and nobody was told
             raise
         finally:
@@ -337,6 +347,7 @@ class ThreadEngine(Engine):
             self._note_told(batch)
             fault = error
         finally:
+            self._free_lock()  # or the function was hit in a call of its own
             self.finish(batch, f"the batch could not be settled: {kind(fault)}")
             waits.end_to_serve(batch)
             if self._ended:
@@ -372,9 +383,8 @@ class ThreadEngine(Engine):
 
 
 def _is_in_hand(batch: Batch) -> bool:
-    """Does this thread run `batch`, or is about to, further down?"""
-    frame = sys._getframe()
-    return is_below(frame, _WORKERS, "step", batch) or is_below(frame, _HELPERS, "batch", batch)
+    """Is this called, by a handler or a finalizer, from a `help` that has taken `batch`?"""
+    return is_below(sys._getframe(), {ThreadEngine.help.__code__}, "batch", batch)
 
 
 def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
@@ -414,13 +424,10 @@ def _keep_watch(weak: ref[ThreadEngine], bell: Bell) -> None:
             seam.sleep_until(bell, when)
 
 
-def _recover(error: BaseException, weak: ref[ThreadEngine], _: Bell) -> None:
-    """See to what `error` has left, which hit a thread between two of its steps."""
+def _recover(weak: ref[ThreadEngine], _: Bell) -> str | None:
+    """See to what an exception has left, which hit a thread between two of its steps."""
     engine = weak()
-    if engine is not None:
-        engine.recover()
-        log.error("%s: a thread met %s, and goes on", engine.options.name, kind(error))
-
-
-_WORKERS = {_serve.__code__, ThreadEngine.next.__code__}
-_HELPERS = {ThreadEngine.help.__code__}
+    if engine is None:
+        return None
+    engine.recover()
+    return engine.options.name
