@@ -382,10 +382,10 @@ mutant(
 
 mutant(
     "close-lets-in-who-has-no-room", "forming/base.py",
-    "        if self.is_pressed:\n"
-    "            self._turn_out(",
-    "        if False:\n"
-    "            self._turn_out(",
+    "        if not (self.is_pressed or self.is_sealed):  # who has room is in front\n"
+    "            room = self._room()\n",
+    "        if not self.is_sealed:\n"
+    "            room = None\n",
     *on_schedule("close-against-submit"),
 )  # fmt: skip
 mutant(
@@ -659,8 +659,9 @@ mutant(
 )  # fmt: skip
 mutant(
     "seal-lets-nobody-in", "forming/base.py",
-    "        self._move(len(self.intake))\n        self.is_sealed = True",
-    "        self.is_sealed = True",
+    "            room = self._room()\n"
+    "            self._move(len(self.intake) if room is None else room)",
+    "            pass",
     *on_schedule("close-against-submit"),
 )  # fmt: skip
 mutant(

@@ -528,6 +528,24 @@ def test_who_gives_up_waiting_is_passed_over(kind: Any) -> None:
 
 
 @BOTH
+def test_a_close_lets_in_no_more_than_has_room(kind: Any) -> None:
+    """Of those who come in the middle of it, and are on their way to the lock."""
+    desk = Desk(kind, size=3, linger=None, capacity=2)
+    desk.submit(A, 1)
+    late: list[Entry] = []
+    seal = desk.forming.seal
+
+    def seal_late(turn_away: Any) -> None:
+        late.extend(desk._append(A, name)[0] for name in (2, 3))
+        seal(turn_away)
+
+    desk.forming.seal = seal_late  # type: ignore[method-assign]
+    desk.close()
+    assert [desk.crowded(entry) for entry in late] == [True, False]
+    assert desk.run_all() == [("close", [1, 2])]
+
+
+@BOTH
 def test_a_cancelled_item_frees_its_room_and_never_leaves(kind: Any) -> None:
     desk = Desk(kind, size=2, linger=None, capacity=2)
     first, second, third = [desk.submit(A, name) for name in (1, 2, 3)]

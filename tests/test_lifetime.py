@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from batchify import Closed, Deadlock, DeadlineExceeded, QueueFull, Retry, batched
+from batchify import Closed, DeadlineExceeded, Deadlock, QueueFull, Retry, batched
 from batchify.interpreter import has_gil
 from tests.manual import Gated, until
 

@@ -276,10 +276,11 @@ class Forming:
 
         Who is in the intake then is on the way in, and will be refused; or a start comes first.
         """
-        if self.is_pressed:
+        if not (self.is_pressed or self.is_sealed):  # who has room is in front
+            room = self._room()
+            self._move(len(self.intake) if room is None else room)
+        if self.is_pressed or not self.is_sealed:
             self._turn_out(turn_away)
-        elif not self.is_sealed:
-            self._move(len(self.intake))
         self.is_sealed = True
 
     def _turn_out(self, turn_away: Callable[[Any], None]) -> None:
