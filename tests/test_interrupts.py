@@ -74,7 +74,7 @@ def test_a_worker_that_is_killed_goes_on(name: str) -> None:
     assert hold(name, "kill", 7, 151) > 2 or not SEES_ALL
 
 
-def test_a_worker_goes_on_though_that_cannot_be_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_goes_on_though_that_cannot_be_logged() -> None:
     def refuse(record: logging.LogRecord) -> bool:
         raise LookupError
 

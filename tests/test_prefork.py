@@ -166,12 +166,17 @@ def expect_each_once(where: Path, count: int) -> None:
     assert accepted.total() == len(accepted) == count
 
 
-def test_a_prefork_master_with_workers(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(dedent(APP) + dedent(PREFORK))
-    process = start(tmp_path, "app.py")
+def expect_each_once_of(where: Path, program: str) -> None:
+    """Its master accepts one item, its workers 60, and all of it comes to a good end."""
+    (where / "app.py").write_text(dedent(APP) + dedent(program))
+    process = start(where, "app.py")
     told, _ = process.communicate(timeout=2 * LIMIT)
     assert (process.returncode, told) == (0, "")
-    expect_each_once(tmp_path, 61)
+    expect_each_once(where, 61)
+
+
+def test_a_prefork_master_with_workers(tmp_path: Path) -> None:
+    expect_each_once_of(tmp_path, PREFORK)
     assert len({line.split()[0] for line in lines(tmp_path / "done")}) >= 2
 
 
@@ -181,11 +186,7 @@ def test_a_prefork_master_with_workers(tmp_path: Path) -> None:
 )
 def test_a_pool_of_billiard(tmp_path: Path) -> None:
     """Celery's own: its workers leave by `os._exit`, so what its pages tell to do is needed."""
-    (tmp_path / "app.py").write_text(dedent(APP) + dedent(POOL))
-    process = start(tmp_path, "app.py")
-    told, _ = process.communicate(timeout=2 * LIMIT)
-    assert (process.returncode, told) == (0, "")
-    expect_each_once(tmp_path, 61)
+    expect_each_once_of(tmp_path, POOL)
 
 
 @pytest.mark.skipif(

@@ -343,11 +343,10 @@ class ThreadEngine(Engine):
         try:
             self._drive(batch)
         except BaseException as error:  # or no memory
-            self._free_lock()
             self._note_told(batch)
             fault = error
         finally:
-            self._free_lock()  # or the function was hit in a call of its own
+            self._free_lock()  # it, or the function in a call of its own, may have been hit
             self.finish(batch, f"the batch could not be settled: {kind(fault)}")
             waits.end_to_serve(batch)
             if self._ended:
