@@ -90,6 +90,9 @@ _kill = of_c("PyThreadState_SetAsyncExc", ctypes.c_ulong, ctypes.py_object)
 class Injector:
     """Does one thing to the main thread at opcode `at` of the package's code."""
 
+    may_fail: tuple[Any, ...] = ()  # what items may end in, whatever the scenario
+    may_end: tuple[Any, ...] = ()  # what other threads may get
+
     def __init__(self, at: int, action: Callable[[], object] | None, error: Any) -> None:
         self.at = at
         self.action = action  # what a handler, or a finalizer, does
@@ -100,6 +103,12 @@ class Injector:
         self.is_done = False
         self.process = os.getpid()
         self.watch = Watch(self.see)
+
+    def play(self, act: Steps, world: World) -> None:
+        """Prepare a scenario, then interrupt what it does."""
+        next(act)
+        with self:
+            next(act, None)
 
     def __enter__(self) -> Injector:
         signal.signal(signal.SIGINT, self.handle)
@@ -153,8 +162,18 @@ class Killer(Injector):
     Not in the one frame that goes on after it.
     """
 
+    may_fail = (Killed,)
+    may_end = (Killed, *ABORTED)
+
     def __init__(self, at: int) -> None:
         super().__init__(at, None, None)
+
+    def play(self, act: Steps, world: World) -> None:
+        with self:  # its threads are watched from their start on
+            next(act)
+            next(act, None)
+            world.gate.set()
+            world.f.flush(PATIENCE)
 
     def __enter__(self) -> Killer:
         self.watch.start_in_new_threads()
@@ -839,30 +858,19 @@ def run_once(
     error = {"raise": Interrupt, "both": Interrupt, "meddle-raise": Interrupt, "ctrl-c": Stop}
     injector = Killer(at) if mode == "kill" else Injector(at, action, error.get(mode))
     injector.only = only
-    if mode == "kill":
-        world.may_end = (Killed, *ABORTED)
+    world.may_end = injector.may_end
     what: str | None = None
     act = steps(world)
     signal.setitimer(signal.ITIMER_REAL, 8)
     try:
         try:
-            if mode == "kill":  # its threads are traced from their start on
-                with injector:
-                    next(act)
-                    next(act, None)
-                    world.gate.set()
-                    world.f.flush(PATIENCE)
-            else:
-                next(act)
-                with injector:
-                    next(act, None)
+            injector.play(act, world)
         except (Interrupt, Stop, CancelledError, asyncio.CancelledError, Killed, *ABORTED):
             pass
         finally:
             world.gate.set()
             act.close()
-        if mode == "kill":
-            world.may_fail += (Killed,)
+        world.may_fail += injector.may_fail
         world.check()
     except Hang:
         what = "the main thread hangs"

@@ -77,6 +77,7 @@ class Tracing(_Watch):
     """By a trace function."""
 
     is_on = False
+    thread = 0  # the ident of the new one that is watched
 
     def start(self) -> None:
         self.is_on = True
@@ -84,7 +85,7 @@ class Tracing(_Watch):
 
     def start_in_new_threads(self) -> None:
         self.is_on = True
-        threading.settrace(self._trace)
+        threading.settrace(self._trace_one)
 
     def stop(self) -> None:
         self.is_on = False
@@ -109,6 +110,20 @@ class Tracing(_Watch):
             return self._trace
         sys.settrace(_ignore)
         return act
+
+    def _trace_one(self, frame: FrameType, event: str, arg: Any) -> Any:
+        """Trace the first worker, and no other thread.
+
+        CPython 3.11 lets a thread that is traced come into no function while an asynchronous
+        exception is pending in another: it looks for its own again and again. So who holds a lock
+        never lets go of it, if the other waits for that.
+        """
+        if not self.thread and threading.current_thread().name.startswith("batchify:"):
+            self.thread = threading.get_ident()
+        if threading.get_ident() == self.thread:
+            return self._trace(frame, event, arg)
+        sys.settrace(None)
+        return None
 
 
 _ignore = functools.partial(sys.audit, "tests.opcodes")  # of C, too

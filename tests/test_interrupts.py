@@ -74,6 +74,11 @@ def test_a_worker_that_is_killed_goes_on(name: str) -> None:
     assert hold(name, "kill", 7, 151) > 2 or not SEES_ALL
 
 
+@pytest.mark.long
+def test_workers_that_are_killed_in_every_scenario() -> None:
+    assert sum(hold(name, "kill", 11, 907) for name in DEF) > 30 or not SEES_ALL
+
+
 def test_a_worker_goes_on_though_that_cannot_be_logged() -> None:
     def refuse(record: logging.LogRecord) -> bool:
         raise LookupError
