@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import random
@@ -308,6 +309,24 @@ def test_entries_that_cannot_be_read_harm_nobody(broker: Any) -> None:
         until(lambda: held(streams, same) == 0)
         assert same(8).result(10) == 8
     assert len(dead_letters(same)) == 3  # the others were answered
+
+
+def test_who_hears_the_answers_goes_on_when_it_is_killed(
+    broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Killed(BaseException): ...
+
+    @batched(broker=broker(), name="heard")
+    def same(rows: list[int]) -> list[int]:
+        return rows
+
+    future = same(7)
+    (ear,) = [one for one in threading.enumerate() if one.name == "batchify:heard:answers"]
+    set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    set_exception(ctypes.c_ulong(ear.ident or 0), ctypes.py_object(Killed))
+    until(lambda: "heard: a thread met Killed, and goes on" in caplog.text)
+    with working(same):
+        assert future.result(10) == 7
 
 
 def test_errors_that_cannot_be_written_are_told_of_all_the_same(broker: Any) -> None:

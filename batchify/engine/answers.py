@@ -25,12 +25,12 @@ from . import lifecycle
 from .base import Closer
 from .batch import Batch
 from .looking import CLOSED
+from .mending import LONGEST_PAUSE, live_on
 from .seam import Seam
-from .threads import ThreadEngine
+from .threads import ThreadEngine, recover_engine
 
 log = logging.getLogger("batchify")
 
-LONGEST_PAUSE = 1.0  # seconds, between two looks for a server
 LISTEN = 1.0  # seconds that a look for answers waits for the first
 
 
@@ -108,7 +108,7 @@ class Answered(ThreadEngine):
         self._ear = 1
         try:
             name = f"batchify:{self.options.name}:answers"
-            self.seam.spawn(_listen, (self._weak, listener), name)
+            self.seam.spawn(live_on, (_listen, recover_engine, self._weak, listener), name)
         except BaseException:
             self._ear, self._listener = 0, None  # if it did start, it sees that it is not the one
             raise
@@ -259,9 +259,6 @@ def _listen(weak: ref[Answered], listener: object) -> None:
     """The life of the thread that hears the answers."""
     while True:
         engine = weak()
-        try:
-            if engine is None or not engine.hear(listener):
-                return
-        except BaseException as error:  # no memory, or somebody kills threads: it must go on
-            log.error("hearing answers was broken off by %s", kind(error))
+        if engine is None or not engine.hear(listener):
+            return
         del engine

@@ -320,7 +320,6 @@ class Engine(Ending):
         self._ended = {}
         self._next_deadline = math.inf
         self.counts = Counts()
-        self.generation += 1
         self._nested.clear()
         self._closers.clear()
         self._roused = self._is_ending = self._is_changing = self._is_held = self._is_lent = False

@@ -47,7 +47,6 @@ class Looking(Routing):
         self._is_configured = True  # the forming knows the limits of the options
         self.counts = Counts()
         self.state = OPEN
-        self.generation = 0  # grows with each fork
         # What came while this thread held the lock: items, what is to be done, None for a look.
         self._nested: deque[BatchFuture[Any] | Callable[[], object] | None] = deque()
         self._worker_idents: set[int] = set()

@@ -169,38 +169,36 @@ class AsyncEngine:
     def _new_engine(self, port: Port) -> LoopEngine:
         with self._lock:
             engine = self._engines.get(port)
-            if engine is None:
-                home = _background_of(port)
-                if home is not None:  # perhaps called by a batch that runs on it
-                    self._home = home
-                weak = ref(self)
+            if engine is not None:
+                return engine
+            home = _background_of(port)
+            if home is not None:  # perhaps called by a batch that runs on it
+                self._home = home
+            weak = ref(self)
 
-                def on_loop_closed(closed: Port) -> None:
-                    engines = weak()
-                    if engines is not None:
-                        engines.forget(closed)
+            def on_loop_closed(closed: Port) -> None:
+                engines = weak()
+                if engines is not None:
+                    engines.forget(closed)
 
-                engine = LoopEngine(
-                    self.live, self.takes_more, self.seam, port, home, on_loop_closed
-                )
-                engine.observers = self.observers
-                # First all that looks after it: a signal handler may raise at any instant.
-                lifecycle.register(engine)
-                try:
-                    if home is None:
-                        port.engines.add(engine)
-                        if port.guard is None:
-                            attend(port)
-                        if port.is_ending:
-                            engine.hurry()  # made by a batch that runs at the end of the loop
-                    if self.state is not OPEN:  # by a handler or a finalizer just now, perhaps
-                        engine.closed()
-                    made = self._engines.setdefault(port, engine)  # or they have made one
-                finally:
-                    if self._engines.get(port) is not engine:
-                        port.engines.discard(engine)
-                return made
-            return engine
+            engine = LoopEngine(self.live, self.takes_more, self.seam, port, home, on_loop_closed)
+            engine.observers = self.observers
+            # First all that looks after it: a signal handler may raise at any instant.
+            lifecycle.register(engine)
+            try:
+                if home is None:
+                    port.engines.add(engine)
+                    if port.guard is None:
+                        attend(port)
+                    if port.is_ending:
+                        engine.hurry()  # made by a batch that runs at the end of the loop
+                if self.state is not OPEN:  # by a handler or a finalizer just now, perhaps
+                    engine.closed()
+                made = self._engines.setdefault(port, engine)  # or they have made one
+            finally:
+                if self._engines.get(port) is not engine:
+                    port.engines.discard(engine)
+            return made
 
     def forget(self, port: Port) -> None:
         """A loop was closed: keep its counts only."""

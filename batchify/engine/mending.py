@@ -31,7 +31,7 @@ E = TypeVar("E", bound="Mending")
 
 log = logging.getLogger("batchify")
 
-LONGEST_PAUSE = 1.0  # seconds, of a thread that meets one fault after the other
+LONGEST_PAUSE = 1.0  # seconds, of a thread of ours that meets one fault after the other
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _CLOSED_BY_COLLECTOR = (

@@ -29,11 +29,11 @@ from ..outcome.faults import copies, failure_of
 from ..stats import Stats
 from ..terms import NO_TERMS, Terms, check_call
 from . import lifecycle
-from .answers import LONGEST_PAUSE, Answered
+from .answers import Answered
 from .base import Closer, limits_of
 from .batch import Batch
 from .looking import OPEN
-from .mending import holding, mended
+from .mending import LONGEST_PAUSE, holding, mended
 from .seam import THREADS, Bell, Seam
 from .threads import Stop
 

@@ -110,7 +110,7 @@ class ThreadEngine(Engine):
         self._threads[bell] = None
         try:
             self._threads[bell] = self.seam.spawn(
-                live_on, (_serve, _recover, self._weak, bell), name
+                live_on, (_serve, recover_engine, self._weak, bell), name
             )
         except BaseException:
             del self._threads[bell]
@@ -137,7 +137,7 @@ class ThreadEngine(Engine):
         self._bells.add(bell)
         try:
             name = f"batchify:{self.options.name}:deadlines"
-            self.seam.spawn(live_on, (_keep_watch, _recover, self._weak, bell), name)
+            self.seam.spawn(live_on, (_keep_watch, recover_engine, self._weak, bell), name)
         except RuntimeError:  # no thread to be had: the workers look, too
             self._watch = None
             self._bells.discard(bell)
@@ -423,7 +423,7 @@ def _keep_watch(weak: ref[ThreadEngine], bell: Bell) -> None:
             seam.sleep_until(bell, when)
 
 
-def _recover(weak: ref[ThreadEngine], _: Bell) -> str | None:
+def recover_engine(weak: ref[ThreadEngine], _: object) -> str | None:
     """See to what an exception has left, which hit a thread between two of its steps."""
     engine = weak()
     if engine is None:
