@@ -199,9 +199,17 @@ class ManualClock:
         while True:
             stirred = self._seam.stirred
             await self._rest()
-            loops = {engine.port.loop for engine in self._engines() if hasattr(engine, "port")}
-            loops.add(asyncio.get_running_loop())
-            went_on = [await self._goes_on(loop) for loop in loops if loop.is_running()]
+            loops = {
+                engine.port.loop: engine.home is not None
+                for engine in self._engines()
+                if hasattr(engine, "port")
+            }
+            loops.setdefault(asyncio.get_running_loop(), False)
+            went_on = [
+                await self._goes_on(loop, is_background)
+                for loop, is_background in loops.items()
+                if is_background or loop.is_running()
+            ]
             if self._seam.stirred == stirred and not any(went_on):
                 return
 
@@ -218,8 +226,11 @@ class ManualClock:
             while not self._seam.leave_alone(everybody=time.monotonic() > end):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
-    async def _goes_on(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Let the tasks of a loop run until all wait; was there anything to run?"""
+    async def _goes_on(self, loop: asyncio.AbstractEventLoop, is_background: bool) -> bool:
+        """Let the tasks of a loop run until all wait; was there anything to run?
+
+        That in the background may not run yet, just after the first call.
+        """
         port = port_of(asyncio.get_running_loop())
         told = port.loop.create_future()
         look = _Look(loop, self._patience, lambda: port.call(set_done, told))
@@ -229,7 +240,7 @@ class ManualClock:
             return True
         end = time.monotonic() + self._patience + AT_THE_END
         while not told.done():
-            if not loop.is_running():  # it ended meanwhile
+            if not is_background and not loop.is_running():  # it ended meanwhile
                 return True
             if time.monotonic() > end:  # its thread is blocked
                 return False

@@ -15,6 +15,7 @@ import pytest
 
 from batchify import Closed, DeadlineExceeded, QueueFull, Retry, batched
 from batchify import clock as clocks
+from batchify.engine import loops
 from batchify.testing import ManualClock, eager, manual_clock, unresolved
 from tests.manual import LIMIT, Gated, in_thread, until
 
@@ -260,6 +261,23 @@ def test_without_patience_batches_have_started() -> None:
             future.result(LIMIT)
 
 
+def test_without_patience_it_waits_for_who_comes_from_another_batch() -> None:
+    gated = Gated()
+    goes_on = threading.Event()
+    f = batched(gated, linger=1)
+    with manual_clock(patience=0) as clock:
+        first = f(1)
+        first.add_done_callback(lambda _: goes_on.wait(LIMIT))
+        clock.advance(1)
+        gated.let()
+        until(first.done)
+        second = f(2)
+        threading.Timer(0.05, goes_on.set).start()
+        clock.advance(1)
+        assert second.running()
+        gated.open()
+
+
 def test_on_an_executor() -> None:
     with ThreadPoolExecutor(1) as pool, manual_clock() as clock:
         f = batched(Batches(), linger=1, executor=pool)
@@ -288,6 +306,24 @@ def test_async_functions_without_a_loop() -> None:
         clock.advance(1)
         assert [future.result(0), type(late.exception(0))] == [1, DeadlineExceeded]
         assert ran == [0.5, 0.75]
+
+
+def test_a_background_loop_that_is_just_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(items: list[Any]) -> list[Any]:
+        return items
+
+    def run_late() -> None:
+        time.sleep(0.05)
+        real()
+
+    real = loops._run_forever
+    monkeypatch.setattr(loops, "_run_forever", run_late)
+    monkeypatch.setattr(loops, "_background", None)
+    f: Any = batched(run, linger=1)
+    with manual_clock() as clock:
+        future = f(1)
+        clock.advance(1)
+        assert future.result(0) == 1
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -430,8 +466,8 @@ def test_each_function_has_a_queue_of_its_own_in_the_block() -> None:
     assert f.stats().pending == 1
     f.flush(LIMIT)
     assert batches == [[3], [2, 4], [1]]
+    until(lambda: len(events) == 3)  # who is told last
     assert [event.queued for event in events[:2]] == [1, 1]
-    assert len(events) == 3
 
 
 def test_methods_and_options_of_instances() -> None:

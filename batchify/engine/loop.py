@@ -53,7 +53,7 @@ class LoopEngine(Engine):
     ) -> None:
         super().__init__(live, takes_more, seam)
         self.port = port
-        self._home = home  # keeps the background thread, while this engine may need it
+        self.home = home  # keeps the background thread, while this engine may need it
         self._on_loop_closed = on_loop_closed
         self._tasks: dict[asyncio.Task[None], Batch | None] = {}
         self._timer: Handle | None = None
@@ -166,7 +166,7 @@ class LoopEngine(Engine):
         return self._loop_future(self.port.loop)
 
     def _post(self, futures: Sequence[BatchFuture[Any]]) -> None:
-        if self._home is None:  # all its futures were made on this loop
+        if self.home is None:  # all its futures were made on this loop
             self.port.post(futures)  # type: ignore[arg-type]
         else:  # by callers without a loop, and by batches that run on this one
             super()._post(futures)

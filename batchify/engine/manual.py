@@ -30,9 +30,9 @@ class Worker:
         self.seam = seam
 
     def batch(self) -> Any:
-        """The batch that it has in hand, or None."""
+        """The batch that it has in hand, or None; whose items have all ended is as good as over."""
         batches = waits.serving_threads.get(self.ident or 0, ())
-        return next(iter(batches), None)
+        return next((one for one in tuple(batches) if any(f._s is one for f in one.futures)), None)
 
 
 class Sleep(NamedTuple):
