@@ -27,7 +27,7 @@ from batchify import BadResult, BatchAborted, Closed, Deadlock, RetryExhausted, 
 from batchify.interpreter import has_gil
 from tests import elsewhere
 from tests.manual import LIMIT, in_thread, until
-from tests.test_secrecy import marks_in
+from tests.test_secrecy import locals_of, marks_in
 
 METHODS = [
     m for m in ("fork", "forkserver", "spawn") if m in multiprocessing.get_all_start_methods()
@@ -478,7 +478,7 @@ def test_nobody_finds_anothers_item_in_an_error() -> None:
             below: Any = frames[0]
             while below is not None:
                 if below.f_code is not work.__code__:
-                    assert marks_in(dict(below.f_locals)) == set(), below
+                    assert marks_in(locals_of(below)) == set(), below
                 below = below.f_back
         del error, frames, below
         for future in later:
@@ -661,17 +661,21 @@ def test_a_batch_is_run_once_though_its_submit_raised() -> None:
         runs.append(list(items))
         return items
 
+    gate = threading.Event()
     f = batched(work, executor=make, size=1)
     assert f(1).result(LIMIT) == 1
+    made[0].submit(gate.wait, LIMIT)  # it takes nothing from the queue until then
     made[0].is_thin = True
     assert f(2).result(LIMIT) == 2
-    made[0].shutdown()
     given = Thin(2)
     g = batched(work, executor=given, size=1)
     assert g(3).result(LIMIT) == 3
+    given.submit(gate.wait, LIMIT)
     given.is_thin = True
     with pytest.raises(RuntimeError, match="start new thread"):
         g(4).result(LIMIT)
+    gate.set()
+    made[0].shutdown()
     given.shutdown()
     assert runs == [[1], [2], [3]]
     f.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import contextvars
 import gc
 import logging
@@ -74,7 +75,7 @@ def led_to(thing: Any) -> Iterator[Any]:
         yield from frames_of(thing)
         yield thing.tb_next
     elif isinstance(thing, types.FrameType):
-        yield dict(thing.f_locals)
+        yield locals_of(thing)
     elif isinstance(thing, types.FunctionType):
         for cell in thing.__closure__ or ():
             try:
@@ -97,6 +98,13 @@ def led_to(thing: Any) -> Iterator[Any]:
             for name, member in vars(base).items():
                 if isinstance(member, types.MemberDescriptorType) and base.__module__ != "builtins":
                     yield getattr(thing, name, None)
+
+
+def locals_of(frame: types.FrameType) -> dict[str, Any]:
+    """Of one that may run just now: from 3.13 on a name may go while they are read."""
+    while True:
+        with contextlib.suppress(KeyError):
+            return dict(frame.f_locals)
 
 
 def frames_of(traceback: types.TracebackType) -> Iterator[types.FrameType]:
@@ -321,7 +329,7 @@ class Got:
         traceback = error.__traceback__
         while traceback is not None:
             for frame in frames_of(traceback):
-                shown += [repr(value) for value in dict(frame.f_locals).values()]
+                shown += [repr(value) for value in locals_of(frame).values()]
             traceback = traceback.tb_next
         own = marks_of(n)
         assert marks_in(*shown) <= own, (own, marks_in(*shown))
@@ -430,7 +438,7 @@ def test_what_comes_while_a_batch_still_runs_shows_nobody_elses_result() -> None
     def callback(future: Any) -> None:
         error = future.exception()
         for frame in frames_of(error.__traceback__):
-            for value in dict(frame.f_locals).values():
+            for value in locals_of(frame).values():
                 shown.update(MARK.findall(repr(value)))
 
     def work(items: list[Any]) -> Iterator[Any]:
@@ -465,7 +473,7 @@ def test_no_error_leads_to_the_background_loop() -> None:
         traceback: types.TracebackType | None = first
         while traceback is not None:
             for frame in frames_of(traceback):
-                found += frame.f_locals.values()
+                found += locals_of(frame).values()
             traceback = traceback.tb_next
         # The bottom of the thread knows what it does, and since when.
         return [one for one in found if one and not isinstance(one, types.FunctionType | float)]
