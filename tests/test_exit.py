@@ -301,6 +301,27 @@ def test_no_thread_is_to_be_had_at_the_end(run: Runner) -> None:
     end.expect_processed(10)
 
 
+def test_the_background_loop_is_just_starting_at_the_end(run: Runner) -> None:
+    late = """
+        from batchify.engine import loops
+
+        @batched
+        async def f(items):
+            note("done", "f", items)
+
+        def run_late(real=loops._run_forever):
+            threading.Event().wait(0.05)
+            real()
+
+        loops._run_forever = run_late
+        call("f", f, 1)
+        leaving()
+    """
+    end = run(dedent(late))
+    end.expect_quiet()
+    end.expect_processed(1)
+
+
 def test_a_function_without_a_thread_does_not_harm_the_others(run: Runner) -> None:
     none = """
         @batched(linger=1000)

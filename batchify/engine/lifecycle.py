@@ -268,9 +268,9 @@ def _hurry(engine: Any) -> Any:
 
 
 def can_run(engine: Any) -> bool:
-    """A loop that does not run now has nobody left to run it."""
+    """A loop that does not run now has nobody left to run it; the one in the background has."""
     port = getattr(engine, "port", None)
-    return port is None or port.loop.is_running()
+    return port is None or engine.home is not None or port.loop.is_running()
 
 
 def give_up(engine: Any) -> None:

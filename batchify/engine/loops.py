@@ -264,7 +264,9 @@ class AsyncEngine:
         if self.state is CLOSING:
             self.state = CLOSED
         if self._home is not None:
-            self._engines.pop(self._home.port, None)
+            engine = self._engines.pop(self._home.port, None)
+            if engine is not None:
+                engine.home = None
             self._ways.pop(self._home.port, None)
             self._home = None
 
