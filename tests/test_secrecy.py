@@ -472,14 +472,28 @@ def test_no_error_leads_to_the_background_loop() -> None:
         found: list[Any] = []
         traceback: types.TracebackType | None = first
         while traceback is not None:
-            for frame in frames_of(traceback):
-                found += locals_of(frame).values()
+            found += [locals_of(frame) for frame in frames_of(traceback)]
             traceback = traceback.tb_next
-        # The bottom of the thread knows what it does, and since when.
-        return [one for one in found if one and not isinstance(one, types.FunctionType | float)]
+        return found
 
+    def is_of_the_bottom(value: Any) -> bool:
+        """It knows what it does, by functions that know nothing else, and since when."""
+        return isinstance(value, float) or (
+            isinstance(value, types.FunctionType) and value.__closure__ is None
+        )
+
+    assert held()
     # The task of the batch looks for another one before it ends, and clears its frame then.
-    until(lambda: not held())
+    until(
+        lambda: (
+            not [
+                value
+                for local in held()
+                for value in local.values()
+                if value and not is_of_the_bottom(value)
+            ]
+        )
+    )
 
 
 def test_a_slow_observer_in_debug_mode_logs_no_content(watch: Watch) -> None:
