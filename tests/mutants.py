@@ -70,7 +70,7 @@ def in_file(name: str, *tests: str) -> Tests:
     return (("pytest", *PYTEST, *([f"{path}::{test}" for test in tests] or [path])),)
 
 
-PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not long", "--tb=no", "--timeout=40")
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not deep", "--tb=no", "--timeout=40")
 
 MUTANTS: list[Mutant] = []
 

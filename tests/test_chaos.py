@@ -45,7 +45,7 @@ def test_chaos(seed: int) -> None:
     assert len(report.faults) + len(report.events) > 30
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.timeout(300)  # it waits for what seems to hang, to tell of it
 @pytest.mark.parametrize("seed", SEEDS)
 def test_much_chaos(seed: int) -> None:
@@ -65,7 +65,7 @@ def test_the_table_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n  {line} " in printed
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_epochs_account_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "EPOCH", 2000)
     monkeypatch.setattr(plan, "HANG", 0.01)
@@ -136,7 +136,7 @@ def test_a_short_run_is_not_judged() -> None:
     assert slope_of(range(5), range(5)) is None
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_soak_tells_of_itself_each_minute(capsys: pytest.CaptureFixture[str]) -> None:
     soak = Soak(every=0)
     report = chaos.run_chaos(1000, 7, threads=1, loops=1, patience=30, soak=soak)
@@ -200,7 +200,7 @@ def break_settle(
     monkeypatch.setattr(Engine, "settle", broken)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_results_shifted_by_one_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def shifted(settle: Settle, self: Engine, batch: Batch, give: Give) -> None:
         values = [*give.values[1:], give.values[0]]
@@ -210,7 +210,7 @@ def test_results_shifted_by_one_are_found(monkeypatch: pytest.MonkeyPatch) -> No
     run_broken(monkeypatch, lambda report: report.misrouted)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_future_that_is_never_settled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def without_the_last(settle: Settle, self: Engine, batch: Batch, give: Give) -> None:
         batch.futures.pop()
@@ -220,7 +220,7 @@ def test_a_future_that_is_never_settled_is_found(monkeypatch: pytest.MonkeyPatch
     run_broken(monkeypatch, lambda report: report.hung, patience=0.5)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_items_run_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     execute = ThreadEngine.execute
     now = Now()
@@ -237,7 +237,7 @@ def test_items_run_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     run_broken(monkeypatch, lambda report: report.duplicated)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_callback_that_is_told_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     tell: Any = Ledger.tell
     now = Now()
@@ -251,7 +251,7 @@ def test_a_callback_that_is_told_twice_is_found(monkeypatch: pytest.MonkeyPatch)
     run_broken(monkeypatch, lambda report: report.duplicated)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_callback_that_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     tell: Any = Ledger.tell
     now = Now()
@@ -264,7 +264,7 @@ def test_a_callback_that_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch)
     run_broken(monkeypatch, lambda report: report.lost, patience=1.0)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_wrong_counts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def miscounted(settle: Settle, self: Engine, batch: Batch, give: Give) -> None:
         settle(self, batch, give)
@@ -279,7 +279,7 @@ def test_wrong_counts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- nor is it for the policies ----
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_kinds_that_share_a_batch_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     admit = Grouped._admit
 
@@ -291,7 +291,7 @@ def test_kinds_that_share_a_batch_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     run_broken(monkeypatch, tells("share no batch"))
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_batches_that_are_too_heavy_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     init = Grouped.__init__
 
@@ -303,7 +303,7 @@ def test_batches_that_are_too_heavy_are_found(monkeypatch: pytest.MonkeyPatch) -
     run_broken(monkeypatch, tells("share no batch"))
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_retry_that_is_given_for_a_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def tried(self: Running, batch: Batch, give: Give) -> list[Any]:
         return [None if isinstance(value, Retry) else value for value in give.values]
@@ -312,7 +312,7 @@ def test_a_retry_that_is_given_for_a_result_is_found(monkeypatch: pytest.MonkeyP
     run_broken(monkeypatch, lambda report: report.misrouted)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_an_item_that_is_run_after_its_deadline_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     overdue = Grouped.overdue
 
@@ -330,7 +330,7 @@ def test_an_item_that_is_run_after_its_deadline_is_found(monkeypatch: pytest.Mon
     run_broken(monkeypatch, lambda report: report.duplicated)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_map_out_of_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     ready = Bulk.ready
 
@@ -342,7 +342,7 @@ def test_a_map_out_of_order_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     run_broken(monkeypatch, lambda report: report.misrouted)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_errors_of_observers_that_are_not_counted_are_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -360,13 +360,13 @@ def test_errors_of_observers_that_are_not_counted_are_found(
 
 @pytest.mark.skipif(not process.MAY_FORK, reason=process.NO_FORK)
 @pytest.mark.skipif("coverage" in sys.modules, reason="the run does not fork under coverage")
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_fork_that_forgets_its_futures_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "forked", lambda self: None)
     run_broken(monkeypatch, tells("the child of a fork"))
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_batch_function_that_never_ends_is_found() -> None:
     ledger = Ledger(10, 1, patience=0.1)
     town = Town(ledger)

@@ -335,7 +335,7 @@ def test_some_of_the_matrix() -> None:
     expect_no_faults(fork_matrix.SOME, 2)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_many_functions_that_are_gone() -> None:
     """A fork does nothing for them, and they leave nothing behind."""
     import gc

@@ -854,7 +854,7 @@ def leave_full_after_a_cancel(desk: Desk, to: Route) -> None:
 WAYS_OUT = [leave_full, leave_by_flush, leave_cancelled, leave_full_after_a_cancel]
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_hundred_thousand_routes_leave_nothing_behind() -> None:
     desk = Desk(Grouped, size=2, linger=0.0)
     things: WeakSet[Thing] = WeakSet()
@@ -913,7 +913,7 @@ def test_a_route_without_items_is_let_go(leave: Any, linger: float | None) -> No
 
 @pytest.mark.parametrize("linger", [0.0, 1e9, None])
 @pytest.mark.parametrize("leave", WAYS_OUT)
-@pytest.mark.long
+@pytest.mark.deep
 def test_memory_does_not_grow_with_the_batches(leave: Any, linger: float | None) -> None:
     desk = Desk(Grouped, size=2, linger=linger)
     assert growth(lambda count: leave_often(desk, leave, count)) < 100_000
@@ -921,7 +921,7 @@ def test_memory_does_not_grow_with_the_batches(leave: Any, linger: float | None)
 
 @pytest.mark.parametrize("linger", [1e9, None])
 @pytest.mark.parametrize("leave", [way for way in WAYS_OUT if way is not leave_by_flush])
-@pytest.mark.long
+@pytest.mark.deep
 def test_memory_does_not_grow_while_an_old_item_lingers(leave: Any, linger: float | None) -> None:
     desk = Desk(Grouped, size=2, linger=linger)
     desk.submit(A, "old")
@@ -936,7 +936,7 @@ def leave_often(desk: Desk, leave: Any, count: int) -> None:
         forget(desk)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_memory_does_not_grow_with_the_flushes() -> None:
     desk = Desk(Grouped, size=2, linger=None, workers=0)
     desk.submit(A, "waits for a worker")

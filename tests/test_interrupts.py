@@ -62,7 +62,7 @@ def test_a_handler_that_raises_at_the_jump_of_a_loop_is_in_its_try() -> None:
     assert hold("close_too_late", "raise", 0, 1, {"run_callbacks", "_run_all"}) > 20 or not SEES_ALL
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.parametrize("mode", ["raise", "submit", "both", "meddle"])
 def test_interrupts_in_every_scenario(mode: str) -> None:
     assert sum(hold(name, mode, 11, 607) for name in DEF) > 40
@@ -74,7 +74,7 @@ def test_a_worker_that_is_killed_goes_on(name: str) -> None:
     assert hold(name, "kill", 7, 151) > 2 or not SEES_ALL
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_workers_that_are_killed_in_every_scenario() -> None:
     assert sum(hold(name, "kill", 11, 907) for name in DEF) > 30 or not SEES_ALL
 
@@ -107,7 +107,7 @@ def test_one_failed_allocation_ends_no_worker() -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_storm_of_sigints() -> None:
     """Real signals, in a process of its own: what its handlers raise in finalizers is noise."""
     command = [sys.executable, "-m", "tests.storm", "--interrupts", "4000", "--seed", "1"]
@@ -122,7 +122,7 @@ def test_the_child_of_a_fork_in_the_middle_of_a_change(name: str) -> None:
     assert hold(name, "fork", 7, 41) > 2 or not SEES_ALL
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.skipif(not MAY_FORK, reason=NO_FORK)
 def test_forks_in_every_scenario() -> None:
     assert sum(hold(name, "fork", 11, 607) for name in interrupts.SCENARIOS) > 60

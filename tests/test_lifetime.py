@@ -460,7 +460,7 @@ def test_nothing_survives_without_the_collector(kind: str, is_async: bool, kinds
 
 @pytest.mark.parametrize("caller", [by_result, by_gather])
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-@pytest.mark.long
+@pytest.mark.deep
 def test_nothing_survives_of_100_000_calls(is_async: bool, caller: Any, kinds: Kinds) -> None:
     f = function_of("element", kinds, is_async, size=8)
     assert kept_by(caller, f, kinds, 100_000) == {}
@@ -629,7 +629,7 @@ def test_a_dropped_function_runs_what_it_accepted_and_leaves_no_thread(
         until(lambda: descriptors() <= before[1])
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.parametrize("slots", [False, True], ids=["weakly referenced", "slots"])
 def test_thousands_of_instances_come_and_go(slots: bool) -> None:
     class Owner:
@@ -672,7 +672,7 @@ def test_thousands_of_instances_come_and_go(slots: bool) -> None:
     assert Owner.__dict__["method"]._self_scopes._by_owner == {}
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_memory_is_flat_over_many_calls() -> None:
     f = batched(lambda items: [KeyError(n) if n % 2 else n for n in items], size=500)
     calls = 50_000

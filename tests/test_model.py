@@ -27,7 +27,7 @@ def test_quick() -> None:
     model.run(50, 30, seed=1)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.parametrize("part", range(20))
 def test_the_engine_does_what_the_model_says(part: int) -> None:
     model.run(100, 50, seed=100 + part)
@@ -266,7 +266,7 @@ def test_what_is_replayed_is_fine(name: str) -> None:
     model.replay(*REPLAYS[name])
 
 
-@pytest.mark.long
+@pytest.mark.deep
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_broken_engine_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert is_found(monkeypatch, name)

@@ -79,7 +79,9 @@ def test_options_are_keywords_only() -> None:
         batched(echo, 64)  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("what", [3, "echo", int, list, object()], ids=repr)
+@pytest.mark.parametrize(
+    "what", [3, "echo", int, list, object()], ids=["3", "echo", "int", "list", "object"]
+)
 def test_only_functions_can_be_decorated(what: Any) -> None:
     for decorate in forms(what, size=2):
         with pytest.raises(TypeError, match="batched needs a function"):

@@ -227,7 +227,7 @@ def test_a_busy_key_never_starves_a_rare_one() -> None:
     f.flush(5)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_many_thousand_keys_leave_nothing_behind() -> None:
     f = batched(lambda items: items, linger=None, capacity=None, key=lambda n: n)
     futures = [f(n) for n in range(30_000)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest_plugins = ["pytester"]
-pytestmark = pytest.mark.long  # each run is a process
+pytestmark = pytest.mark.deep  # each run is a process
 
 CODE = """
 import pytest

@@ -46,7 +46,7 @@ from tests.redis_server import PROGRAM, RedisServer, redis_server
 
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed"),
-    pytest.mark.long,
+    pytest.mark.deep,
     # redis-py leaves it to the collector to close what was cut.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]

@@ -67,7 +67,7 @@ class Opaque(futures.Executor):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.long
+@pytest.mark.deep
 def test_batches_run_in_processes(method: str) -> None:
     with batched(elsewhere.where, size=4, workers=2, executor=processes(method, 2)) as f:
         elsewhere.caller.set("the test")
@@ -161,7 +161,7 @@ def test_who_waits_runs_a_batch_on_the_executor_too() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("loky") is None, reason="loky is not installed")
-@pytest.mark.long
+@pytest.mark.deep
 def test_loky() -> None:
     import loky
 
@@ -177,7 +177,7 @@ def test_loky() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="Dask is not installed")
-@pytest.mark.long
+@pytest.mark.deep
 def test_dask() -> None:
     """A cluster of two processes on this machine, which is told of the module by its path."""
     script = """
@@ -296,7 +296,7 @@ def test_a_function_of_c_goes_by_name(shared: ProcessPoolExecutor) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_function_of_the_main_module(method: str) -> None:
     """It is there in a forked child, and another module in a new process."""
     script = f"""
@@ -577,7 +577,7 @@ def test_a_factory_that_fails_fails_the_batch() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_killed_process(method: str) -> None:
     """A clear error for those in its batch, never a hang; the next batch has another one."""
     f = batched(elsewhere.killed, size=1, executor=processes(method))
@@ -589,7 +589,7 @@ def test_a_killed_process(method: str) -> None:
     f.close()
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_killed_process_of_an_executor_that_was_given() -> None:
     executor = processes()()
     f = batched(elsewhere.killed, size=1, executor=executor)
@@ -599,7 +599,7 @@ def test_a_killed_process_of_an_executor_that_was_given() -> None:
     executor.shutdown()
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_batches_under_way_when_a_process_is_killed_all_end() -> None:
     f = batched(elsewhere.killed, size=1, workers=4, executor=processes(workers=2))
     given = [f("kill" if n % 10 == 3 else "fine") for n in range(40)]
@@ -704,7 +704,7 @@ def test_an_executor_of_its_own_kind(odd: str) -> None:
     f._scope().elsewhere.abandon()
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_ctrl_c_while_a_caller_waits_for_the_executor() -> None:
     """With `caller_runs`: the caller hears of it, and later waits are what they were."""
     told = output_of("""
@@ -741,7 +741,7 @@ def test_ctrl_c_while_a_caller_waits_for_the_executor() -> None:
 # ---- its life ----
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_processes_go_when_it_is_closed() -> None:
     f = batched(elsewhere.where, executor=processes())
     _, process, _ = f(1).result(LIMIT)
@@ -754,7 +754,7 @@ def test_processes_go_when_it_is_closed() -> None:
 
 @pytest.mark.parametrize("pool", ["ProcessPoolExecutor(1)", "ThreadPoolExecutor(1)"])
 @pytest.mark.parametrize("is_made", [True, False])
-@pytest.mark.long
+@pytest.mark.deep
 def test_the_end_of_the_process_runs_what_was_accepted(pool: str, is_made: bool) -> None:
     """Before the executor is ended, whichever was registered first."""
     told = output_of(f"""
@@ -773,7 +773,7 @@ def test_the_end_of_the_process_runs_what_was_accepted(pool: str, is_made: bool)
     assert told == "0.01\n" * 5
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_batch_that_hangs_in_a_process_does_not_hold_this_one() -> None:
     told = output_of("""
         from batchify import batched
@@ -789,7 +789,7 @@ def test_a_batch_that_hangs_in_a_process_does_not_hold_this_one() -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "detach"])
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_hung_batch_without_items_does_not_hold_this_process(how: str) -> None:
     told = output_of(f"""
         import asyncio
@@ -815,7 +815,7 @@ def test_a_hung_batch_without_items_does_not_hold_this_process(how: str) -> None
     assert told == "left\n"
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_hung_batch_does_not_end_those_of_others() -> None:
     told = output_of("""
         from batchify import batched
@@ -834,7 +834,7 @@ def test_a_hung_batch_does_not_end_those_of_others() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("loky") is None, reason="loky is not installed")
 @pytest.mark.parametrize("is_warm", [True, False])
-@pytest.mark.long
+@pytest.mark.deep
 def test_loky_at_the_end_of_the_process(is_warm: bool) -> None:
     told = output_of(f"""
         import loky
@@ -852,7 +852,7 @@ def test_loky_at_the_end_of_the_process(is_warm: bool) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_forked_child_cannot_use_an_executor_of_its_parent() -> None:
     """It is told so, and the parent's goes on."""
     told = output_of("""
@@ -875,7 +875,7 @@ def test_a_forked_child_cannot_use_an_executor_of_its_parent() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.long
+@pytest.mark.deep
 def test_a_forked_child_makes_its_own() -> None:
     """In a process of its own: a fork beside the threads of all tests may hang by itself."""
     told = output_of("""
@@ -954,7 +954,7 @@ def test_only_for_def() -> None:
         batched(elsewhere.awaited, executor=ThreadPoolExecutor)
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_no_pickle_is_loaded_without() -> None:
     told = output_of("""
         import sys

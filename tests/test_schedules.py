@@ -32,7 +32,7 @@ def test_fine_schedules(name: str) -> None:
     explore("opcode", OPCODE, names=[name])
 
 
-@pytest.mark.long
+@pytest.mark.deep
 def test_many_schedules() -> None:
     command = [sys.executable, "-m", "tests.schedules", "--jobs", "2", "--first", "1000"]
     command += ["--schedules", "26000", "--seconds", "24"]
