@@ -507,7 +507,7 @@ class SimEvent:
 _now: list[Sim] = []  # the schedule that runs
 
 
-def _lock() -> Any:
+def new_lock() -> Any:
     return SimLock(_now[-1]) if _now else threading.RLock()
 
 
@@ -520,9 +520,9 @@ def baton() -> Iterator[None]:
     scopes: Any = importlib.import_module("batchify.scopes")
     futures: Any = importlib.import_module("concurrent.futures._base")
     ours = SimpleNamespace(
-        RLock=_lock,
-        Lock=_lock,
-        Condition=lambda lock=None: threading.Condition(_lock() if lock is None else lock),
+        RLock=new_lock,
+        Lock=new_lock,
+        Condition=lambda lock=None: threading.Condition(new_lock() if lock is None else lock),
         Event=lambda: SimEvent(_now[-1]) if _now else threading.Event(),
         local=threading.local,
         get_ident=threading.get_ident,
@@ -535,7 +535,7 @@ def baton() -> Iterator[None]:
 
     for module in modules:
         if hasattr(module, "RLock"):
-            put(module, "RLock", _lock)
+            put(module, "RLock", new_lock)
     for module in (future, scopes, futures):
         put(module, "threading", ours)
     put(logging.getLogger("batchify"), "disabled", True)  # its locks are not the scheduler's

@@ -201,9 +201,9 @@ class Round:
         scope: Any = self.f._scope()
         locks = [engine._lock for engine in scope.engines()]
         if KIND == "async def":
-            import batchify.engine.loops as loops
+            import batchify.engine.background as background
 
-            locks += [scope._lock, loops._background_lock]
+            locks += [scope._lock, background._lock]
         held = False
 
         def hold() -> None:

@@ -584,6 +584,19 @@ mutant(
 # ---- loops ----
 
 mutant(
+    "a-background-loop-that-is-ending-is-handed-out", "engine/background.py",
+    "    return None if home.is_ended() else home\n",
+    "    return home\n",
+    *on_schedule("background-loop"),
+)  # fmt: skip
+mutant(
+    "a-background-loop-ends-under-a-new-user", "engine/background.py",
+    "        if self.users:  # registered meanwhile: it may have looked before the append\n"
+    "            self.ended.clear()\n            return\n",
+    "",
+    *on_schedule("background-loop"),
+)  # fmt: skip
+mutant(
     "a-cancelled-call-escapes-the-task", "engine/loop.py",
     "except BaseException as error:\n                    if isinstance(error, GeneratorExit)",
     "except Exception as error:\n                    if isinstance(error, GeneratorExit)",

@@ -38,11 +38,12 @@ from batchify import (
     waits,
 )
 from batchify.decorator import Batched
+from batchify.engine import background
 from batchify.future import RESULT
 from batchify.interpreter import has_gil
 from batchify.loopfuture import LoopFuture, Port
 from batchify.options import Options
-from tests.baton import LEVELS, Broken, Sim, baton, run
+from tests.baton import LEVELS, Broken, Sim, baton, new_lock, run
 from tests.manual import batched_with
 
 Scenario = Callable[[Sim], None]
@@ -736,24 +737,43 @@ def rings(sim: Sim) -> None:
 
 
 class Loop:
-    """What a port needs of an event loop, run by one thread of the schedule."""
+    """What a port and the background thread need of an event loop, run by one thread."""
 
     def __init__(self, sim: Sim) -> None:
         self.bell = sim.bell()
         self.todo: deque[Any] = deque()
-        self.is_over = False
+        self.is_stopping = self.has_closed = False
 
     def call_soon_threadsafe(self, function: Callable[..., Any], *args: Any) -> None:
+        if self.has_closed:
+            raise RuntimeError("Event loop is closed")
         self.todo.append((function, args))
         self.bell.ring()
 
-    def run(self) -> None:
-        while not self.is_over or self.todo:
+    def run_forever(self) -> None:
+        while not self.is_stopping or self.todo:
             while self.todo:
                 function, args = self.todo.popleft()
                 function(*args)
-            if not self.is_over:
+            if not self.is_stopping:
                 self.bell.wait(None)
+        self.is_stopping = False
+
+    def stop(self) -> None:
+        self.is_stopping = True
+        self.bell.ring()
+
+    def is_closed(self) -> bool:
+        return self.has_closed
+
+    def close(self) -> None:
+        self.has_closed = True
+
+    def shutdown_asyncgens(self) -> None:
+        return
+
+    def run_until_complete(self, _: object) -> None:
+        return
 
 
 @scenario
@@ -773,14 +793,37 @@ def ports(sim: Sim) -> None:
     def post(*numbers: int) -> Callable[[], None]:
         return lambda: [port.post([future(n)]) for n in numbers] and None
 
-    running = sim.go(loop.run)
+    running = sim.go(loop.run_forever)
     for task in [sim.go(post(1, 2)), sim.go(post(3)), sim.go(post(4, 5))]:
         task.join()
     sim.rest()
     assert woken == dict.fromkeys(range(1, 6), 1), woken
-    loop.is_over = True
-    loop.bell.ring()
+    loop.stop()
     running.join()
+
+
+@scenario
+def background_loop(sim: Sim) -> None:
+    """Users of the background loop come and go: each is given a loop that runs, until it goes."""
+
+    def use() -> None:
+        for _ in range(3):
+            home = background.new_home(sim)
+            is_run = sim.bell()
+            home.port.call(is_run.ring)
+            is_run.wait(None)  # for ever, on a loop that has ended
+            del home
+
+    before = background._lock, background._new_loop
+    background._lock, background._new_loop = new_lock(), lambda: Loop(sim)
+    assert background._background is None
+    try:
+        for task in [sim.go(use), sim.go(use)]:
+            task.join()
+        sim.rest()
+        assert background._background is None
+    finally:
+        background._lock, background._new_loop = before
 
 
 @scenario

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from batchify import BatchAborted, Closed, Deadlock, QueueFull, batched
-from batchify.engine import loops
+from batchify.engine import background
 from batchify.engine.seam import THREADS, ThreadSeam
 from tests.manual import Gated, batched_with, in_thread, until
 
@@ -894,7 +894,7 @@ def test_a_background_loop_that_gets_no_thread() -> None:
     f = batched_with(Refusing(), double)
     gc.collect()  # those of other tests
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loops, "_background", None)
+        patch.setattr(background, "_background", None)
         with pytest.raises(RuntimeError, match="new thread"):
             f(1)
         gc.collect()  # an unclosed loop would warn
@@ -920,7 +920,7 @@ def test_a_background_loop_whose_start_is_interrupted(monkeypatch: pytest.Monkey
 
     f = batched_with(Interrupted(), double)
     gc.collect()  # those of other tests
-    monkeypatch.setattr(loops, "_background", None)
+    monkeypatch.setattr(background, "_background", None)
     with pytest.raises(KeyboardInterrupt):
         f(1)
     late[0].start()

@@ -303,17 +303,17 @@ def test_no_thread_is_to_be_had_at_the_end(run: Runner) -> None:
 
 def test_the_background_loop_is_just_starting_at_the_end(run: Runner) -> None:
     late = """
-        from batchify.engine import loops
+        from batchify.engine import background
 
         @batched
         async def f(items):
             note("done", "f", items)
 
-        def run_late(real=loops._run_forever):
+        def run_late(real=background._run_forever):
             threading.Event().wait(0.05)
             real()
 
-        loops._run_forever = run_late
+        background._run_forever = run_late
         call("f", f, 1)
         leaving()
     """

@@ -15,7 +15,7 @@ import pytest
 
 from batchify import Closed, DeadlineExceeded, QueueFull, Retry, batched
 from batchify import clock as clocks
-from batchify.engine import loops
+from batchify.engine import background
 from batchify.testing import ManualClock, eager, manual_clock, unresolved
 from tests.manual import LIMIT, Gated, in_thread, until
 
@@ -316,9 +316,9 @@ def test_a_background_loop_that_is_just_starting(monkeypatch: pytest.MonkeyPatch
         time.sleep(0.05)
         real()
 
-    real = loops._run_forever
-    monkeypatch.setattr(loops, "_run_forever", run_late)
-    monkeypatch.setattr(loops, "_background", None)
+    real = background._run_forever
+    monkeypatch.setattr(background, "_run_forever", run_late)
+    monkeypatch.setattr(background, "_background", None)
     f: Any = batched(run, linger=1)
     with manual_clock() as clock:
         future = f(1)

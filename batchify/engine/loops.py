@@ -1,131 +1,28 @@
-"""All loops of one `async def` function, and the background loop for callers without one."""
+"""All loops of one `async def` function."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 import threading
-from _thread import LockType, allocate_lock
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable
-from contextvars import Context
 from dataclasses import replace
-from threading import get_ident
 from typing import Any
 from weakref import ref
 
 from ..forming import Route
 from ..future import BatchFuture
-from ..interpreter import has_gil, has_greenlets
+from ..interpreter import has_gil
 from ..loopfuture import LoopFuture, Port, port_of
 from ..observe import EVERYWHERE, Observers
 from ..options import Live, Options
 from ..stats import Stats, added
 from ..tracing import tracer_of
 from . import lifecycle
+from .background import Home, home_of, new_home
 from .base import limits_of
 from .looking import CLOSED, CLOSING, OPEN
 from .loop import LoopEngine, attend
-from .mending import live_on
 from .seam import Seam
-
-# ---- callers without a loop ----
-
-
-class Background:
-    """One event loop in a thread, as long as somebody holds this object."""
-
-    def __init__(self, seam: Seam) -> None:
-        if has_greenlets():
-            # asyncio takes a greenlet for the thread that it is in: the callers would seem to be
-            # on this loop.
-            raise RuntimeError(
-                "an async function is called without a running event loop: that needs a thread of "
-                "its own, and gevent has patched the threads (call it on a loop, or use a def)"
-            )
-        loop = None
-        claim = allocate_lock()  # whose the end of the loop is: one C call decides
-        try:
-            self.loop = loop = Context().run(asyncio.new_event_loop)  # it keeps it for its pipe
-            self.port = port_of(self.loop)
-            seam.spawn(_run_background, (self.port, claim), "batchify:background")
-        except BaseException:  # no thread to be had; or a signal handler's, and there may be one
-            if loop is not None and claim.acquire(False):
-                loop.close()
-            raise  # else the thread has it, and `__del__` ends it
-
-    # A default: at the end of the process the names of a module may be gone by now. So may those
-    # of asyncio; and then no thread runs any more.
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if hasattr(self, "port") and not is_finalizing():
-            self.port.is_ending = True  # asyncio may forget the stop, when an exception comes, too
-            self.port.call(self.loop.stop)
-
-
-class _Mine(threading.local):
-    """What the thread of a background loop works with.
-
-    Not in the frame of that thread: the tracebacks of all batches lead there by `f_back`.
-    """
-
-    port: Port
-
-
-_mine = _Mine()
-
-
-def _run_background(port: Port, claim: LockType) -> None:
-    if not claim.acquire(False):  # who started this thread was interrupted, and has closed it
-        return
-    port.thread = get_ident()
-    _mine.port = port
-    del port, claim
-    try:
-        live_on(_run_forever, lambda: "the background loop")
-        loop = _mine.port.loop
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        _mine.port.loop.close()
-
-
-def _run_forever() -> None:
-    if not _mine.port.is_ending:
-        _mine.port.loop.run_forever()
-
-
-_background: ref[Background] | None = None
-_background_lock = threading.RLock()
-
-
-def background(seam: Seam) -> Background:
-    """The background loop, started when nobody has it."""
-    global _background
-    with _background_lock:
-        found = None if _background is None else _background()
-        if found is None:
-            found = Background(seam)
-            made = None if _background is None else _background()
-            if made is not None:  # by a handler or a finalizer, meanwhile
-                return made
-            _background = ref(found)
-        return found
-
-
-def _background_of(port: Port) -> Background | None:
-    """Whose port this is, if it is that of the background loop."""
-    found = None if _background is None else _background()
-    return found if found is not None and found.port is port else None
-
-
-def _forget_background() -> None:
-    global _background, _background_lock
-    _background, _background_lock = None, threading.RLock()
-
-
-lifecycle.after_fork_in_child(_forget_background)
-
-
-# ---- all loops of one decorated function ----
 
 
 class AsyncEngine:
@@ -139,7 +36,7 @@ class AsyncEngine:
         self.seam = seam
         self._engines: dict[Port, LoopEngine] = {}
         self._ways: dict[Port, tuple[Any, ...]] = {}  # what the hot path needs of each loop
-        self._home: Background | None = None
+        self._home: Home | None = None
         self._gone = Stats()  # what the engines of closed loops did
         self._lock = threading.RLock()
         self.state = OPEN
@@ -160,18 +57,20 @@ class AsyncEngine:
         return self._new_engine(port) if engine is None else engine
 
     def _background_port(self) -> Port:
-        if self._home is None:
+        home = self._home
+        if home is None or home.is_ended():
             with self._lock:
-                if self._home is None:
-                    self._home = background(self.seam)
-        return self._home.port
+                home = self._home
+                if home is None or home.is_ended():
+                    self._home = home = new_home(self.seam)
+        return home.port
 
     def _new_engine(self, port: Port) -> LoopEngine:
         with self._lock:
             engine = self._engines.get(port)
             if engine is not None:
                 return engine
-            home = _background_of(port)
+            home = home_of(port)
             if home is not None:  # perhaps called by a batch that runs on it
                 self._home = home
             weak = ref(self)
@@ -186,8 +85,8 @@ class AsyncEngine:
             # First all that looks after it: a signal handler may raise at any instant.
             lifecycle.register(engine)
             try:
+                port.engines.add(engine)
                 if home is None:
-                    port.engines.add(engine)
                     if port.guard is None:
                         attend(port)
                     if port.is_ending:
