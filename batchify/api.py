@@ -31,7 +31,6 @@ else:
         isolate=False,
         on_error=None,
         executor=None,
-        caller_runs=False,
         broker=None,
         exit_timeout=DEFAULT_EXIT_TIMEOUT,
         name=None,
@@ -82,9 +81,6 @@ else:
                 a `BrokenExecutor`, and by the first call after a `close`. To another process go
                 the function's module and qualified name, and a pickled list: by name it must
                 be found there, else the first call raises `ValueError`. For `def` only.
-            caller_runs: a thread that is about to block in `result()` runs the next batch itself
-                when a worker is free: the lowest latency, at the price that the function then
-                runs in callers' threads. Without effect for `async def`.
             broker: a durable queue that many machines share, such as `batchify.redis.RedisStreams`:
                 calls send their items there, and worker processes (`python -m batchify worker`)
                 run them, by all the other options. For functions and static methods; not
@@ -118,7 +114,6 @@ else:
             isolate=isolate,
             on_error=on_error,
             executor=executor,
-            caller_runs=caller_runs,
             broker=broker,
             exit_timeout=exit_timeout,
             name=name,

@@ -358,10 +358,6 @@ class BatchFuture(Future[R], Generic[R]):
         poke: Poke | None = None
         rung = False
         try:
-            if engine.caller_runs and timeout is None:
-                engine.help(self)  # type: ignore[attr-defined]
-                if self._s.__class__ is Done:
-                    return
             bell = engine.seam.bell()
             poke = (bell.ring,)
             if not self._watch(poke):
@@ -376,7 +372,7 @@ class BatchFuture(Future[R], Generic[R]):
         finally:
             if poke is not None and not rung:
                 self._unwatch(engine, poke)
-            del self, engine  # an error of a batch that ran here leads to this frame
+            del self, engine  # no cycle through this frame
 
     def _make_cancelled_error(self) -> BaseException:
         return CancelledError()

@@ -39,7 +39,6 @@ class Options:
     isolate: bool
     on_error: Callable[[Any], Any] | None
     executor: Any
-    caller_runs: bool
     broker: Any
     exit_timeout: float
     name: str
@@ -60,7 +59,6 @@ class Options:
         isolate: object,
         on_error: object,
         executor: object,
-        caller_runs: object,
         broker: object,
         exit_timeout: object,
         name: object,
@@ -91,7 +89,6 @@ class Options:
             isolate=flag("isolate", isolate),
             on_error=_function("on_error", on_error),
             executor=_executor(executor),
-            caller_runs=flag("caller_runs", caller_runs),
             broker=_broker(broker),
             exit_timeout=seconds("exit_timeout", exit_timeout),
             name=default_name if name is None else _name(name),

@@ -241,7 +241,6 @@ class Keywords(TypedDict, total=False):
     isolate: bool
     on_error: Callable[[BatchFailure], Any] | None
     executor: Submits | Callable[[], Submits] | None
-    caller_runs: bool
     broker: Broker | None
     exit_timeout: float | timedelta
     name: str | None

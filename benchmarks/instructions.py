@@ -75,15 +75,15 @@ class Stepped(Seam):
                 step = engine.next(bell)
 
 
-def stepped(caller_runs: bool) -> tuple[Any, Stepped]:
+def stepped() -> tuple[Any, Stepped]:
     seam = Stepped()
-    usual: Any = batched(bare, size=64, capacity=None, caller_runs=caller_runs)
+    usual: Any = batched(bare, size=64, capacity=None)
     return Batched(bare, usual._options(), seam), seam
 
 
 def threads(count: int, at_once: int = 64) -> None:
     """`def`: submit `at_once` items, run their batch as a worker does, ask for the results."""
-    call, seam = stepped(caller_runs=False)
+    call, seam = stepped()
     for start in range(0, count, at_once):
         futures = [call(item) for item in range(start, start + at_once)]
         seam.step()
@@ -95,14 +95,6 @@ def threads(count: int, at_once: int = 64) -> None:
 def threads_alone(count: int) -> None:
     """The same with a batch for each item."""
     threads(count, 1)
-
-
-def caller_runs(count: int) -> None:
-    """`def`, `caller_runs=True`, call by call: who waits for a result runs the batch."""
-    call, _ = stepped(caller_runs=True)
-    for item in range(count):
-        call(item).result()
-    os._exit(0)  # as in `threads`
 
 
 def on_loop(run: Callable[[Any, int], Any], count: int, **options: Any) -> None:
@@ -158,7 +150,6 @@ ROWS: dict[str, tuple[Callable[[int], None], int]] = {  # with the number of ite
     "asyncio queue": (asyncio_queue, 640),
     "threads": (threads, 640),
     "threads alone": (threads_alone, 150),
-    "caller runs alone": (caller_runs, 150),
     "loop": (loop, 640),
     "loop closed": (loop_closed, 640),
     "loop alone": (loop_alone, 150),

@@ -21,7 +21,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from .adapters.base import Rival
-from .adapters.batchify import Batchify, BatchifyCallerRuns
+from .adapters.batchify import Batchify
 from .adapters.hand_written_asyncio import HandWrittenAsyncio
 from .adapters.hand_written_threads import HandWrittenThreads
 from .functions import abare, bare
@@ -92,7 +92,6 @@ def on_loop(kind: type[Rival], steps: Steps) -> None:
 
 WAYS: dict[str, tuple[Callable[[type[Rival], Steps], None], type[Rival]]] = {
     "threads": (in_threads, Batchify),
-    "caller_runs": (in_threads, BatchifyCallerRuns),
     "hand-written threads": (in_threads, HandWrittenThreads),
     "loop": (on_loop, Batchify),
     "hand-written asyncio": (on_loop, HandWrittenAsyncio),

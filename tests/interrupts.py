@@ -604,16 +604,6 @@ def result(w: World) -> Steps:
     w.known["b"].result(5)
 
 
-@scenario(caller_runs=True, size=2)
-def result_by_caller(w: World) -> Steps:
-    w.warm()
-    w.may_fail = (Interrupt,)  # it comes when the function has just ended: as if that had raised
-    yield
-    future = w.call(1)
-    w.call(2)
-    future.result()
-
-
 @scenario()
 def callbacks(w: World) -> Steps:
     w.busy("a", "b")

@@ -115,7 +115,6 @@ def batched_with(seam: Any, function: Any, **options: Any) -> Any:
         "isolate": False,
         "on_error": None,
         "executor": None,
-        "caller_runs": False,
         "broker": None,
         "exit_timeout": DEFAULT_EXIT_TIMEOUT,
         "name": None,

@@ -539,12 +539,6 @@ mutant(
     *in_file("interrupts", "test_a_worker_that_is_killed_goes_on"),
 )  # fmt: skip
 mutant(
-    "what-is-in-hand-is-taken-for-lost", "engine/threads.py",
-    "(batch.thread == me == get_ident() and not _is_in_hand(batch))",
-    "batch.thread == me == get_ident()",
-    *in_file("interrupts", "test_what_a_caller_has_in_hand_is_run_once"),
-)  # fmt: skip
-mutant(
     "a-worker-sleeps-without-a-last-look", "engine/threads.py",
     "            self._set_need()\n            if self._has_seen_all():\n"
     "                return step",

@@ -224,7 +224,6 @@ def entry(sim: Sim) -> None:
         workers=choice([1, 2]),
         linger=choice([0.0, 0.0, 1.0]),
         capacity=choice([10_000, 3, None]),
-        caller_runs=choice([False, False, True]),
     )
     w.f(("first", 0)).result()  # the engine is there
     w.ran.clear()

@@ -65,7 +65,6 @@ class Storm:
             batched(run, size=7, workers=2, capacity=30, name="plain"),
             batched(run, size=5, capacity=20, key=lambda item: item[1] % 3, name="keyed"),
             batched(run, size=4, linger=0.002, name="lingering"),
-            batched(run, size=4, caller_runs=True, name="caller"),
             batched(arun, size=6, workers=2, capacity=40, name="async"),
         ]
 

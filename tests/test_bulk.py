@@ -1327,15 +1327,6 @@ def test_on_error(source: Any) -> None:
 
 
 @any_source
-@any_order
-def test_caller_runs(source: Any, ordered: bool) -> None:
-    f = batched(echo, size=4, caller_runs=True, linger=0.001)
-    mapping = in_thread(lambda: sorted(f.map(source(range(50)), ordered=ordered)))
-    assert mapping.result() == done(range(50))
-    check_idle(f)
-
-
-@any_source
 def test_a_linger_is_kept_by_what_does_not_fill_a_batch(source: Any) -> None:
     seam = ManualSeam()
     gated = Gated(is_open=True)

@@ -157,7 +157,6 @@ PLANS = st.builds(
             "workers": some(1, 1, 2, 3),
             "capacity": some(None, 8, 10, 10_000),
             "isolate": st.booleans(),
-            "caller_runs": st.booleans(),
         }
     ),
     keys=some(0, 0, 2, 3),

@@ -260,7 +260,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dedupe": {"dedupe": lambda item: item.n // 2},
     "key": {"key": lambda item: item.n % 3},
     "weight": {"weight": lambda item: 1, "max_weight": 3},
-    "caller_runs": {"caller_runs": True},
     "observed": {},
 }
 

@@ -1,11 +1,10 @@
-"""Deadlines, priorities, limits set while running, caller_runs, observers, stats: contract 3-8."""
+"""Deadlines, priorities, limits set while running, observers, stats: contract 3-8."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
 import contextlib
-import contextvars
 import gc
 import logging
 import math
@@ -1683,245 +1682,14 @@ def test_limits_that_change_all_the_time(kind: str) -> None:
     assert (stats.accepted, stats.succeeded, stats.rejected) == (1200, 1200, 0)
 
 
-# ---- caller_runs ----
+# ---- batches that wait for items of their own function ----
 
 
-class LateThreads(ThreadSeam):
-    """A machine on which new threads begin when the test lets them."""
-
-    def __init__(self) -> None:
-        self.may_begin = threading.Event()
-
-    def spawn(self, target: Any, args: Any, name: str) -> Any:  # type: ignore[override]
-        def life() -> None:
-            self.may_begin.wait()
-            target(*args)
-
-        return ThreadSeam.spawn(life, (), name)
-
-
-@pytest.fixture
-def late_threads() -> Iterator[LateThreads]:
-    seam = LateThreads()
-    yield seam
-    seam.may_begin.set()
-
-
-def test_a_caller_that_waits_runs_the_batch_itself(late_threads: LateThreads) -> None:
-    ran: list[Any] = []
-
-    def work(items: list[int]) -> list[int]:
-        ran.append((threading.get_ident(), items))
-        return [item * 2 for item in items]
-
-    f = batched_with(late_threads, work, size=2, caller_runs=True)
-    futures = [f(n) for n in range(5)]
-    assert futures[4].result() == 8
-    assert [future.result(0) for future in futures] == [0, 2, 4, 6, 8]
-    assert ran == [(threading.get_ident(), items) for items in ([0, 1], [2, 3], [4])]
-    stats = f.stats()
-    assert (stats.succeeded, stats.batches, stats.running) == (5, 3, 0)
-    late_threads.may_begin.set()
-    f.close(LIMIT)
-
-
-def test_without_caller_runs_no_caller_runs_a_batch() -> None:
-    ran: set[int] = set()
-    f = batched(lambda items: ran.add(threading.get_ident()))
-    for n in range(50):
-        f(n).result()
-    assert threading.get_ident() not in ran
-
-
-def test_a_caller_stops_when_its_own_item_is_done(late_threads: LateThreads) -> None:
-    f = batched_with(late_threads, echo, size=1, caller_runs=True)
-    futures = [f(n) for n in range(3)]
-    assert futures[0].result() == 0
-    assert not futures[2].done()
-    late_threads.may_begin.set()
-    assert futures[2].exception(LIMIT) is None
-
-
-def test_what_the_caller_leaves_is_run_by_a_worker(late_threads: LateThreads) -> None:
-    late_threads.may_begin.set()
-    f = batched_with(late_threads, echo, size=1, caller_runs=True)
-    for n in range(100):
-        futures = [f((n, k)) for k in range(4)]
-        assert futures[0].result() == (n, 0)
-        assert futures[3].result(LIMIT) == (n, 3)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_bound_what_runs_callers_included(workers: int) -> None:
-    lock = threading.Lock()
-    running = most = 0
-    ran: set[int] = set()
-
-    def work(items: list[Any]) -> list[Any]:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-            ran.add(threading.get_ident())
-        time.sleep(0.0002)  # so that the others have their chance to break in
-        with lock:
-            running -= 1
-        return items
-
-    f = batched(work, size=3, workers=workers, caller_runs=True)
-    callers: set[int] = set()
-
-    def call(who: int) -> None:
-        callers.add(threading.get_ident())
-        for n in range(80):
-            assert f((who, n)).result() == (who, n)
-
-    for thread in [in_thread(call, who) for who in range(8)]:
-        thread.result(30)
-    assert most == workers
-    f.close(LIMIT)
-    stats = f.stats()
-    assert (stats.succeeded, stats.running, stats.pending) == (640, 0, 0)
-
-
-@pytest.mark.parametrize("capacity", [4, 8, 16, None])
-def test_nothing_hangs_with_many_callers_and_few_workers(capacity: int | None) -> None:
-    with eager_switches():
-        f = batched(echo, size=4, workers=2, capacity=capacity, caller_runs=True)
-
-        def call(who: int) -> None:
-            for n in range(100):
-                futures = [f((who, n, k)) for k in range(n % 4 + 1)]
-                assert [future.result() for future in futures] == [
-                    (who, n, k) for k in range(n % 4 + 1)
-                ]
-
-        for thread in [in_thread(call, who) for who in range(12)]:
-            thread.result(20)
-    stats = f.stats()
-    assert stats.accepted == stats.succeeded
-    f.close(LIMIT)
-
-
-def test_what_a_caller_runs_has_an_empty_context(late_threads: LateThreads) -> None:
-    var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="nobody's")
-    seen: list[Any] = []
-
-    def work(items: list[int]) -> list[int]:
-        seen.append((var.get(), threading.get_ident()))
-        var.set("the function's")
-        return items
-
-    f = batched_with(late_threads, work, caller_runs=True)
-    var.set("the caller's")
-    for n in range(2):
-        assert f(n).result() == n
-    assert seen == [("nobody's", threading.get_ident())] * 2
-    assert var.get() == "the caller's"
-
-
-@pytest.mark.parametrize(
-    ("raised", "told"),
-    [
-        (ValueError("bad"), ValueError),
-        (SystemExit(3), BatchAborted),
-        (KeyboardInterrupt(), BatchAborted),
-        (GeneratorExit(), BatchAborted),
-    ],
-    ids=repr,
-)
-def test_errors_of_what_a_caller_runs(
-    late_threads: LateThreads, raised: BaseException, told: type[Exception]
-) -> None:
-    def work(items: list[int]) -> list[int]:
-        if items[0] < 0:
-            raise raised
-        return items
-
-    f = batched_with(late_threads, work, size=1, caller_runs=True)
-    for _ in range(2):
-        with pytest.raises(told):
-            f(-1).result()
-        assert f(1).result() == 1
-    wrong = batched_with(late_threads, lambda items: [], caller_runs=True)
-    with pytest.raises(BadResult):
-        wrong(1).result()
-    assert f.stats().failed == 2
-
-
-def test_a_result_with_a_timeout_is_bounded() -> None:
-    gated = Gated()
-    f = batched(gated, caller_runs=True)
-    future = f(1)
-    began = time.monotonic()
-    with pytest.raises(TimeoutError):
-        future.result(SOON)
-    with pytest.raises(TimeoutError):
-        future.exception(SOON)
-    with pytest.raises(TimeoutError):
-        future.result(timeout=0)
-    assert time.monotonic() - began < PROMPT
-    gated.open()
-    assert future.result(LIMIT) == ("done", 1)
-
-
-def test_a_caller_does_not_cut_a_linger_short() -> None:
-    seam = ManualSeam()
-    gated = Gated(is_open=True)
-    f = batched_with(seam, gated, size=10, linger=5, caller_runs=True)
-    first = in_thread(lambda: f(1).result())
-    until(lambda: f.stats().accepted == 1)
-    seam.advance(3)
-    second = in_thread(lambda: f(2).result())
-    until(lambda: f.stats().accepted == 2)
-    seam.advance(1.9)
-    assert gated.batches == []
-    seam.advance(0.1)
-    assert (first.result(), second.result()) == (("done", 1), ("done", 2))
-    assert gated.batches == [[1, 2]]
-
-
-def test_ctrl_c_in_a_batch_of_others_reaches_the_caller_that_runs_it(
-    late_threads: LateThreads,
-) -> None:
-    ran: list[Any] = []
-
-    def work(items: list[Any]) -> list[Any]:
-        ran.extend(items)
-        if items == ["first"]:
-            raise KeyboardInterrupt
-        return items
-
-    f = batched_with(late_threads, work, size=1, caller_runs=True)
-    first, second = f("first"), f("second")
-    with pytest.raises(KeyboardInterrupt):
-        second.result()
-    assert isinstance(first.exception(LIMIT), BatchAborted)
-    assert ran == ["first"]
-    assert second.result() == "second"
-    with pytest.raises(BatchAborted):  # of its own item it hears as everybody does
-        f("first").result()
-
-
-def test_nested_results_of_what_a_caller_runs(late_threads: LateThreads) -> None:
+def test_nested_results_of_many_never_hang() -> None:
     def work(items: list[int]) -> list[Any]:
         return [f(item - 1).result() if item else "end" for item in items]
 
-    f = batched_with(late_threads, work, size=1, caller_runs=True)
-    with pytest.raises(Deadlock):
-        in_thread(lambda: f(1).result()).result()
-    f.workers = 3
-    assert in_thread(lambda: f(2).result()).result() == "end"
-    with pytest.raises(Deadlock):
-        in_thread(lambda: f(3).result()).result()
-
-
-@pytest.mark.parametrize("caller_runs", [True, False])
-def test_nested_results_of_many_never_hang(caller_runs: bool) -> None:
-    def work(items: list[int]) -> list[Any]:
-        return [f(item - 1).result() if item else "end" for item in items]
-
-    f = batched(work, size=1, workers=2, caller_runs=caller_runs)
+    f = batched(work, size=1, workers=2)
 
     def call(_: int) -> None:
         for n in range(40):
@@ -1936,8 +1704,7 @@ def test_nested_results_of_many_never_hang(caller_runs: bool) -> None:
     f.close(LIMIT)
 
 
-@pytest.mark.parametrize("caller_runs", [True, False])
-def test_all_workers_that_wait_for_items_of_their_own_at_once(caller_runs: bool) -> None:
+def test_all_workers_that_wait_for_items_of_their_own_at_once() -> None:
     """They look whether a wait could end at the same instant, and then all wait."""
     together = threading.Barrier(2)
 
@@ -1949,7 +1716,7 @@ def test_all_workers_that_wait_for_items_of_their_own_at_once(caller_runs: bool)
         together.wait(LIMIT)
         return [nested.result()]
 
-    f = batched(work, size=1, workers=2, caller_runs=caller_runs)
+    f = batched(work, size=1, workers=2)
     with eager_switches():
         for _ in range(150):
             futures = [f(1), f(1)]
@@ -1960,55 +1727,6 @@ def test_all_workers_that_wait_for_items_of_their_own_at_once(caller_runs: bool)
                     continue
             f.flush(LIMIT)
     f.close(LIMIT)
-
-
-def test_a_caller_runs_nothing_that_is_overdue(late_threads: LateThreads) -> None:
-    gated = Gated(is_open=True)
-    f = batched_with(late_threads, gated, size=1, caller_runs=True)
-    late = f.options(deadline=0)(1)
-    low, high = f(2), f.options(priority=1)(3)
-    with pytest.raises(DeadlineExceeded):
-        late.result()
-    assert (low.result(), high.result()) == (("done", 2), ("done", 3))
-    assert gated.batches == [[3], [2]]
-
-
-def test_caller_runs_for_methods_loops_and_async_functions(kind: str) -> None:
-    f = batched(echo_of(kind), caller_runs=True, size=2)
-    assert [f(n).result() for n in range(20)] == list(range(20))
-
-    async def main() -> None:
-        assert await asyncio.gather(*(f(n) for n in range(20))) == list(range(20))
-
-    asyncio.run(main())
-    store = store_class(kind, gated_of(kind, is_open=True), caller_runs=True)()
-    assert [store.insert(n).result() for n in range(20)] == [("done", n) for n in range(20)]
-
-
-def test_close_while_callers_run() -> None:
-    for _ in range(20):
-        f = batched(echo, size=2, caller_runs=True)
-
-        def call(f: Any = f) -> int:
-            n = 0
-            with contextlib.suppress(Closed):
-                while True:
-                    assert f(n).result() == n
-                    n += 1
-            return n
-
-        calls = [in_thread(call) for _ in range(3)]
-        until(lambda f=f: f.stats().succeeded > 5)
-        f.close(LIMIT)
-        done = sum(call.result() for call in calls)
-        stats = f.stats()
-        assert (stats.succeeded, stats.accepted) == (done, done)
-
-
-@pytest.mark.parametrize("value", [1, None, "yes"], ids=str)
-def test_caller_runs_is_true_or_false(value: Any) -> None:
-    with pytest.raises(TypeError, match="caller_runs"):
-        batched(echo, caller_runs=value)
 
 
 # ---- observers ----
@@ -2404,7 +2122,7 @@ def test_the_distribution_of_sizes() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"key": bool}, {"dedupe": True}, {"isolate": True}, {"caller_runs": True}],
+    [{}, {"key": bool}, {"dedupe": True}, {"isolate": True}],
     ids=lambda options: next(iter(options), "plain"),
 )
 def test_stats_are_consistent_when_a_result_is_there(kind: str, options: dict[str, Any]) -> None:

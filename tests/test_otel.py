@@ -291,9 +291,8 @@ def test_the_span_is_current_in_whatever_runs_for_the_batch(seen: Seen) -> None:
         (batched(note), 1),
         (batched(stream), 2),
         (batched(fail, on_error=note), 2),
-        (batched(note, caller_runs=True), 1),
     ):
-        f(0).exception(LIMIT if not f._options().caller_runs else None)
+        f(0).exception(LIMIT)
         f.close(LIMIT)
         assert current == [span_id_of(seen.batch())] * count
         current.clear()

@@ -189,7 +189,7 @@ def test_loops_that_end_leave_their_counts(scraped: Scraped) -> None:
 
 def test_a_sum_never_falls_while_instances_come_and_go(scraped: Scraped) -> None:
     class Comes:
-        @batched(name="comes", caller_runs=True)
+        @batched(name="comes")
         def f(self, items: list[int]) -> list[int]:
             return items
 
@@ -198,7 +198,7 @@ def test_a_sum_never_falls_while_instances_come_and_go(scraped: Scraped) -> None
 
     def come_and_go() -> None:
         for number in range(rounds):
-            Comes().f(number).result()  # here, or in a worker
+            Comes().f(number).result()
         over.set()
 
     thread = threading.Thread(target=come_and_go)

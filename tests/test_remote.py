@@ -150,16 +150,6 @@ def test_workers_bound_what_runs_at_once() -> None:
     assert most == 3
 
 
-def test_who_waits_runs_a_batch_on_the_executor_too() -> None:
-    with ThreadPoolExecutor(1, "pool") as executor:
-        f = batched(
-            lambda items: [threading.current_thread().name] * len(items),
-            executor=executor,
-            caller_runs=True,
-        )
-        assert f(1).result().startswith("pool")
-
-
 @pytest.mark.skipif(importlib.util.find_spec("loky") is None, reason="loky is not installed")
 @pytest.mark.deep
 def test_loky() -> None:
@@ -702,40 +692,6 @@ def test_an_executor_of_its_own_kind(odd: str) -> None:
     f = batched(elsewhere.extra, executor=kinds[odd]())
     assert f(2, 3).result(LIMIT) == 6
     f._scope().elsewhere.abandon()
-
-
-@pytest.mark.deep
-def test_ctrl_c_while_a_caller_waits_for_the_executor() -> None:
-    """With `caller_runs`: the caller hears of it, and later waits are what they were."""
-    told = output_of("""
-        import os, signal, threading, time
-        from concurrent.futures import ThreadPoolExecutor
-        from batchify import BatchAborted, batched, waits
-
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        started, goes_on = threading.Event(), threading.Event()
-
-        def work(items):
-            started.set()
-            goes_on.wait(20)
-            return items
-
-        def interrupt():
-            started.wait(20)
-            time.sleep(0.2)  # so that the main thread waits
-            os.kill(os.getpid(), signal.SIGINT)
-
-        f = batched(work, executor=ThreadPoolExecutor(2), caller_runs=True, capacity=64)
-        threading.Thread(target=interrupt).start()
-        future = f(1)
-        try:
-            print("result", future.result())
-        except (KeyboardInterrupt, BatchAborted) as error:
-            print(type(error).__name__)
-        goes_on.set()
-        print([f(n).result() for n in range(3)], len(waits.serving_threads))
-    """)
-    assert told in ("BatchAborted\n[0, 1, 2] 0\n", "KeyboardInterrupt\n[0, 1, 2] 0\n")
 
 
 # ---- its life ----

@@ -25,8 +25,8 @@ from typing import Any
 import pytest
 
 import batchify
-from batchify import BatchAborted, QueueFull, Retry, batched, observe
-from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
+from batchify import QueueFull, Retry, batched, observe
+from tests.manual import LIMIT, Gated, batched_with, in_thread, until
 
 PACKAGE = Path(batchify.__file__).parent
 MARK = re.compile(r"secret-\w+-\d+")
@@ -206,7 +206,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dedupe": {"dedupe": lambda item: item.mark},
     "key": {"key": lambda item: item.n % 2},
     "weight": {"weight": lambda item: 1, "max_weight": 3},
-    "caller_runs": {"caller_runs": True},
 }
 
 
@@ -511,45 +510,6 @@ def test_a_slow_observer_in_debug_mode_logs_no_content(watch: Watch) -> None:
     asyncio.run(main(), debug=True)
 
 
-def test_a_caller_that_handles_an_error_lends_its_thread_to_nobody() -> None:
-    """What a batch raises in it would have that error as its context."""
-
-    def work(items: list[Any]) -> None:
-        raise Oops
-
-    f = batched(work, size=2, linger=None, caller_runs=True)
-    future = f(Marked("item", 1))
-    try:
-        raise KeyError("secret-private-1")
-    except KeyError:
-        f(Marked("item", 2)).exception(LIMIT)
-    error = future.exception(LIMIT)
-    assert isinstance(error, Oops)
-    assert error.__context__ is None
-    until(lambda: f._scope().here()._idle)  # until then the worker has the batch in hand
-    assert marks_in(error) == set()
-
-
-def test_an_error_leads_to_nothing_of_who_ran_its_batch_while_it_waited() -> None:
-    """Ctrl-C in a batch of others goes on through the caller's `result`, which shows nothing."""
-
-    def work(items: list[Any]) -> None:
-        raise KeyboardInterrupt
-
-    class Late(ManualSeam):
-        def spawn(self, target: Any, args: Any, name: str) -> Any:
-            return None  # the worker never comes: the caller runs both
-
-    f = batched_with(Late(), work, size=1, linger=None, workers=1, caller_runs=True)
-    others, own = f(Marked("item", 1)), f(Marked("item", 2))
-    with pytest.raises(KeyboardInterrupt):
-        own.result()
-    error = others.exception(0)
-    assert isinstance(error, BatchAborted)
-    assert marks_in(error) == set()
-    f.close(cancel=True)  # nobody runs the other
-
-
 # ---- contexts ----
 
 who: contextvars.ContextVar[Any] = contextvars.ContextVar("who", default="nobody")
@@ -598,7 +558,6 @@ def test_the_function_runs_in_nobodys_context() -> None:
 
     functions = [
         batched(work, size=4, isolate=True, on_error=handle),
-        batched(work, size=4, caller_runs=True, on_error=handle),
         batched(awork, size=4, isolate=True, on_error=handle),
         batched(gen),
         batched(agen),

@@ -322,7 +322,7 @@ class Engine(Ending):
         self.counts = Counts()
         self._nested.clear()
         self._closers.clear()
-        self._roused = self._is_ending = self._is_changing = self._is_held = self._is_lent = False
+        self._roused = self._is_ending = self._is_changing = self._is_held = False
         self._is_stopping = False
         if self.state is CLOSING:
             self.state = CLOSED  # who closes it does so in the parent

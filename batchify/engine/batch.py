@@ -34,7 +34,6 @@ class Batch:
     size = 0  # how many items
     left = 0  # how many of them are not settled
     ran = 0.0  # seconds until the last was settled
-    ended_by: BaseException | None = None  # Ctrl-C, while the main thread ran it
     thread = 0  # the ident of the thread that runs it
 
     def __init__(self, engine: Running, route: Route, reason: str, began: float) -> None:

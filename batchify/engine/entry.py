@@ -40,8 +40,6 @@ from .mending import holding, mended
 class Entry(Looking):
     """The way in."""
 
-    caller_runs = False  # may a thread that waits for a result run a batch?
-
     # ---- in ----
 
     def submitter(

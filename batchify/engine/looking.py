@@ -53,7 +53,6 @@ class Looking(Routing):
         self._roused = False  # somebody was woken, and has not looked yet
         self._is_ending = False  # the process or the loop ends
         self._is_held = False  # by `lifecycle`
-        self._is_lent = False  # the main thread runs a batch, and may be broken off
         self._no_worker: str | None = None  # why nobody could be woken or started, at the last look
         self._next_deadline = math.inf  # when somebody calls `expire`
 
@@ -91,10 +90,6 @@ class Looking(Routing):
 
     def _worker_count(self) -> int:
         raise NotImplementedError
-
-    def _is_helped(self) -> bool:
-        """Does the main thread run a batch, which a signal handler may break off?"""
-        return False
 
     def _break_up(self) -> None:
         """See to chunks that are larger than `size` now (under the lock)."""
@@ -172,12 +167,9 @@ class Looking(Routing):
         forming = self.forming
         if forming.linger is None or self._is_held:
             self._hold()
-        if self._is_lent:
-            self._is_lent = self._is_helped()
         if (
             self.state is not OPEN
             or self._is_ending
-            or self._is_lent
             or (self._no_worker is not None and self._is_unserved())
         ):
             self.need = 0

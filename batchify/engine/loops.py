@@ -28,8 +28,6 @@ from .seam import Seam
 class AsyncEngine:
     """The loop engines of one decorated function (or of one instance's)."""
 
-    caller_runs = False  # a loop runs its batches itself
-
     def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
         self.live = live
         self.takes_more = takes_more

@@ -46,7 +46,6 @@ PAUSE = 0.05  # seconds, between two looks whether there is room, or a server
 class SendingScope:
     """The one engine of a function with a broker, with the options that its user knows."""
 
-    caller_runs = False
     seam: Seam = THREADS  # a network has no other time
 
     def __init__(self, live: Live, takes_more: bool, function: Callable[..., Any]) -> None:
@@ -94,7 +93,7 @@ def _for_sending(options: Options) -> Options:
     size = AT_ONCE if options.capacity is None else min(AT_ONCE, options.capacity)
     return replace(
         options, size=size, linger=0.0, workers=1, key=None, weight=None, max_weight=None,
-        dedupe=None, isolate=False, on_error=None, caller_runs=False,
+        dedupe=None, isolate=False, on_error=None,
     )  # fmt: skip
 
 
@@ -155,7 +154,7 @@ class SendingEngine(Answered):
         return super().next(bell)
 
     @holding
-    def execute(self, batch: Batch) -> BaseException | None:
+    def execute(self, batch: Batch) -> None:
         """Send one batch, and let go of it; its answers come later."""
         try:
             batch.has_begun = True
@@ -168,7 +167,6 @@ class SendingEngine(Answered):
             self._let_go(batch)
             # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
             del self, batch
-        return None
 
     @holding
     def _written(self, batch: Batch) -> list[Letter]:

@@ -12,22 +12,20 @@ that it stays until the worker is awake.
 from __future__ import annotations
 
 import math
-import sys
 from contextvars import Context
-from threading import TIMEOUT_MAX, get_ident, main_thread
+from threading import TIMEOUT_MAX, get_ident
 from typing import Any
 from weakref import ref
 
 from .. import waits
-from ..future import BatchFuture
 from ..options import Live, kind
-from ..outcome import caught, copy_of
+from ..outcome import caught
 from ..tracing import tracers
 from . import lifecycle
 from .base import Engine
 from .batch import Batch
 from .looking import CLOSED
-from .mending import holding, is_below, live_on
+from .mending import holding, live_on
 from .seam import Bell, Seam, collect_again
 
 
@@ -45,7 +43,6 @@ class ThreadEngine(Engine):
 
     def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
         super().__init__(live, takes_more, seam)
-        self.caller_runs = self.options.caller_runs
         self.elsewhere: Any = None  # where the batches run, see `remote`
         self.owns_elsewhere = False  # else it is for all instances
         self._threads: dict[Bell, Any] = {}
@@ -210,14 +207,7 @@ class ThreadEngine(Engine):
                 waits.end_to_serve(batch)  # it is over, and a handler broke in before this
 
     def _lost(self) -> list[Batch]:
-        if not self.batches:
-            return []
-        me = main_thread().ident  # handlers run there only; others let a batch slip themselves
-        return [
-            batch
-            for batch in list(self.batches)
-            if not batch.thread or (batch.thread == me == get_ident() and not _is_in_hand(batch))
-        ]
+        return [batch for batch in list(self.batches) if not batch.thread]
 
     def _let_slip(self, batch: Batch) -> None:
         """This thread has `batch` in hand no more, though it may not be over."""
@@ -249,7 +239,7 @@ class ThreadEngine(Engine):
             step = None
             if len(self.batches) < self.options.workers:
                 step = self._take()
-            else:  # callers run as many as may be
+            else:  # a worker of before a close still runs one
                 self._look()
             if isinstance(step, Batch):
                 waits.begin_to_serve(step)
@@ -288,57 +278,8 @@ class ThreadEngine(Engine):
             self._alarms.pop(bell, None)
 
     @holding
-    def help(self, future: BatchFuture[Any]) -> None:
-        """Run batches in this thread, which waits for `future`, while a worker is free."""
-        if sys.exception() is not None:  # this caller's; what the batch raises would lead to it
-            return
-        batch: Batch | float | None = None
-        fault: BaseException | None = None
-        try:
-            while True:  # no condition: the jump of such a loop may be in no `try`
-                if future.done() or self._is_nested():
-                    break
-                with self._lock:
-                    self._begin()
-                    is_free = len(self.batches) < self.options.workers and self.state is not CLOSED
-                    batch = self._take() if is_free else None
-                    if isinstance(batch, Batch):
-                        waits.begin_to_serve(batch)
-                        self._is_lent = True  # in the main thread: every caller looks
-                    self._look()
-                    self._end()
-                self._after()
-                if not isinstance(batch, Batch):
-                    break
-                if self._is_lent:  # before they end: it may be hit twice
-                    self._note_told(batch)
-                # In nobody's context: also who hears of it.
-                fault = Context().run(self.execute, batch)
-                if fault is None and not future.done():
-                    fault = batch.ended_by  # Ctrl-C, of which this caller would not hear
-                if fault is not None:
-                    raise fault  # a signal handler did, in this thread
-                with self._lock:  # others may be ready, and this thread may be content
-                    self._begin()
-                    self._look()
-                    self._end()
-                self._after()
-        except BaseException:
-            if isinstance(batch, Batch):
-                self._let_slip(batch)
-            batch = None
-            self._mend(is_to_look=True)  # its permit is free, and nobody was told
-            raise
-        finally:
-            del self, future, batch, fault  # as in `execute`
-
-    def _is_helped(self) -> bool:
-        main = main_thread().ident
-        return any(batch.thread == main for batch in self.batches)
-
-    @holding
-    def execute(self, batch: Batch) -> BaseException | None:
-        """Run one batch in this thread; gives a fault of the engine itself."""
+    def execute(self, batch: Batch) -> None:
+        """Run one batch in this thread."""
         fault: BaseException | None = None
         try:
             self._drive(batch)
@@ -352,11 +293,7 @@ class ThreadEngine(Engine):
             if self._ended:
                 self._tell_ended()
             # A traceback reaches this frame by `f_back`: it must find, and keep, nothing here.
-            del self, batch
-        try:
-            return fault
-        finally:
-            del fault
+            del self, batch, fault
 
     def _drive(self, batch: Batch) -> None:
         context = Context()  # nobody's: never that of the caller who happened to come first
@@ -370,8 +307,6 @@ class ThreadEngine(Engine):
                 answers.append(run(request.function, *request.args, **request.kwargs))
             except BaseException as error:
                 answers.append(caught(error))
-                if isinstance(error, KeyboardInterrupt) and batch.thread == main_thread().ident:
-                    batch.ended_by = copy_of(error)
                 del error
             request = None  # who hears of the end may look at this frame
         if end_trace is not None:
@@ -379,11 +314,6 @@ class ThreadEngine(Engine):
         if self.is_observed():
             self.tell_observers(batch, batch.error)
         del self, batch, request, answers, context, run, end_trace  # as in `execute`
-
-
-def _is_in_hand(batch: Batch) -> bool:
-    """Is this called, by a handler or a finalizer, from a `help` that has taken `batch`?"""
-    return is_below(sys._getframe(), {ThreadEngine.help.__code__}, "batch", batch)
 
 
 def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:

@@ -42,11 +42,3 @@ class BatchifyDefaultCapacity(Batchify):
     name = "batchify (default capacity)"
     scenarios = ("S1", "S2", "S21")
     options: ClassVar[dict[str, Any]] = {}
-
-
-class BatchifyCallerRuns(Batchify):
-    """A caller that waits for its result runs the next batch itself."""
-
-    name = "batchify (caller_runs)"
-    scenarios = ("S2", "S3", "S3u", "S3s", "S4", "S5")
-    options: ClassVar[dict[str, Any]] = {"caller_runs": True}

@@ -115,8 +115,6 @@ class Stage:
     def collect(self, pairs: Pairs, most: float | None = None) -> None:
         """Wait in a thread; who cannot be given up if it hangs waits for `most` seconds."""
         patience = self.ledger.patience or most
-        if most is None and self.target.runs_in_callers and (patience is None or patience >= 10):
-            patience = None  # with a limit no caller runs a batch
         self.ledger.collect(pairs, patience)
 
     async def gather(self, pairs: Pairs) -> None:

@@ -59,7 +59,6 @@ class Target:
     is_deduped: bool = False
     is_retried: bool = False
     is_isolated: bool = False
-    runs_in_callers: bool = False
     most_runs: int = 1  # of one item
     refuses: Refuses | None = None  # which items, and with what
     checks: list[Callable[[list[int]], bool]] = field(default_factory=list)
@@ -114,14 +113,12 @@ class Town:
         self._def("retried", [retried], workers=2, size=32, shape=as_retries)
         self._def("retried_doors", [retried], size=32, shape=as_retries, is_door=True)
         self._def("ranked", workers=2, size=16, linger=0.0005, is_ranked=True)
-        self._def("helped", workers=2, size=32, caller_runs=True)
         self._def("moody", workers=2, size=48, capacity=200, is_moody=True)
         self._def("moody_keys", [keyed], size=48, capacity=200, is_moody=True, is_ranked=True)
         self._def("uneasy", workers=3, size=16, linger=0.001, is_door=True, is_uneasy=True)
         self._def(
             "everything", [keyed, weighed, isolated, retried], workers=2, size=16, capacity=100,
             linger=0.002, rescue=rescue, shape=retries_unless_poisoned, is_ranked=True,
-            caller_runs=True,
         )  # fmt: skip
 
     def _coroutines(self) -> None:
@@ -160,7 +157,6 @@ class Town:
         """A target to be given its call, and the options for it."""
         target = Target(len(self.all), name, options.get("size", 64), shape=shape)
         target.is_moody, target.is_ranked, target.is_uneasy = is_moody, is_ranked, is_uneasy
-        target.runs_in_callers = options.get("caller_runs", False)
         if is_door:
             target.flags = MAY_CLOSE
         if options.get("capacity", 100) < 100:

@@ -193,7 +193,6 @@ def by_table(user: tuple[str, int]) -> str:
     max_weight=1000,
     dedupe=True,
     isolate=True,
-    caller_runs=True,
 )
 def everything(rows: list[tuple[str, int]]) -> list[int | Retry]:
     return [Retry(after=timedelta(seconds=1), attempts=2, cause=ValueError()) for _ in rows]
