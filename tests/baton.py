@@ -29,10 +29,10 @@ from typing import Any, ClassVar
 
 import batchify
 from batchify.engine.seam import Seam
+from tests.limits import LIMIT
 
 LEVELS = ("seam", "line", "opcode")
 STEPS = {"seam": 20_000, "line": 400_000, "opcode": 2_000_000}  # more is a livelock
-PATIENCE = 40.0  # real seconds that a schedule may take
 
 PACKAGE = str(Path(batchify.__file__).parent) + os.sep
 # Where a switch between two opcodes may matter.
@@ -344,7 +344,7 @@ class Sim(Seam):
         first = self.go(body, self, name="main")
         self.current = first
         first.runner.gate.release()
-        if not self.over.acquire(True, PATIENCE):
+        if not self.over.acquire(True, LIMIT):
             self.fail(f"stuck outside of the schedule, or slow\n{self.stacks()}")
         if self.failure is not None:
             Runner.free.clear()  # some of those who ran stand still for ever

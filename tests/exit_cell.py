@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchify import BatchFuture, batched
+from tests.limits import LIMIT
 
 MANY = 300  # items that linger, or wait for the end of a batch
 PAUSE = 0.05  # seconds that a batch takes after the process began to leave
@@ -106,7 +107,7 @@ def work(items: list[str]) -> None:
     if STATE == "hung":
         NEVER.wait()
     if STATE in ("mid-batch", "full"):
-        gate.wait(10)
+        gate.wait(LIMIT)
         time.sleep(PAUSE)
     note("done", items)
 
@@ -157,7 +158,7 @@ def make() -> Callable[[str], BatchFuture[Any]]:
             work(items)
 
     tail("warm")
-    tail.flush(10)  # 3.12.0 to 3.12.2 start no thread at the end
+    tail.flush(LIMIT)  # 3.12.0 to 3.12.2 start no thread at the end
 
     @batched(name="f", **options)
     def f(items: list[str]) -> None:
@@ -179,22 +180,22 @@ def good(items: list[str]) -> None:
 def fill() -> Any:
     f = make()
     if STATE == "idle":
-        call(f, "0").result(10)
+        call(f, "0").result(LIMIT)
     elif STATE == "lingering":
         [call(f, str(n)) for n in range(MANY)]
     elif STATE == "mid-batch":
         call(f, "first")
-        assert begun.wait(10)
+        assert begun.wait(LIMIT)
         [call(f, str(n)) for n in range(MANY)]
     elif STATE == "full":
         [call(f, str(n)) for n in range(4)]
-        assert begun.wait(10)
+        assert begun.wait(LIMIT)
         threading.Thread(target=call, args=(f, "blocked")).start()
         while not f.stats().submitted >= 5:
             time.sleep(0.001)
     else:
         call(f, "0")
-        assert begun.wait(10)
+        assert begun.wait(LIMIT)
         call(f, "1"), call(f, "2"), call(good, "good")
     return f
 
@@ -230,7 +231,7 @@ def leave_by_asyncio() -> None:
 
 def leave_by_fork() -> None:
     first = batched(lambda items: items)
-    assert first("parent").result(10) == "parent"
+    assert first("parent").result(LIMIT) == "parent"
     child = os.fork()
     if not child:
         fill()
@@ -238,7 +239,7 @@ def leave_by_fork() -> None:
         sys.exit(5)
     status = os.waitpid(child, 0)[1]
     assert os.waitstatus_to_exitcode(status) == 5, status
-    assert first("parent").result(10) == "parent"
+    assert first("parent").result(LIMIT) == "parent"
 
 
 def child_of_multiprocessing() -> None:
@@ -251,13 +252,13 @@ def leave_by_multiprocessing(method: str) -> None:
     import multiprocessing
 
     first = batched(lambda items: items)
-    assert first("parent").result(10) == "parent"
+    assert first("parent").result(LIMIT) == "parent"
     child: Any = multiprocessing.get_context(method)
     child = child.Process(target=child_of_multiprocessing)
     child.start()
-    child.join(20)
+    child.join(LIMIT)
     assert child.exitcode == 0, child.exitcode
-    assert first("parent").result(10) == "parent"
+    assert first("parent").result(LIMIT) == "parent"
 
 
 def leave_by_signal(number: signal.Signals) -> None:

@@ -24,12 +24,12 @@ from pathlib import Path
 import wrapt
 
 from tests.exit_cell import EXIT_TIMEOUT, MANY, PAUSE, STATES
+from tests.limits import LIMIT
 
 ROOT = Path(__file__).parent.parent
 # Seconds more than it should take that an end may take on a busy machine: lingers and the
 # default `exit_timeout` are longer.
 MARGIN = 15.0
-LIMIT = 45.0  # seconds after which a process counts as hung
 # What the interpreter serves, with the code of its end and the error it tells of.
 SERVED = {
     "return": (0, ""),

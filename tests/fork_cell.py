@@ -21,8 +21,8 @@ from collections.abc import Callable
 from typing import Any
 
 from batchify import BatchFuture, Closed, Forked, batched
+from tests.limits import LIMIT
 
-LIMIT = 25.0  # seconds that anything may take on a busy machine
 CODE = 7  # of a child that found all well
 PARENT = os.getpid()
 OPTIONS: dict[str, dict[str, Any]] = {

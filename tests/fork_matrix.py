@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 from tests.exit_matrix import COMMAND, PATHS_OF_MODULES, ROOT
+from tests.limits import LIMIT
 
 MOMENTS = (
     "idle", "lingering", "mid-batch", "blocked", "lock", "closing", "starting", "batch",
@@ -40,7 +41,7 @@ def run(moment: str, kind: str, forks: int) -> tuple[str, str]:
         try:
             process = subprocess.run(
                 [*COMMAND, str(ROOT / "tests" / "fork_cell.py")],
-                cwd=where, env=env, capture_output=True, text=True, timeout=50 + 5 * forks,
+                cwd=where, env=env, capture_output=True, text=True, timeout=LIMIT,
             )  # fmt: skip
         except subprocess.TimeoutExpired as late:
             return f"{moment}-{kind}", f"it hung; {late.stderr!r}"

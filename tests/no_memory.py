@@ -14,14 +14,14 @@ import time
 from typing import Any
 
 from batchify import batched
+from tests.limits import LIMIT
 
 LATEST = 60  # allocations after a batch; a worker needs some 30 until it sleeps
-LIMIT = 60.0  # seconds for all
 OPTIONS: list[dict[str, Any]] = [{}, {"size": 1, "capacity": 3}, {"key": len}, {"linger": 0.001}]
 
 
 def end_of(future: Any) -> Any:
-    return future.exception(5) or future.result(0)
+    return future.exception(LIMIT) or future.result(0)
 
 
 def run(options: dict[str, Any], at: int) -> str | None:
@@ -31,7 +31,7 @@ def run(options: dict[str, Any], at: int) -> str | None:
     def work(items: list[str]) -> list[str]:
         results = list(items)
         if not is_hit:
-            assert gate.wait(10)
+            assert gate.wait(LIMIT)
             time.sleep(0.002)  # else it might be the main thread that is hit
             is_hit.append(True)
             _testcapi.set_nomemory(at, at + 1)
@@ -44,7 +44,7 @@ def run(options: dict[str, Any], at: int) -> str | None:
     _testcapi.remove_mem_hooks()
     futures.append(f.options(timeout=5)("later"))
     ends = [end_of(future) for future in futures]
-    f.close(5)
+    f.close(LIMIT)
     stats = f.stats()
     ended = stats.succeeded + stats.failed
     if ends[-1] != "later" or not stats.accepted == ended == 3:

@@ -22,6 +22,7 @@ from typing import Any
 
 from batchify import BatchFuture, Closed
 from batchify.engine import seam
+from tests.limits import LIMIT
 from tests.manual import batched_with
 
 
@@ -222,8 +223,8 @@ def explore(path: str, attempts: int, seed: int, seconds: float) -> Any:
         max_ops=4000,
         seed=seed,
         detect_io=False,
-        timeout_per_run=30.0,
-        deadlock_timeout=20.0,
+        timeout_per_run=LIMIT,
+        deadlock_timeout=LIMIT,
         total_timeout=seconds,
     )
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.limits import LIMIT
+
 PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
@@ -38,7 +40,7 @@ class RedisServer:
              "--dir", self.directory, *self.arguments],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        end = time.monotonic() + 20
+        end = time.monotonic() + LIMIT
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return
@@ -49,7 +51,7 @@ class RedisServer:
     def stop(self, kill: bool = False) -> None:
         if self._process is not None:
             (self._process.kill if kill else self._process.terminate)()
-            self._process.wait(20)
+            self._process.wait(LIMIT)
             self._process = None
 
 

@@ -25,10 +25,10 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from batchify import BatchAborted, Closed, Deadlock, QueueFull, batched
+from tests.limits import LIMIT
 from tests.manual import in_thread
 
 CALLER = 3  # the function whose batches callers run
-LIMIT = 30.0  # seconds that nothing may take, on a machine however busy
 
 SENDER = """
 import os, random, sys, time
@@ -219,7 +219,7 @@ class Storm:
         for f in self.functions:
             stats = check_stats(f)
             assert stats.pending + stats.running == 0, stats
-            f.close(5)
+            f.close(LIMIT)
             assert check_stats(f).workers == 0
 
 

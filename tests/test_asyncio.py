@@ -17,6 +17,7 @@ import pytest
 from batchify import BatchAborted, Closed, Deadlock, QueueFull, batched
 from batchify.engine import background
 from batchify.engine.seam import THREADS, ThreadSeam
+from tests.limits import LIMIT
 from tests.manual import Gated, batched_with, in_thread, until
 
 
@@ -75,7 +76,7 @@ def test_asyncio_takes_the_future_as_its_own(kind: str) -> None:
         done, pending = await asyncio.wait([f(1), f(2)])
         assert {x.result() for x in done} == {2, 4}
         assert not pending
-        assert await asyncio.wait_for(f(3), 5) == 6
+        assert await asyncio.wait_for(f(3), LIMIT) == 6
         assert await asyncio.shield(f(4)) == 8
         assert asyncio.ensure_future(future) is future
         assert [await x for x in asyncio.as_completed([f(5), f(5)])] == [10, 10]
@@ -158,7 +159,7 @@ def test_one_function_serves_threads_and_loops_at_the_same_time(kind: str) -> No
     f = both(kind, size=7, workers=2)
 
     def thread(who: int) -> None:
-        assert [f(n).result(20) for n in range(100)] == [n * 2 for n in range(100)]
+        assert [f(n).result(LIMIT) for n in range(100)] == [n * 2 for n in range(100)]
 
     def loop(who: int) -> None:
         async def main() -> None:
@@ -171,7 +172,7 @@ def test_one_function_serves_threads_and_loops_at_the_same_time(kind: str) -> No
 
     calls = [in_thread(work, n) for n in range(3) for work in (thread, loop)]
     for call in calls:
-        call.result(30)
+        call.result(LIMIT)
     stats = f.stats()
     assert stats.accepted == stats.succeeded == 3 * 100 + 3 * 250
     assert stats.pending == stats.running == 0
@@ -323,7 +324,7 @@ def test_awaiting_in_another_loop_and_being_cancelled_cancels() -> None:
     asyncio.run(main())
     assert second.cancelled()
     gated.open()
-    assert first.result(5) == ("done", 0)
+    assert first.result(LIMIT) == ("done", 0)
 
 
 # ---- a full queue never blocks a loop ----
@@ -410,7 +411,7 @@ def test_asubmit_after_close_and_while_it_waits(kind: str) -> None:
         waiting = asyncio.ensure_future(f.asubmit(1))
         plain = f(2)
         await asyncio.sleep(0)
-        closing = asyncio.ensure_future(f.aclose(5))
+        closing = asyncio.ensure_future(f.aclose(LIMIT))
         with pytest.raises(Closed):
             await waiting
         with pytest.raises(Closed):
@@ -515,7 +516,7 @@ def test_batches_run_in_an_empty_context(kind: str) -> None:
 
     asyncio.run(main())
     var.set("carol")
-    assert [f(1).result(5) for _ in range(3)] == [(0, "nobody's")] * 3
+    assert [f(1).result(LIMIT) for _ in range(3)] == [(0, "nobody's")] * 3
 
 
 def test_a_batch_that_leaves_a_variable_behind_holds_nobody_up() -> None:
@@ -529,7 +530,7 @@ def test_a_batch_that_leaves_a_variable_behind_holds_nobody_up() -> None:
     f = batched(work, size=1)
 
     async def main() -> None:
-        assert await asyncio.wait_for(asyncio.gather(*map(f, range(5))), 5) == [-1] * 5
+        assert await asyncio.wait_for(asyncio.gather(*map(f, range(5))), LIMIT) == [-1] * 5
 
     asyncio.run(main())
 
@@ -545,7 +546,7 @@ def test_a_batch_whose_task_was_cancelled_leaves_nothing_of_it_to_the_next() -> 
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-        async with asyncio.timeout(5):  # would take an old request for its own end
+        async with asyncio.timeout(LIMIT):  # would take an old request for its own end
             await asyncio.sleep(0)
         return items
 
@@ -589,7 +590,7 @@ def test_callers_without_a_loop_use_one_background_loop() -> None:
         return items
 
     f, g = batched(where, size=3), batched(where, size=3)
-    calls = [in_thread(lambda h=h: [h(n).result(5) for n in range(10)]) for h in (f, g, f, g)]
+    calls = [in_thread(lambda h=h: [h(n).result(LIMIT) for n in range(10)]) for h in (f, g, f, g)]
     for call in calls:
         call.result()
     assert len(seen) == 1
@@ -627,7 +628,7 @@ def test_result_on_the_loop_that_must_run_the_batch() -> None:
         with pytest.raises(Deadlock):
             future.result()
         with pytest.raises(Deadlock):
-            future.result(5)
+            future.result(LIMIT)
         with pytest.raises(Deadlock):
             f.flush()
         with pytest.raises(Deadlock):
@@ -644,10 +645,10 @@ def test_blocking_forms_work_on_a_loop_where_they_can() -> None:
 
     async def main() -> None:
         future = f(1)
-        f.flush(5)
-        assert future.result(5) == 2
+        f.flush(LIMIT)
+        assert future.result(LIMIT) == 2
         other = f(2)
-        f.close(5)
+        f.close(LIMIT)
         assert other.result() == 4
 
     asyncio.run(main())
@@ -717,7 +718,7 @@ def test_aflush_and_aclose(kind: str) -> None:
 
     async def main() -> None:
         futures = [f(n) for n in range(5)]
-        await f.aflush(5)
+        await f.aflush(LIMIT)
         assert [x.result() for x in futures] == [0, 2, 4, 6, 8]
         async with f:
             last = f(9)
@@ -759,7 +760,7 @@ def test_close_from_a_thread_while_a_loop_works() -> None:
 
     async def main() -> None:
         futures = [f(n) for n in range(3)]
-        await asyncio.to_thread(f.close, 5)
+        await asyncio.to_thread(f.close, LIMIT)
         assert await asyncio.gather(*futures) == [0, 2, 4]
 
     asyncio.run(main())
@@ -819,7 +820,7 @@ def test_a_loop_closed_without_its_end_ends_the_items() -> None:
     assert f.stats().failed == 3
     assert f(5) is not None
     gated.is_open = True
-    f.flush(5)
+    f.flush(LIMIT)
 
 
 def test_a_loop_that_closes_early_does_not_hurt_the_others() -> None:
@@ -836,8 +837,8 @@ def test_a_loop_that_closes_early_does_not_hurt_the_others() -> None:
     loop.close()
     mine = f(2)
     gated.open()
-    assert mine.result(5) == ("done", 2)
-    assert orphan.result(5) == ("done", 1)
+    assert mine.result(LIMIT) == ("done", 2)
+    assert orphan.result(LIMIT) == ("done", 1)
 
 
 def test_the_counts_of_a_closed_loop_add_up() -> None:
@@ -898,8 +899,8 @@ def test_a_background_loop_that_gets_no_thread() -> None:
         with pytest.raises(RuntimeError, match="new thread"):
             f(1)
         gc.collect()  # an unclosed loop would warn
-        assert f(2).result(5) == 4
-        f.close(5)
+        assert f(2).result(LIMIT) == 4
+        f.close(LIMIT)
 
 
 def test_a_background_loop_whose_start_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -926,8 +927,8 @@ def test_a_background_loop_whose_start_is_interrupted(monkeypatch: pytest.Monkey
     late[0].start()
     late[0].join()
     assert not complaints
-    assert f(2).result(5) == 4
-    f.close(5)
+    assert f(2).result(LIMIT) == 4
+    f.close(LIMIT)
 
 
 def test_a_call_that_gave_up_waiting_for_room_is_counted_once() -> None:
@@ -972,19 +973,19 @@ def test_async_batches_on_the_background_loop_call_each_other(first: str) -> Non
             await inner.aflush()
         else:
             begun.set()
-            await asyncio.get_running_loop().run_in_executor(None, gate.wait, 10)
+            await asyncio.get_running_loop().run_in_executor(None, gate.wait, LIMIT)
             future = inner(items[0])
         return [await future]
 
     if first == "a thread":
-        assert [future.result(5) for future in [inner(7), inner(8)]] == [70, 80]
+        assert [future.result(LIMIT) for future in [inner(7), inner(8)]] == [70, 80]
     else:
-        assert outer(-1).result(5) == -10
+        assert outer(-1).result(LIMIT) == -10
     nested = outer(1)
-    assert begun.wait(5)
+    assert begun.wait(LIMIT)
     mine = inner(2)  # before the one made on the loop, and in one batch with it
     gate.set()
-    assert (mine.result(5), nested.result(5)) == (20, 10)
+    assert (mine.result(LIMIT), nested.result(LIMIT)) == (20, 10)
     assert inner.stats().batches == 2
 
 
@@ -1004,9 +1005,9 @@ def test_workers_bound_what_runs_for_callers_without_a_loop() -> None:
 
     def call(first: int) -> None:
         for n in range(first, first + 1000):
-            assert f(n).result(5) == n
+            assert f(n).result(LIMIT) == n
 
     for future in [in_thread(call, 1000 * n) for n in range(4)]:
-        future.result(30)
+        future.result(LIMIT)
     assert most == 2
-    f.close(5)
+    f.close(LIMIT)

@@ -35,7 +35,8 @@ from batchify import (
     batched,
 )
 from batchify.interpreter import has_gil
-from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
+from tests.limits import LIMIT
+from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
 
 
 def echo(items: list[Any]) -> list[Any]:
@@ -251,7 +252,7 @@ def test_what_is_left_over_shares_its_batch_with_the_calls_of_others() -> None:
     f = batched(gated, size=4, linger=None)
     lonely = f("lonely")
     assert list(f.map(range(6))) == done(range(6))
-    assert lonely.result(5) == ("done", "lonely")
+    assert lonely.result(LIMIT) == ("done", "lonely")
     assert sorted(gated.batches, key=len) == [["lonely", 4, 5], [0, 1, 2, 3]]
 
 
@@ -260,7 +261,7 @@ def test_items_of_an_iterator_share_batches_with_the_calls_of_others() -> None:
     f = batched(gated, size=4, linger=None)
     lonely = f("lonely")
     assert list(f.map(n for n in range(3))) == done(range(3))
-    assert lonely.result(5) == ("done", "lonely")
+    assert lonely.result(LIMIT) == ("done", "lonely")
     assert gated.batches == [["lonely", 0, 1, 2]]
 
 
@@ -274,7 +275,7 @@ def test_generator_functions_give_each_element_as_soon_as_it_is_yielded(ordered:
         for item in items:
             yield item * 2
             if item == 0:
-                in_time.append(received.wait(1))
+                in_time.append(received.wait(LIMIT))
 
     got = []
     for result in f.map([0, 1, 2], ordered=ordered):
@@ -300,11 +301,11 @@ def test_results_that_are_futures_come_as_they_are(source: Any, ordered: bool) -
     outer: Any = batched(lambda items: [inner(item) for item in items], size=4)
     mapping = in_thread(lambda: list(outer.map(source(range(4)), ordered=ordered)))
     try:
-        futures = mapping.result(3)
+        futures = mapping.result(LIMIT)
     finally:
         inner.close()
     assert all(isinstance(future, BatchFuture) for future in futures), futures
-    assert sorted(future.result(5) for future in futures) == done(range(4))
+    assert sorted(future.result(LIMIT) for future in futures) == done(range(4))
 
 
 def test_results_that_are_futures_come_as_they_are_in_a_coroutine() -> None:
@@ -854,7 +855,7 @@ def test_leaving_early_cancels_what_has_not_started(
     # Without a GIL the first results may be there before more is submitted.
     assert stats.cancelled or linger == 0 or not has_gil()
     one = f(1)
-    f.flush(5)
+    f.flush(LIMIT)
     assert one.result(0) == ("done", 1)
 
 
@@ -869,7 +870,7 @@ def test_leaving_hurts_no_neighbour() -> None:
     first.result()
     results.close()
     gated.open()
-    assert [future.result(5) for future in mine] == [("done", "mine"), ("done", "mine too")]
+    assert [future.result(LIMIT) for future in mine] == [("done", "mine"), ("done", "mine too")]
     check_idle(f)
 
 
@@ -1003,7 +1004,7 @@ def test_leaving_early_in_a_coroutine(source: Any, ordered: bool, linger: Any, l
         assert stats.pending == 0
         check(stats)
         gated.open()
-        await f.aflush(5)
+        await f.aflush(LIMIT)
         assert sum(map(len, gated.batches)) <= 4
         stats = f.stats()
         assert (stats.pending, stats.running) == (0, 0)
@@ -1217,7 +1218,7 @@ def test_a_mapping_hurries_nobody_who_is_to_run_again_later(source: Any) -> None
     gated.open()
     seam.advance(1)
     assert mapping.result() == [0, 1, 2, 3]
-    assert [future.result(5) for future in others] == [10, 11, 12, 13]
+    assert [future.result(LIMIT) for future in others] == [10, 11, 12, 13]
 
 
 def test_items_that_run_again_in_a_coroutine() -> None:
@@ -1392,7 +1393,7 @@ def test_many_that_map_and_others_that_call(ordered: bool) -> None:
         return sorted(f.map(items if start % 2000 else iter(items), ordered=ordered))
 
     def calling(start: int) -> list[Any]:
-        return [f(n).result(5) for n in range(start, start + 50)]
+        return [f(n).result(LIMIT) for n in range(start, start + 50)]
 
     over = threading.Event()
 
@@ -1449,7 +1450,7 @@ def test_one_who_maps_gets_in_beside_those_who_call(source: Any) -> None:
         over.set()
     for call in calls:
         call.result()
-    f.flush(5)
+    f.flush(LIMIT)
     check_idle(f)
 
 
@@ -1731,7 +1732,7 @@ def test_a_larger_size_counts_for_what_comes(source: Any) -> None:
     assert next(results) == ("done", 0)
     f.size = 10
     assert list(results) == done(range(1, 100))
-    f.flush(5)
+    f.flush(LIMIT)
     until(lambda: sum(sizes) == 100)
     assert max(sizes) == 10
 
@@ -1820,9 +1821,9 @@ def test_inside_a_batch_of_the_same_function(source: Any, ordered: bool) -> None
         return items
 
     with pytest.raises(Deadlock):
-        f("outer").result(5)
+        f("outer").result(LIMIT)
     check_idle(f)
-    assert f(1).result(5) == 1
+    assert f(1).result(LIMIT) == 1
 
 
 @any_source
@@ -1836,7 +1837,7 @@ def test_inside_a_batch_of_the_same_function_with_another_worker(
             return [sorted(f.map(source(range(5)), ordered=ordered))]
         return items
 
-    assert f("outer").result(5) == [0, 1, 2, 3, 4]
+    assert f("outer").result(LIMIT) == [0, 1, 2, 3, 4]
 
 
 @any_source
@@ -1946,7 +1947,7 @@ def test_amap_inside_a_batch_of_the_same_async_function(source: str, ordered: bo
         [sys.executable, "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=LIMIT,
         check=False,
     )
     assert ended.stdout == "Deadlock 0\n", ended.stderr

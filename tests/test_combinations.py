@@ -47,10 +47,10 @@ from batchify import (
     RetryExhausted,
     batched,
 )
+from tests.limits import LIMIT
 from tests.manual import in_thread, until
 
 EXAMPLES = int(os.environ.get("BATCHIFY_COMBINATIONS", "150"))
-LIMIT = 20.0  # seconds that anything may take
 SLACK = 1.0  # seconds that a batch may take from its start to the function, on a busy machine
 ATTEMPTS = 3  # of each Retry
 NEVER = 3600.0  # seconds: a deadline that does not come

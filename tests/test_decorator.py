@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from batchify import BadResult, Batched, BatchFailure, batched
+from tests.limits import LIMIT
 from tests.manual import in_thread, until
 
 
@@ -112,10 +113,10 @@ def test_pickled_by_name_and_copied_as_itself() -> None:
     assert copy.deepcopy(documented) is documented
     method = pickle.loads(pickle.dumps(Plain("a").method))
     futures = [method(n) for n in range(4)]
-    assert futures[3].result(5) == ("a", 3)
-    assert pickle.loads(pickle.dumps(Plain.inner_class))(1).result(5) == ("Plain", 1)
+    assert futures[3].result(LIMIT) == ("a", 3)
+    assert pickle.loads(pickle.dumps(Plain.inner_class))(1).result(LIMIT) == ("Plain", 1)
     part = pickle.loads(pickle.dumps(functools.partial(documented, table="x")))
-    assert part(3).result(5) == 3
+    assert part(3).result(LIMIT) == 3
 
 
 def test_each_instance_has_a_queue_of_its_own() -> None:
@@ -123,26 +124,26 @@ def test_each_instance_has_a_queue_of_its_own() -> None:
     futures = [owner.method(n) for n in range(3) for owner in (a, b)]
     assert not any(future.done() for future in futures)
     last = a.method(3)
-    assert last.result(5) == ("a", 3)
+    assert last.result(LIMIT) == ("a", 3)
     assert [future.done() for future in futures] == [True, False] * 3
     assert (a.method.stats().succeeded, b.method.stats().pending) == (4, 3)
-    b.method.flush(5)
+    b.method.flush(LIMIT)
     assert futures[1].result(0) == ("b", 0)
     b.method.close()
-    assert a.method.flush(5) is None
+    assert a.method.flush(LIMIT) is None
 
 
 def test_instances_that_are_equal_unhashable_and_without_weak_references() -> None:
     a, b = Slots("a"), Slots("b")
     futures = [a.method(1), b.method(1), b.method(2), a.method(2)]
-    assert [x.result(5) for x in futures] == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
+    assert [x.result(LIMIT) for x in futures] == [("a", 1), ("b", 1), ("b", 2), ("a", 2)]
 
 
 def test_an_instance_does_not_live_longer_because_of_its_queue() -> None:
     owner = Plain("a")
     weak = weakref.ref(owner)
-    assert owner.more(1, "x").result(5) == ("a", 1, "x", 0)
-    owner.more.flush(5)
+    assert owner.more(1, "x").result(LIMIT) == ("a", 1, "x", 0)
+    owner.more.flush(LIMIT)
     del owner
 
     def is_gone() -> bool:  # at once, but for a worker that still runs where there is no GIL
@@ -159,40 +160,40 @@ def test_what_waits_keeps_its_instance() -> None:
     assert rest.name == "z"
     assert not future.done()
     future._s.engine.flush()
-    assert future.result(5) == ("a", 0)
+    assert future.result(LIMIT) == ("a", 0)
 
 
 def test_extra_arguments_of_a_method() -> None:
     a = Plain("a")
-    assert a.more(1, "x", level=2).result(5) == ("a", 1, "x", 2)
-    assert a.more.submit(1, "y").result(5) == ("a", 1, "y", 0)
-    assert a.more.options(timeout=5)(1, extra="z").result(5) == ("a", 1, "z", 0)
+    assert a.more(1, "x", level=2).result(LIMIT) == ("a", 1, "x", 2)
+    assert a.more.submit(1, "y").result(LIMIT) == ("a", 1, "y", 0)
+    assert a.more.options(timeout=5)(1, extra="z").result(LIMIT) == ("a", 1, "z", 0)
 
 
 def test_called_on_the_class() -> None:
     a = Plain("a")
-    assert Plain.more(a, 1, "x").result(5) == ("a", 1, "x", 0)
+    assert Plain.more(a, 1, "x").result(LIMIT) == ("a", 1, "x", 0)
     assert a.more.stats().succeeded == 1
-    assert Sub.more(Sub("s"), 1, "x").result(5) == ("s", 1, "x", 0)
+    assert Sub.more(Sub("s"), 1, "x").result(LIMIT) == ("s", 1, "x", 0)
     sub = Sub("s")
-    assert Plain.more(sub, 1, "x").result(5) == ("s", 1, "x", 0)
+    assert Plain.more(sub, 1, "x").result(LIMIT) == ("s", 1, "x", 0)
 
 
 @pytest.mark.parametrize("name", ["inner_class", "outer_class"])
 def test_class_methods(name: str) -> None:
     for who, expected in ((Plain, "Plain"), (Sub, "Sub"), (Plain("x"), "Plain"), (Sub("x"), "Sub")):
-        assert getattr(who, name)(1).result(5) == (expected, 1)
+        assert getattr(who, name)(1).result(LIMIT) == (expected, 1)
 
 
 @pytest.mark.parametrize("name", ["inner_static", "outer_static"])
 def test_static_methods(name: str) -> None:
     for who in (Plain, Sub, Plain("x")):
-        assert getattr(who, name)(1).result(5) == 1
+        assert getattr(who, name)(1).result(LIMIT) == 1
     assert getattr(Plain, name).stats().succeeded >= 3
 
 
 def test_async_methods() -> None:
-    assert Plain("a").amethod(1).result(5) == ("a", 1)
+    assert Plain("a").amethod(1).result(LIMIT) == ("a", 1)
 
 
 def test_below_and_above_other_decorators() -> None:
@@ -218,8 +219,8 @@ def test_below_and_above_other_decorators() -> None:
             return items
 
     both = Both()
-    assert both.below(1).result(5) == 1
-    assert both.below(2).result(5) == 2
+    assert both.below(1).result(LIMIT) == 1
+    assert both.below(2).result(LIMIT) == 2
     assert len(calls) == 2
 
 
@@ -232,9 +233,9 @@ def test_callable_objects_and_partials() -> None:
         async def __call__(self, items: list[int]) -> list[int]:
             return items
 
-    assert batched(Insert())(2, by=3).result(5) == 6
-    assert batched(AInsert())(2).result(5) == 2
-    assert batched(functools.partial(Insert(), by=4))(2).result(5) == 8
+    assert batched(Insert())(2, by=3).result(LIMIT) == 6
+    assert batched(AInsert())(2).result(LIMIT) == 2
+    assert batched(functools.partial(Insert(), by=4))(2).result(LIMIT) == 8
     assert batched(Insert(), name="ins").stats().submitted == 0
 
 
@@ -243,7 +244,7 @@ def test_bound_methods_decorated_after_the_fact() -> None:
         def insert(self, items: list[int]) -> list[int]:
             return items
 
-    assert batched(Db().insert)(1).result(5) == 1
+    assert batched(Db().insert)(1).result(LIMIT) == 1
 
 
 def test_batch_is_the_undecorated_call() -> None:
@@ -291,7 +292,7 @@ def test_on_error_gives_a_fallback_and_sees_what_failed() -> None:
         return None
 
     futures = [f("a", 7), f("b", 7), f("bad", 7)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [x.result(0) for x in futures[:2]] == ["again", "again"]
     with pytest.raises(ValueError):
         futures[2].result(0)
@@ -314,7 +315,7 @@ def test_on_error_of_a_method_has_the_bound_function() -> None:
 
     owner = Owner()
     futures = [owner.m(1), owner.m(2)]
-    owner.m.flush(5)
+    owner.m.flush(LIMIT)
     assert [x.result(0) for x in futures] == ["owner", 2]
 
 
@@ -326,7 +327,7 @@ def test_an_async_handler_for_an_async_function() -> None:
     async def f(items: list[int]) -> list[Any]:
         raise ValueError
 
-    assert f(1).result(5) == "ValueError"
+    assert f(1).result(LIMIT) == "ValueError"
 
 
 def test_a_handler_that_raises_leaves_the_error_and_a_note(caplog: Any) -> None:
@@ -338,12 +339,12 @@ def test_a_handler_that_raises_leaves_the_error_and_a_note(caplog: Any) -> None:
         raise ValueError("it")
 
     with pytest.raises(ValueError, match="it") as caught:
-        f(1).result(5)
+        f(1).result(LIMIT)
     assert any("KeyError" in note for note in caught.value.__notes__)
     assert "KeyError" in caplog.text
     assert "secret" not in caplog.text
     with pytest.raises(ValueError):
-        f(1).result(5)
+        f(1).result(LIMIT)
 
 
 def test_generators_settle_each_item_as_it_comes() -> None:
@@ -354,14 +355,14 @@ def test_generators_settle_each_item_as_it_comes() -> None:
     @batched(size=2, linger=None)
     def stream(items: list[int]) -> Any:
         yield items[0]
-        assert go_on.wait(5)
+        assert go_on.wait(LIMIT)
         yield items[1]
 
     one, two = stream(1), stream(2)
-    assert one.result(5) == 1
+    assert one.result(LIMIT) == 1
     assert not two.done()
     go_on.set()
-    assert two.result(5) == 2
+    assert two.result(LIMIT) == 2
 
 
 def test_the_function_may_change_its_list() -> None:
@@ -372,7 +373,7 @@ def test_the_function_may_change_its_list() -> None:
         return given
 
     futures = [f(n) for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [x.result(0) for x in futures] == [1, 1, 1]
 
 
@@ -402,11 +403,11 @@ def test_items_are_never_looked_at() -> None:
     items = [Hostile() for _ in range(5)]
     futures = [f(item) for item in items]
     futures[1].cancel()
-    f.flush(5)
+    f.flush(LIMIT)
     assert futures[0].result(0) == id(items[0])
     assert in_thread(f.batch, items).result() == [id(item) for item in items]
     nothing = f(None)
-    f.flush(5)
+    f.flush(LIMIT)
     assert nothing.result(0) == id(None)
 
 
@@ -420,4 +421,4 @@ def test_a_def_that_gives_an_async_generator_is_a_bad_result() -> None:
         return results(items)
 
     with pytest.raises(BadResult, match="async_generator"):
-        f(1).result(5)
+        f(1).result(LIMIT)

@@ -15,6 +15,7 @@ import pytest
 from batchify.__main__ import main
 from batchify._version import __version__
 from batchify.cli import demo
+from tests.limits import LIMIT
 
 ROOT = Path(__file__).parent.parent
 # Few: a slow disk takes 50 ms for a commit, and half of the scenarios commit row by row.
@@ -33,7 +34,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         env={**plain, "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
-        timeout=50,
+        timeout=LIMIT,
     )
 
 

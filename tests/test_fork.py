@@ -22,11 +22,10 @@ import pytest
 from batchify import BatchFuture, Closed, Forked, batched, waits
 from tests import fork_matrix
 from tests.chaos.process import MAY_FORK, NO_FORK
+from tests.limits import LIMIT
 from tests.manual import in_thread, until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
-
-LIMIT = 10  # seconds that a child may live
 
 
 def in_child(work: Callable[[], Any]) -> Any:
@@ -93,7 +92,7 @@ class Used:
 
         self.f = batched(work if kind == "def" else awork, **options)
         future = self.f("used")
-        self.f.flush(5)
+        self.f.flush(LIMIT)
         assert future.result(0) == ("done", "used")
 
     def shut(self, *items: Any) -> list[Any]:
@@ -110,7 +109,7 @@ class Used:
         self.is_open = True
         before = len(self.ran)
         futures = [f(("child", n)) for n in range(3)]
-        f.flush(5)
+        f.flush(LIMIT)
         assert [x.result(0) for x in futures] == [("done", ("child", n)) for n in range(3)]
         assert self.ran[before:] == [("child", n) for n in range(3)]
         assert f.stats().accepted == f.stats().succeeded == 3
@@ -123,14 +122,14 @@ class Used:
 def test_fork_while_idle(kind: str) -> None:
     used = Used(kind)
     done = used.f("before")
-    assert done.result(5) == ("done", "before")
+    assert done.result(LIMIT) == ("done", "before")
 
     def child() -> Any:
         used.works_in_child()
         return done.result(0)
 
     assert in_child(child) == ("done", "before")
-    assert used.f("after").result(5) == ("done", "after")
+    assert used.f("after").result(LIMIT) == ("done", "after")
     assert used.ran == ["used", "before", "after"]
 
 
@@ -146,7 +145,7 @@ def test_fork_while_items_linger(kind: str) -> None:
 
     assert in_child(child) == ["Forked"] * 3
     assert used.f.stats().pending == 3
-    used.f.flush(5)
+    used.f.flush(LIMIT)
     assert [future.result(0) for future in futures] == [("done", n) for n in range(3)]
     assert used.ran == ["used", 0, 1, 2]
 
@@ -164,7 +163,7 @@ def test_fork_in_the_middle_of_a_batch(kind: str) -> None:
     assert in_child(child) == ["Forked"] * 5
     assert used.f.stats().running
     used.is_open = True
-    used.f.flush(5)
+    used.f.flush(LIMIT)
     assert [future.result(0) for future in futures] == [("done", n) for n in range(5)]
     assert used.ran == ["used", *range(5)]
 
@@ -185,7 +184,7 @@ def test_fork_while_a_producer_is_blocked_on_a_full_queue(kind: str) -> None:
     assert not blocked.is_done()
     used.is_open = True
     futures.append(blocked.result())
-    assert [future.result(5) for future in futures] == [("done", n) for n in range(3)]
+    assert [future.result(LIMIT) for future in futures] == [("done", n) for n in range(3)]
     assert used.ran == ["used", 0, 1, 2]
 
 
@@ -199,7 +198,7 @@ def test_fork_inside_a_batch(kind: str) -> None:
     def child() -> list[str]:
         ends = ends_of(futures)
         assert f.stats() == batched(work).stats()
-        assert f("child").result(5) == ("done", "child")
+        assert f("child").result(LIMIT) == ("done", "child")
         other.works_in_child()
         return ends
 
@@ -253,7 +252,7 @@ def test_fork_on_a_running_loop(kind: str) -> None:
 
         told = in_child(child)
         used.is_open = True
-        await used.f.aflush(5)
+        await used.f.aflush(LIMIT)
         assert [await future for future in futures] == [("done", n) for n in range(75)]
         return told
 
@@ -290,11 +289,11 @@ def test_a_child_forks_again() -> None:
             return ends
 
         told = in_child(grandchild)
-        used.f.flush(5)
+        used.f.flush(LIMIT)
         return told, theirs.result(0)
 
     assert in_child(child) == (["Forked"] * 2, ("done", "child"))
-    used.f.flush(5)
+    used.f.flush(LIMIT)
     assert mine.result(0) == ("done", "parent")
 
 
@@ -307,7 +306,7 @@ def test_an_engine_that_closes_can_be_started_in_the_child() -> None:
     def child() -> list[str]:
         used.f.start()
         used.is_open = True
-        assert used.f("child").result(5) == ("done", "child")
+        assert used.f("child").result(LIMIT) == ("done", "child")
         return ends_of(futures)
 
     assert in_child(child) == ["Forked"]
@@ -386,7 +385,7 @@ def test_callbacks_and_waiters_of_the_parent_stay_there() -> None:
         return called, late
 
     assert in_child(child) == ([], ["Forked"])
-    used.f.flush(5)
+    used.f.flush(LIMIT)
     assert waiter.result() == ("done", 1)
     assert called == [os.getpid()]
 
@@ -414,7 +413,7 @@ def test_copied_futures_are_done_for_everybody_who_asks() -> None:
         return done, ends, asyncio.run(await_one())
 
     assert in_child(child) == (3, ["Forked"] * 3, "Forked")
-    used.f.flush(5)
+    used.f.flush(LIMIT)
     assert len(wait(futures, 5).done) == 3
 
 
@@ -430,7 +429,7 @@ def test_forked_is_an_error_with_a_message_of_its_own() -> None:
     assert "parent" in text
     assert "secret" not in text
     assert is_same
-    used.f.flush(5)
+    used.f.flush(LIMIT)
 
 
 # ---- any instant ----
@@ -457,7 +456,7 @@ def test_forks_at_any_instant_while_threads_submit() -> None:
             futures += [Owner().method((who, n)) for n in range(3)]
             futures.append(one.amethod(who))
             futures[9].cancel()
-            assert all(x.cancelled() or x.result(5) for x in [*futures, one.amethod("x")])
+            assert all(x.cancelled() or x.result(LIMIT) for x in [*futures, one.amethod("x")])
             counts[who] += 1
 
     mine: list[BatchFuture[Any]] = []
@@ -466,14 +465,14 @@ def test_forks_at_any_instant_while_threads_submit() -> None:
         new = Owner()
         futures = [one.method(1), one.amethod(2), new.method(3), new.amethod(4)]
         pending = [future for future in mine if not future.done()]
-        return [future.result(5) for future in futures], len(pending)
+        return [future.result(LIMIT) for future in futures], len(pending)
 
     calls = [in_thread(work, who) for who in (1, 2)]
     try:
         for _ in range(50):
             mine = [one.method(n) for n in range(20)]
             assert in_child(child) == ([1, 2, 3, 4], 0)
-            assert [future.result(5) for future in mine] == list(range(20))
+            assert [future.result(LIMIT) for future in mine] == list(range(20))
             before = list(counts)
             until(lambda before=before: counts[1] > before[1] and counts[2] > before[2])
     finally:
@@ -501,10 +500,10 @@ def test_fork_while_another_thread_makes_the_first_call() -> None:
             return items
 
     f = batched(Slow())
-    call = in_thread(lambda: f(1).result(5))
+    call = in_thread(lambda: f(1).result(LIMIT))
     assert begun.wait(LIMIT)
     try:
-        assert in_child(lambda: f(2).result(5)) == 2
+        assert in_child(lambda: f(2).result(LIMIT)) == 2
     finally:
         go_on.set()
     assert call.result() == 1
@@ -539,7 +538,7 @@ def use(f, method, queue):
     assert f.stats().submitted == 0, f.stats()
     assert not aprompt.stats().submitted, aprompt.stats()
     kept.append(f("child"))  # the end of the process runs it
-    queue.put((aprompt(1).result(5), method(2).result(5)))
+    queue.put((aprompt(1).result(), method(2).result()))
 
 kept = []
 """
@@ -552,7 +551,7 @@ def test_multiprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method
     monkeypatch.setenv("BATCHIFY_TEST_FILE", str(tmp_path / "ran"))
     module: Any = __import__(f"batchify_by_{method}")
     owner = module.Owner("owner")
-    assert module.aprompt(0).result(5)[1] == owner.method(0).result(5)[2] == 0
+    assert module.aprompt(0).result(LIMIT)[1] == owner.method(0).result(LIMIT)[2] == 0
     mine = module.lingers("parent")
 
     context: Any = multiprocessing.get_context(method)
@@ -566,13 +565,13 @@ def test_multiprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method
     child.close()
 
     assert not mine.done()
-    module.lingers.flush(5)
+    module.lingers.flush(LIMIT)
     pid = os.getpid()
     assert mine.result(0) == (pid, "parent")
     lines = (tmp_path / "ran").read_text().splitlines()
     assert [line.split()[1] for line in lines] == ["child", "parent"]
     assert lines[1] == f"{pid} parent"
-    module.lingers.close(5), module.aprompt.close(5), owner.method.close(5)
+    module.lingers.close(LIMIT), module.aprompt.close(LIMIT), owner.method.close(LIMIT)
 
 
 # ---- pickles ----
@@ -631,23 +630,23 @@ every_protocol = pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOC
 
 @every_protocol
 def test_functions_are_pickled_by_name(protocol: int) -> None:
-    assert by_name("used").result(5)
+    assert by_name("used").result(LIMIT)
     assert again(by_name, protocol) is by_name
     assert again(by_name_async, protocol) is by_name_async
     assert again([by_name, by_name], protocol) == [by_name, by_name]
     part = again(functools.partial(by_name, extra=3), protocol)
     assert part.func is by_name
-    assert part(1).result(5) == (1, 3)
+    assert part(1).result(LIMIT) == (1, 3)
 
 
 @every_protocol
 def test_methods_are_pickled_with_their_owner(protocol: int) -> None:
     method = again(Picklable("mine").method, protocol)
-    assert method(1).result(5) == ("mine", 1)
+    assert method(1).result(LIMIT) == ("mine", 1)
     part = again(functools.partial(Picklable("mine").method, 2), protocol)
-    assert part().result(5) == ("mine", 2)
+    assert part().result(LIMIT) == ("mine", 2)
     owner = Picklable("mine")
-    owner.method(1).result(5)
+    owner.method(1).result(LIMIT)
     copied = again(owner, protocol)
     assert copied.name == "mine"
     assert copied.method.stats().submitted == 0
@@ -658,11 +657,11 @@ def test_methods_are_pickled_with_their_owner(protocol: int) -> None:
 def test_class_and_static_methods_are_pickled_with_their_class(protocol: int, cls: Any) -> None:
     for method in (cls.inner, cls.outer, cls("x").inner, cls("x").outer):
         copied = again(method, protocol)
-        assert copied(1).result(5) == (cls.__name__, 1)
+        assert copied(1).result(LIMIT) == (cls.__name__, 1)
         assert copied.stats() == method.stats()  # the same queue
-    assert again(cls.static, protocol)(1).result(5) == 1
-    assert again(cls("x").static, protocol)(1).result(5) == 1
-    assert again(cls.Nested.inner, protocol)(1).result(5) == ("Nested", 1)
+    assert again(cls.static, protocol)(1).result(LIMIT) == 1
+    assert again(cls("x").static, protocol)(1).result(LIMIT) == 1
+    assert again(cls.Nested.inner, protocol)(1).result(LIMIT) == ("Nested", 1)
 
 
 def test_what_has_no_name_is_not_pickled() -> None:
@@ -701,7 +700,7 @@ def test_fork_in_the_middle_of_a_change() -> None:
 
 def test_fork_while_another_thread_holds_the_lock() -> None:
     f = batched(lambda items: items)
-    assert f(1).result(5) == 1
+    assert f(1).result(LIMIT) == 1
     lock = f._scope()._lock
     held, let_go = threading.Event(), threading.Event()
 
@@ -713,11 +712,11 @@ def test_fork_while_another_thread_holds_the_lock() -> None:
     holder = in_thread(hold)
     assert held.wait(LIMIT)
     try:
-        assert in_child(lambda: f(2).result(5)) == 2
+        assert in_child(lambda: f(2).result(LIMIT)) == 2
     finally:
         let_go.set()
     holder.result()
-    assert f(3).result(5) == 3
+    assert f(3).result(LIMIT) == 3
 
 
 def test_fork_in_the_middle_of_a_change_of_one_that_waits_for_another() -> None:

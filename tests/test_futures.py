@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from batchify import BatchFuture, batched
+from tests.limits import LIMIT
 from tests.manual import Gated, in_thread, until
 
 
@@ -23,7 +24,7 @@ def test_it_is_a_future_of_concurrent_futures() -> None:
     future = batched(fail)(1)
     assert isinstance(future, BatchFuture)
     assert isinstance(future, concurrent.futures.Future)
-    assert future.result(5) == 1
+    assert future.result(LIMIT) == 1
     assert future.exception() is None
     assert future.done()
     assert not future.cancelled()
@@ -39,7 +40,7 @@ def test_result_with_a_timeout() -> None:
         with pytest.raises(TimeoutError):
             future.exception(timeout)
     gated.open()
-    assert future.result(5) == ("done", 1)
+    assert future.result(LIMIT) == ("done", 1)
     assert future.result(0) == ("done", 1)
 
 
@@ -67,7 +68,7 @@ def test_concurrent_futures_wait(return_when: str) -> None:
         done, pending = call.result()
         assert (done, pending) == ({quick}, {slow})
     gated.open()
-    assert slow.result(5) == ("done", 1)
+    assert slow.result(LIMIT) == ("done", 1)
     done, pending = concurrent.futures.wait([slow, quick], 5)  # its watchers may be told later
     assert (done, pending) == ({slow, quick}, set())
 
@@ -100,7 +101,7 @@ def test_two_waits_over_the_same_batches_in_opposite_order() -> None:
     for _ in range(50):
         futures = [f(n) for n in range(20)]
         calls = [
-            in_thread(concurrent.futures.wait, order, 10)
+            in_thread(concurrent.futures.wait, order, LIMIT)
             for order in (futures, futures[::-1], futures[::2])
         ]
         assert all(not call.result().not_done for call in calls)
@@ -117,7 +118,7 @@ def test_callbacks_run_once_after_the_whole_batch_is_done() -> None:
     futures[0].add_done_callback(lambda x: seen.append((x, [y.done() for y in futures])))
     futures[0].add_done_callback(lambda x: told.set())
     gated.open()
-    assert told.wait(5)
+    assert told.wait(LIMIT)
     assert seen == [(futures[0], [True, True, True])]
     futures[0].add_done_callback(lambda x: seen.append("at once"))
     assert seen[1:] == ["at once"]
@@ -142,9 +143,9 @@ def test_callbacks_that_raise_anything_are_logged_by_type(caplog: pytest.LogCapt
     futures[1].add_done_callback(raising(SystemExit("secret")))
     futures[2].add_done_callback(lambda _: told.set())
     gated.open()
-    assert told.wait(5)
-    assert [x.result(5) for x in futures] == [("done", n) for n in (1, 2, 3)]
-    assert f(9).result(5) == ("done", 9)
+    assert told.wait(LIMIT)
+    assert [x.result(LIMIT) for x in futures] == [("done", n) for n in (1, 2, 3)]
+    assert f(9).result(LIMIT) == ("done", 9)
     assert "ValueError" in caplog.text
     assert "SystemExit" in caplog.text
     assert "secret" not in caplog.text
@@ -171,10 +172,10 @@ def test_each_callback_runs_exactly_once_when_added_while_the_batch_ends() -> No
         box: list[int] = []
         for _ in range(3):
             future.add_done_callback(lambda _, box=box: box.append(1))
-        future.result(5)
+        future.result(LIMIT)
         counts.append(len(box))
         until(lambda box=box: len(box) == 3)
-    f.flush(5)
+    f.flush(LIMIT)
 
 
 def test_it_is_settled_by_its_batch_only() -> None:
@@ -186,7 +187,7 @@ def test_it_is_settled_by_its_batch_only() -> None:
     ):
         with pytest.raises(concurrent.futures.InvalidStateError):
             refuse()
-    assert future.result(5) == 1
+    assert future.result(LIMIT) == 1
 
 
 def test_the_repr_tells_the_state_and_never_the_item() -> None:
@@ -199,10 +200,10 @@ def test_the_repr_tells_the_state_and_never_the_item() -> None:
     assert "pending" in repr(pending)
     assert "cancelled" in repr(cancelled)
     gated.open()
-    pending.result(5)
+    pending.result(LIMIT)
     assert "finished" in repr(running)
     failed = batched(fail)("bad")
-    failed.exception(5)
+    failed.exception(LIMIT)
     assert "failed" in repr(failed)
     assert not any("secret" in repr(x) for x in (running, pending, cancelled))
 
@@ -215,7 +216,7 @@ def test_raising_again_and_again_does_not_lengthen_the_traceback() -> None:
     depths = []
     for _ in range(5):
         with pytest.raises(KeyError) as caught:
-            future.result(5)
+            future.result(LIMIT)
         depth, entry = 0, caught.value.__traceback__
         while entry is not None:
             depth, entry = depth + 1, entry.tb_next
@@ -235,4 +236,4 @@ def test_waits_in_vain_leave_nothing_behind() -> None:
             future.exception(0.001)
     assert not any(f._scope().watched.values())
     gated.open()
-    assert future.result(5) == ("done", 1)
+    assert future.result(LIMIT) == ("done", 1)

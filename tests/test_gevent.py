@@ -12,6 +12,8 @@ import textwrap
 
 import pytest
 
+from tests.limits import LIMIT
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("gevent") is None, reason="gevent is not installed"
 )
@@ -21,7 +23,7 @@ def run(program: str) -> str:
     """What `program` prints; it must end by itself."""
     # gevent itself imports what it patches, and says so in warnings of several kinds.
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -43,13 +45,13 @@ def test_patched_first_greenlets_share_batches() -> None:
 
         # With no room for half of them: these wait without stopping the others.
         f.capacity = 64
-        calls = [gevent.spawn(lambda n=n: f(n).result(30)) for n in range(500)]
+        calls = [gevent.spawn(lambda n=n: f(n).result(240)) for n in range(500)]
         gevent.joinall(calls, raise_error=True)
         assert [call.value for call in calls] == [n * 2 for n in range(500)]
         assert len(sizes) < 400, sizes
         assert list(f.map(range(100))) == [n * 2 for n in range(100)]
         assert f.stats().accepted == f.stats().succeeded
-        f.close(30)
+        f.close(240)
         f.start()
         last = f(1)  # run at the exit
         last.add_done_callback(lambda future: print(future.result()))
@@ -122,9 +124,9 @@ def test_patched_too_late_what_runs_goes_on_in_its_threads() -> None:
         def f(items):
             return items
 
-        assert f(1).result(30) == 1
+        assert f(1).result(240) == 1
         from gevent import monkey; monkey.patch_all()
-        assert [f(n).result(30) for n in range(100)] == list(range(100))
+        assert [f(n).result(240) for n in range(100)] == list(range(100))
         assert f.stats().workers == 1
     """)
         == ""
@@ -141,7 +143,7 @@ def test_sockets_alone_may_be_patched() -> None:
         def f(items):
             return items
 
-        assert f(1).result(30) == 1
+        assert f(1).result(240) == 1
     """)
         == ""
     )
@@ -157,13 +159,13 @@ def test_a_greenlet_of_a_batch_may_call_its_function() -> None:
         def work(items):
             ran.append(items)
             if items == [1]:
-                greenlet.greenlet(lambda: f(2).result(5)).switch()
+                greenlet.greenlet(lambda: f(2).result(240)).switch()
             return [10 * item for item in items]
 
         ran = []
         f = batched(work, size=1, workers=2)
         try:
-            print(f(1).result(5), ran)
+            print(f(1).result(240), ran)
         except Exception as error:
             print(repr(error))
     """)

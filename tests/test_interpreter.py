@@ -18,6 +18,7 @@ import pytest
 from batchify import batched
 from batchify.interpreter import has_gil
 from batchify.loopfuture import port_of
+from tests.limits import LIMIT
 from tests.manual import in_thread, until
 
 
@@ -60,7 +61,7 @@ def test_without_a_gil_a_submit_is_one_step() -> None:
     engine = engine_of(f)
     assert waits_for_the_lock(engine, lambda: f(1))
     assert waits_for_the_lock(engine, lambda: f.submit(2))
-    f.flush(10)
+    f.flush(LIMIT)
     assert f.stats().succeeded == 3
 
 
@@ -78,15 +79,15 @@ def test_without_a_gil_a_submit_on_a_loop_is_one_step() -> None:
         def hold() -> None:
             with engine._lock:
                 held.set()
-                go_on.wait(10)
+                go_on.wait(LIMIT)
 
         holder = in_thread(hold)
-        held.wait(10)
+        held.wait(LIMIT)
         threading.Timer(0.05, go_on.set).start()
         futures.append(f(3))
         assert go_on.is_set()
         holder.result()
-        await f.aflush(10)
+        await f.aflush(LIMIT)
         assert [await future for future in futures] == [0, 1, 2, 3]
 
     asyncio.run(main())
@@ -99,7 +100,7 @@ def test_without_a_gil_who_watches_passes_the_lock() -> None:
     told: list[int] = []
     watch = lambda: future.add_done_callback(lambda done: told.append(done.result()))
     assert waits_for_the_lock(engine_of(f), watch)
-    f.flush(10)
+    f.flush(LIMIT)
     until(lambda: told == [0])
 
 
@@ -121,10 +122,10 @@ def test_without_a_gil_somebody_may_watch_while_the_others_are_told() -> None:
     future.add_done_callback(lambda done: told.append(done.result()))
     watched = engine_of(f).watched
     watched[future] = Disturbed(watched[future])
-    f.flush(10)
+    f.flush(LIMIT)
     assert future.result(0) == 0
     until(lambda: told == [0])
-    f.close(10)
+    f.close(LIMIT)
 
 
 @pytest.mark.usefixtures("_no_gil")
@@ -160,4 +161,4 @@ def test_without_a_gil_waits_that_could_never_end_are_seen() -> None:
         return [f(item - 1).result() if item else "end" for item in items]
 
     with pytest.raises(Deadlock):
-        f(1).result(5)
+        f(1).result(LIMIT)

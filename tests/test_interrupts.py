@@ -29,6 +29,7 @@ pytestmark = [
 
 from tests import interrupts  # noqa: E402
 from tests.chaos.process import MAY_FORK, NO_FORK  # noqa: E402
+from tests.limits import LIMIT  # noqa: E402
 from tests.manual import in_thread, until  # noqa: E402
 from tests.opcode_watch import SEES_ALL  # noqa: E402
 
@@ -84,15 +85,15 @@ def test_a_worker_goes_on_though_that_cannot_be_logged() -> None:
         raise LookupError
 
     f = batched(lambda items: items, name="unlogged")
-    assert f(1).result(5) == 1
+    assert f(1).result(LIMIT) == 1
     (worker,) = [one for one in threading.enumerate() if one.name == "batchify:unlogged:1"]
     log = logging.getLogger("batchify")
     log.addFilter(refuse)
     try:
         set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
         set_exception(ctypes.c_ulong(worker.ident or 0), ctypes.py_object(MemoryError))
-        assert f(2).result(5) == 2
-        assert f(3).result(5) == 3
+        assert f(2).result(LIMIT) == 2
+        assert f(3).result(LIMIT) == 3
     finally:
         log.removeFilter(refuse)
     f.close()
@@ -136,19 +137,19 @@ def test_what_a_caller_has_in_hand_is_run_once(mode: str) -> None:
 def test_a_leaked_lock_is_let_go() -> None:
     """CPython 3.14 before the fix of gh-148874 may leave `with lock:` without a release."""
     f = batched(lambda items: items)
-    assert f(1).result(5) == 1
+    assert f(1).result(LIMIT) == 1
     engine: Any = f._scope()
     assert threading.current_thread() is threading.main_thread()
     engine._lock.acquire()
-    assert f(2).result(5) == 2
+    assert f(2).result(LIMIT) == 2
     engine._lock.acquire()
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_a_handler_that_waits_in_the_middle_of_a_call_gets_a_deadlock() -> None:
     found: list[Any] = []
     f = batched(lambda items: items, size=1)
-    f(0).result(5)
+    f(0).result(LIMIT)
 
     class Seam:
         def __getattr__(self, name: str) -> Any:
@@ -157,9 +158,9 @@ def test_a_handler_that_waits_in_the_middle_of_a_call_gets_a_deadlock() -> None:
         def clock(self) -> float:  # called under the lock
             if threading.current_thread() is threading.main_thread() and engine._lock._is_owned():
                 engine.seam = seam
-                found.append(interrupts.error_of(lambda: f("inner").result(5)))
-                found.append(interrupts.error_of(lambda: f.flush(5)))
-                found.append(interrupts.error_of(lambda: f.close(5)))
+                found.append(interrupts.error_of(lambda: f("inner").result(LIMIT)))
+                found.append(interrupts.error_of(lambda: f.flush(LIMIT)))
+                found.append(interrupts.error_of(lambda: f.close(LIMIT)))
             return seam.clock()
 
     engine: Any = f._scope()
@@ -167,10 +168,10 @@ def test_a_handler_that_waits_in_the_middle_of_a_call_gets_a_deadlock() -> None:
     seam = engine.seam
     engine.seam = Seam()
     future = f("outer")
-    assert future.result(5) == "outer"
+    assert future.result(LIMIT) == "outer"
     assert found
     assert {type(error) for error in found} == {Deadlock}
-    f.close(5)
+    f.close(LIMIT)
 
 
 def broken_into(engine: Any, act: Any) -> None:
@@ -191,7 +192,7 @@ def test_a_cancel_in_the_middle_of_another_change_counts(options: Any) -> None:
     ran: list[Any] = []
 
     def run(items: list[Any]) -> list[Any]:
-        gate.wait(10)
+        gate.wait(LIMIT)
         ran.extend(items)
         return items
 
@@ -208,17 +209,17 @@ def test_a_cancel_in_the_middle_of_another_change_counts(options: Any) -> None:
     assert second.cancelled()
     assert f.stats().pending == 0
     gate.set()
-    assert first.result(5) == "first"
-    assert f("fourth").result(5) == "fourth"
+    assert first.result(LIMIT) == "first"
+    assert f("fourth").result(LIMIT) == "fourth"
     assert ran == ["first", "fourth"]
     stats = f.stats()
     assert (stats.accepted, stats.succeeded, stats.cancelled) == (4, 2, 2)
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_a_start_in_the_middle_of_the_end_of_a_close_counts() -> None:
     f = batched(lambda items: items)
-    assert f(1).result(5) == 1
+    assert f(1).result(LIMIT) == 1
     engine: Any = f._scope()
     engine.close(False, Closer())
     found = []
@@ -232,22 +233,22 @@ def test_a_start_in_the_middle_of_the_end_of_a_close_counts() -> None:
     engine.closed()
     del engine._set_need
     assert found == ["closing"]
-    assert f(2).result(5) == 2
-    f.close(5)
+    assert f(2).result(LIMIT) == 2
+    f.close(LIMIT)
 
 
 def test_start_opens_after_a_close_that_was_interrupted() -> None:
     gate = threading.Event()
 
     def run(items: list[Any]) -> list[Any]:
-        gate.wait(10)
+        gate.wait(LIMIT)
         return items
 
     f = batched(run)
     first = f("first")
     interrupts.until(first.running, "it does not start")
     engine: Any = f._scope()
-    closing = in_thread(lambda: f.close(5))
+    closing = in_thread(lambda: f.close(LIMIT))
     interrupts.until(lambda: engine.state == "closing", "it does not close")
     f.start()  # while the close waits, that is its own
     assert engine.state == "closing"
@@ -260,7 +261,7 @@ def test_start_opens_after_a_close_that_was_interrupted() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         try:
             with pytest.raises(interrupts.Interrupt):
-                f.close(5)
+                f.close(LIMIT)
         finally:
             signal.signal(signal.SIGALRM, before)
 
@@ -268,9 +269,9 @@ def test_start_opens_after_a_close_that_was_interrupted() -> None:
     f.start()
     assert engine.state == "closing"  # the other one waits yet
     gate.set()
-    closing.result(5)
+    closing.result(LIMIT)
     f.start()
-    assert f("second").result(5) == "second"
+    assert f("second").result(LIMIT) == "second"
 
     gate.clear()
     third = f("third")
@@ -279,15 +280,15 @@ def test_start_opens_after_a_close_that_was_interrupted() -> None:
     f.start()
     fourth = f("fourth")
     gate.set()
-    assert (third.result(5), fourth.result(5)) == ("third", "fourth")
-    f.close(5)
+    assert (third.result(LIMIT), fourth.result(LIMIT)) == ("third", "fourth")
+    f.close(LIMIT)
 
 
 def test_a_recount_that_is_interrupted_loses_nothing() -> None:
     gate = threading.Event()
 
     def run(items: list[Any]) -> list[Any]:
-        gate.wait(10)
+        gate.wait(LIMIT)
         return items
 
     f = batched(run, size=1, key=str)
@@ -319,5 +320,5 @@ def test_a_recount_that_is_interrupted_loses_nothing() -> None:
         if steps <= at:
             break
     gate.set()
-    assert [future.result(5) for future in futures] == ["first", "second", "second", "third"]
-    f.close(5)
+    assert [future.result(LIMIT) for future in futures] == ["first", "second", "second", "third"]
+    f.close(LIMIT)

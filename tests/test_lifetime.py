@@ -26,6 +26,7 @@ import pytest
 
 from batchify import Closed, DeadlineExceeded, Deadlock, QueueFull, Retry, batched
 from batchify.interpreter import has_gil
+from tests.limits import LIMIT
 from tests.manual import Gated, until
 
 
@@ -43,7 +44,7 @@ def test_nothing_starts_before_the_first_call() -> None:
 
 def test_the_threads_go_when_the_function_goes() -> None:
     f = batched(lambda items: items, workers=2, name="goes")
-    assert f(1).result(5) == 1
+    assert f(1).result(LIMIT) == 1
     assert "batchify:goes:1" in names()
     del f
     gc.collect()
@@ -60,7 +61,7 @@ def test_the_threads_go_of_a_function_that_was_called_in_its_own_batch() -> None
 
     f = batched(work, workers=2, name="calls itself")
     calls.append(weakref.ref(f))
-    assert f(1).result(5) == 1
+    assert f(1).result(LIMIT) == 1
     del f
     until(lambda: gc.collect() is not None and "batchify:calls itself:1" not in names())
 
@@ -71,7 +72,7 @@ def test_what_lingers_is_run_before_the_threads_go() -> None:
     future = f(1)
     del f
     gc.collect()
-    assert future.result(5) == ("done", 1)
+    assert future.result(LIMIT) == ("done", 1)
     del future
     until(lambda: gc.collect() is not None and "batchify:lingers:1" not in names())
 
@@ -84,7 +85,7 @@ def test_the_queue_of_an_instance_goes_with_it() -> None:
 
     for n in range(200):
         owner = Owner()
-        assert owner.method(n).result(5) == n
+        assert owner.method(n).result(LIMIT) == n
         del owner
     until(lambda: gc.collect() is not None and "batchify:owner:1" not in names())
     assert Owner.__dict__["method"]._self_scopes._by_owner == {}
@@ -121,9 +122,9 @@ def test_an_idle_function_keeps_no_item_result_or_error() -> None:
     for _ in range(50):
         futures = [f(Thing()) for _ in range(8)]
         for future in futures:
-            future.exception(5)
+            future.exception(LIMIT)
         del futures, future
-    f.flush(5)
+    f.flush(LIMIT)
     until(lambda: gc.collect() is not None and not any(weak() for weak in alive))
 
 
@@ -312,7 +313,7 @@ def by_result(f: Any, items: Iterator[Any]) -> None:
         futures = [f(item) for item in some]
         for future in futures:
             try:
-                future.result(10)
+                future.result(LIMIT)
             except Exception:
                 continue
         del some, futures, future
@@ -321,7 +322,7 @@ def by_result(f: Any, items: Iterator[Any]) -> None:
 def by_exception(f: Any, items: Iterator[Any]) -> None:
     for some in zip(*[items] * 8, strict=False):
         futures = [f(item) for item in some]
-        assert concurrent.futures.wait(futures, 10).not_done == set()
+        assert concurrent.futures.wait(futures, LIMIT).not_done == set()
         for future in futures:
             future.exception()
         del some, futures, future
@@ -494,14 +495,14 @@ def end_early(kinds: Kinds, is_async: bool) -> Callable[[int], None]:
                 assert future.cancel()
                 expect(concurrent.futures.CancelledError, future.result)
             late = f.options(deadline=0.0)(kinds.Item(0))
-            assert isinstance(late.exception(10), DeadlineExceeded)
+            assert isinstance(late.exception(LIMIT), DeadlineExceeded)
             futures = some(7)
             expect(TimeoutError, lambda first=futures[0]: first.result(0))
             if not is_async:
                 f.submit_nowait(kinds.Item(7))
             f.close(cancel=True)  # what waits ends in Closed
             for future in futures:
-                assert isinstance(future.exception(10), (Closed, type(None)))
+                assert isinstance(future.exception(LIMIT), (Closed, type(None)))
             expect(Closed, lambda: f(kinds.Item(8)))
             f.start()
             del future, late, futures
@@ -619,7 +620,7 @@ def test_a_dropped_function_runs_what_it_accepted_and_leaves_no_thread(
     del f
     assert weak() is None
     gated.open()
-    assert [future.exception(10) for future in futures] == [None] * 5
+    assert [future.exception(LIMIT) for future in futures] == [None] * 5
     del futures
     until(lambda: own.isdisjoint(names()))
     if not is_async:  # the thread of the default executor stays, and is not ours
@@ -645,7 +646,7 @@ def test_thousands_of_instances_come_and_go(slots: bool) -> None:
 
     def use(count: int) -> None:
         for n in range(count):
-            assert Owner().method(n).result(10) == n
+            assert Owner().method(n).result(LIMIT) == n
 
     def is_idle() -> bool:
         return "batchify:of an instance:1" not in names()
@@ -680,7 +681,7 @@ def test_memory_is_flat_over_many_calls() -> None:
         for _ in f.map(range(count), return_exceptions=True):
             pass
         for future in [f(n) for n in range(count // 10)]:
-            future.exception(10)
+            future.exception(LIMIT)
 
     use(5_000)
     gc.collect()
@@ -704,13 +705,13 @@ class Lives:
     @staticmethod
     def key() -> Any:
         f = batched(lambda items: items, key=lambda item: item % 3)
-        assert [f(n).result(5) for n in range(5)] == [0, 1, 2, 3, 4]
+        assert [f(n).result(LIMIT) for n in range(5)] == [0, 1, 2, 3, 4]
         return f
 
     @staticmethod
     def extra_arguments() -> Any:
         f = batched(lambda items, table: items)
-        assert [f(n, n % 3).result(5) for n in range(5)] == [0, 1, 2, 3, 4]
+        assert [f(n, n % 3).result(LIMIT) for n in range(5)] == [0, 1, 2, 3, 4]
         return f
 
     @staticmethod
@@ -722,13 +723,13 @@ class Lives:
             f.submit_nowait(2)
         except QueueFull:
             gated.open()
-        assert future.result(5) == ("done", 1)
+        assert future.result(LIMIT) == ("done", 1)
         return f
 
     @staticmethod
     def error_that_is_kept() -> Any:
         f = batched(lambda items: 1 / 0)
-        kept.append(f(1).exception(5))
+        kept.append(f(1).exception(LIMIT))
         return f
 
 
@@ -744,7 +745,7 @@ def test_a_closed_engine_goes_without_the_collector(use: str) -> None:
     gc.disable()
     try:
         f = getattr(Lives, use)()
-        f.close(5)
+        f.close(LIMIT)
         engine = weakref.ref(f._scope())
         del f
         assert engine() is None

@@ -41,7 +41,8 @@ from batchify import (
 from batchify.distribution import Recorder, merged
 from batchify.engine.seam import ThreadSeam
 from batchify.stats import REASONS, Stats
-from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
+from tests.limits import LIMIT
+from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
 
 SOON = 0.05  # seconds: a deadline that is waited for
 LATER = 3600.0  # seconds: one that never comes
@@ -650,9 +651,9 @@ def test_deadlines_in_a_forked_child(kind: str, parents: float) -> None:
         first = f(0)
         gated.wait_started(1)
         late = f.options(deadline=8 * SOON)(2)
-        ended = type(late.exception(5)).__name__
+        ended = type(late.exception(LIMIT)).__name__
         gated.open()
-        return ended, first.result(5), f.stats().expired
+        return ended, first.result(LIMIT), f.stats().expired
 
     assert in_child(work) == ("DeadlineExceeded", ("done", 0), 1)
     if parents < LATER:
@@ -770,7 +771,7 @@ def test_many_deadlines_from_many_threads(kind: str) -> None:
 
     calls = [in_thread(work, who) for who in range(4)]
     for call in calls:
-        call.result(30)
+        call.result(LIMIT)
     f.flush(LIMIT)
     stats = f.stats()
     assert (stats.expired, stats.succeeded) == (ends.count("late"), ends.count("done"))
@@ -1561,7 +1562,7 @@ def test_threads_that_set_different_options_lose_none() -> None:
     with eager_switches():
         calls = [in_thread(work, option) for option in ("size", "linger", "workers")]
         for call in calls:
-            call.result(30)
+            call.result(LIMIT)
     assert lost == []
 
 
@@ -1671,7 +1672,7 @@ def test_limits_that_change_all_the_time(kind: str) -> None:
 
     changing = in_thread(change)
     calls = [in_thread(submit, who) for who in range(3)]
-    futures = [call.result(30) for call in calls]
+    futures = [call.result(LIMIT) for call in calls]
     over.set()
     changing.result()
     f.linger = 0
@@ -1700,7 +1701,7 @@ def test_nested_results_of_many_never_hang() -> None:
 
     with eager_switches():
         for thread in [in_thread(call, who) for who in range(6)]:
-            thread.result(20)
+            thread.result(LIMIT)
     f.close(LIMIT)
 
 

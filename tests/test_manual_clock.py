@@ -17,7 +17,8 @@ from batchify import Closed, DeadlineExceeded, QueueFull, Retry, batched
 from batchify import clock as clocks
 from batchify.engine import background
 from batchify.testing import ManualClock, eager, manual_clock, unresolved
-from tests.manual import LIMIT, Gated, in_thread, until
+from tests.limits import LIMIT
+from tests.manual import Gated, in_thread, until
 
 HELD = 0.05  # the patience of tests whose batches are held
 

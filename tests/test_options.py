@@ -15,8 +15,7 @@ import pytest
 
 from batchify import batched
 from batchify.options import Options
-
-LIMIT = 10  # seconds that a wait may take before the test fails
+from tests.limits import LIMIT
 
 HUGE_LINGERS = [
     pytest.param(1e300, id="1e300"),

@@ -22,7 +22,7 @@ from batchify.interpreter import has_gil
 from batchify.testing import eager
 from batchify.tracing import End, Tracer, tracers
 from tests import elsewhere
-from tests.manual import LIMIT
+from tests.limits import LIMIT
 
 pytest.importorskip("opentelemetry.sdk")
 

@@ -34,7 +34,8 @@ from batchify import (
     RetryExhausted,
     batched,
 )
-from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
+from tests.limits import LIMIT
+from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
 
 NEVER = 3600.0  # seconds that no test waits for
 UNHURRIED = settings(deadline=None, max_examples=50)
@@ -52,7 +53,7 @@ def books() -> Iterator[None]:
     yield
     for f in _made:
         balanced(f)
-        f.close(5)
+        f.close(LIMIT)
         assert balanced(f).pending == f.stats().running == 0
     _made.clear()
 
@@ -148,11 +149,11 @@ class Again:
 
 
 def results(futures: list[Any]) -> list[Any]:
-    return [future.result(5) for future in futures]
+    return [future.result(LIMIT) for future in futures]
 
 
 def errors(futures: list[Any]) -> list[Any]:
-    return [future.exception(5) for future in futures]
+    return [future.exception(LIMIT) for future in futures]
 
 
 def done(items: Any) -> list[Any]:
@@ -180,7 +181,7 @@ def test_only_items_of_equal_key_share_a_batch(shape: str) -> None:
     runs = Runs()
     f = make(shape, runs, size=100, linger=None, key=lambda n: n % 3)
     futures = [f(n) for n in range(30)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == done(range(30))
     assert runs.batches == [list(range(first, 30, 3)) for first in range(3)]
 
@@ -223,8 +224,8 @@ def test_a_busy_key_never_starves_a_rare_one() -> None:
         gated.wait_started(started + 1)
     assert [("rare", 0)] in gated.batches[:5]  # the five before it were at most five batches
     gated.open()
-    assert rare.result(5) == ("done", ("rare", 0))
-    f.flush(5)
+    assert rare.result(LIMIT) == ("done", ("rare", 0))
+    f.flush(LIMIT)
 
 
 @pytest.mark.deep
@@ -233,24 +234,24 @@ def test_many_thousand_keys_leave_nothing_behind() -> None:
     futures = [f(n) for n in range(30_000)]
     for future in futures[::2]:
         assert future.cancel()
-    f.flush(30)
+    f.flush(LIMIT)
     assert [future.result(0) for future in futures[1::2]] == list(range(1, 30_000, 2))
     engine: Any = f._scope()
     assert engine.routes == {}
     assert engine.forming.by_kin == {}
     assert balanced(f).cancelled == 15_000
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_keys_of_items_that_ran_again_leave_nothing_behind() -> None:
     runs = Runs(Again(2, lambda: Retry(after=NEVER)))
     f = make("def", runs, linger=None, capacity=None, key=lambda n: n)
     futures = [f(n) for n in range(300)]
-    flushing = in_thread(f.flush, 10)
+    flushing = in_thread(f.flush, LIMIT)
     until(lambda: f.stats().retried == 300)
     for future in futures[::3]:
         future.cancel()
-    f.flush(10)
+    f.flush(LIMIT)
     flushing.result()
     engine = f._scope()
     assert engine.routes == {}
@@ -265,7 +266,7 @@ def test_what_the_key_function_raises_the_call_raises_to_that_caller_alone(shape
         with pytest.raises(ZeroDivisionError):
             call(0)
     after = f(3.0)
-    f.flush(5)
+    f.flush(LIMIT)
     assert results([before, after]) == done([3, 3])
     assert (f.stats().rejected, f.stats().accepted, f.stats().failed) == (4, 2, 0)
 
@@ -277,7 +278,7 @@ def test_an_unhashable_key_is_a_type_error_to_that_caller_alone(shape: str) -> N
     with pytest.raises(TypeError, match="key"):
         f(13)
     after = f(2)
-    f.flush(5)
+    f.flush(LIMIT)
     assert results([before, after]) == done([1, 2])
     assert runs.batches == [[1, 2]]
     assert f.stats().rejected == 1
@@ -296,7 +297,7 @@ def test_on_a_loop_too_the_call_itself_raises_what_key_weight_and_dedupe_raise(k
                 await f.asubmit(0)
             assert await f(1) == ("done", 1)
             assert f.stats().rejected == 2
-            await f.aclose(5)
+            await f.aclose(LIMIT)
 
     asyncio.run(main())
 
@@ -311,7 +312,7 @@ def test_a_key_goes_together_with_extra_arguments(shape: str) -> None:
 
     f = make(shape, run, linger=None, key=lambda n: n % 2)
     f(1, "a"), f(2, "a"), f(3, "b"), f(5, "a"), f(7, "a", batch=1), f(9, "b")
-    f.flush(5)
+    f.flush(LIMIT)
     assert seen == [
         ([1, 5], "a", 0), ([2], "a", 0), ([3, 9], "b", 0), ([7], "a", 1),
     ]  # fmt: skip
@@ -333,7 +334,7 @@ def test_equal_items_of_different_instances_with_equal_keys_stay_apart() -> None
     one, two = Store("one"), Store("two")
     for n in range(4):
         one.save(n), two.save(n)
-    one.save.flush(5), two.save.flush(5)
+    one.save.flush(LIMIT), two.save.flush(LIMIT)
     assert sorted(seen) == [
         ("one", [0, 2]), ("one", [1, 3]), ("two", [0, 2]), ("two", [1, 3]),
     ]  # fmt: skip
@@ -345,7 +346,7 @@ def test_when_keys_use_up_the_room_the_oldest_batch_leaves() -> None:
     futures = [f(n) for n in range(4)]
     assert not any(future.done() for future in futures)
     futures.append(in_thread(f, 4).result())
-    assert futures[0].result(5) == ("done", 0)
+    assert futures[0].result(LIMIT) == ("done", 0)
     assert f.stats().reasons["capacity"] >= 1
     assert runs.batches[0] == [0]
 
@@ -358,9 +359,9 @@ def test_every_batch_is_of_one_key_and_keeps_its_order(
     runs = Runs()
     f = batched(runs, size=size, workers=workers, key=lambda item: item[0])
     items = [(key, n) for n, key in enumerate(keys)]
-    assert [future.result(5) for future in [f(item) for item in items]] == done(items)
+    assert [future.result(LIMIT) for future in [f(item) for item in items]] == done(items)
     balanced(f)
-    f.close(5)
+    f.close(LIMIT)
     assert all(len({key for key, _ in batch}) == 1 for batch in runs.batches)
     assert all(batch == sorted(batch, key=lambda item: item[1]) for batch in runs.batches)
     assert all(len(batch) <= size for batch in runs.batches)
@@ -383,10 +384,10 @@ def test_an_item_that_does_not_fit_sends_the_batch_off_and_waits_on(shape: str) 
     runs = Runs()
     f = make(shape, runs, linger=None, weight=lambda n: n, max_weight=10)
     first, second = f(6), f(7)
-    assert first.result(5) == ("done", 6)
+    assert first.result(LIMIT) == ("done", 6)
     assert f.stats().reasons["weight"] == 1
     assert not second.done()
-    f.flush(5)
+    f.flush(LIMIT)
     assert runs.batches == [[6], [7]]
     assert f.stats().reasons["flush"] == 1
 
@@ -420,10 +421,10 @@ def test_the_cap_holds_for_every_batch(
     )  # eighths add up exactly
     items = list(enumerate(eighths))
     futures = [f(item) for item in items]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [future.result(0) for future in futures] == done(items)
     balanced(f)
-    f.close(5)
+    f.close(LIMIT)
     assert list(itertools.chain(*runs.batches)) == items
     weights = [sum(eighth for _, eighth in batch) for batch in runs.batches]
     assert all(weight <= cap for weight in weights)
@@ -453,10 +454,10 @@ def test_the_cap_holds_with_keys_and_for_what_runs_again(
     )
     items = list(enumerate(items_))
     futures = [f(item) for item in items]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [future.result(0) for future in futures] == done(items)
     stats = balanced(f)
-    f.close(5)
+    f.close(LIMIT)
     assert stats.retried == sum(is_retried for _, is_retried, _ in items_)
     for batch in runs.batches:
         assert sum(weight for _, (weight, _, _) in batch) <= 9
@@ -480,7 +481,7 @@ def test_the_weight_is_asked_once_for_an_item_in_the_callers_thread(shape: str) 
 
     callers = [(item, in_thread(call, item).result()) for item in range(5)]
     f.options(timeout=1)(5), f.submit_nowait(6)
-    f.flush(5)
+    f.flush(LIMIT)
     assert asked == [*callers, (5, get_ident()), (6, get_ident())]
     assert all(runs.runs_of(item) == 3 for item in range(7))
     assert sorted(f.map(iter([7, 8]))) == [("done", 7), ("done", 8)]
@@ -500,7 +501,7 @@ def test_the_weight_is_asked_once_on_a_loop(kind: str) -> None:
         futures.append(await f.asubmit(4))
         assert await asyncio.gather(*futures) == done(range(5))
         assert [result async for result in f.amap([5])] == done([5])
-        await f.aclose(5)
+        await f.aclose(LIMIT)
 
     asyncio.run(main())
     assert asked == [(n, get_ident()) for n in range(6)]
@@ -529,7 +530,7 @@ def test_too_heavy_is_told_also_while_there_is_no_room() -> None:
     with pytest.raises(ItemTooHeavy):
         in_thread(f, 11).result()
     gated.open()
-    assert first.result(5) == ("done", 1)
+    assert first.result(LIMIT) == ("done", 1)
 
 
 def test_too_heavy_is_told_also_by_map_and_on_a_loop(kind: str) -> None:
@@ -562,7 +563,7 @@ def test_a_bad_weight_is_refused_by_the_call(bad: Any, error: type[Exception], k
         f((bad,))
     assert not isinstance(caught.value, ItemTooHeavy)
     assert not before.done()
-    f.flush(5)
+    f.flush(LIMIT)
     assert before.result(0) == ("done", (1,))
     assert (f.stats().rejected, f.stats().accepted) == (1, 1)
 
@@ -626,7 +627,7 @@ def test_equal_items_reach_the_function_once_and_every_caller_has_a_result(shape
     items = [3, 1, 3, 2, 1, 3]
     futures = [f(item) for item in items]
     assert all_distinct(futures)
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == done(items)
     assert runs.batches == [[3, 1, 2]]
     stats = f.stats()
@@ -637,7 +638,7 @@ def test_what_is_equal_may_be_told_by_a_function(shape: str) -> None:
     runs = Runs(str.upper)
     f = make(shape, runs, linger=None, dedupe=str.lower)
     futures = [f(word) for word in ["Bee", "bee", "ant", "BEE", "Ant"]]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == ["BEE", "BEE", "ANT", "BEE", "ANT"]
     assert [[item.lower() for item in batch] for batch in runs.batches] == [["bee", "ant"]]
     assert f.stats().deduplicated == 3
@@ -647,7 +648,7 @@ def test_a_function_of_the_item_makes_unhashable_items_equal(kind: str) -> None:
     runs = Runs(lambda item: item["id"])
     f = make(kind, runs, linger=None, dedupe=lambda row: row["id"])
     futures = [f({"id": n % 2}) for n in range(6)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == [0, 1, 0, 1, 0, 1]
     assert runs.batches == [[{"id": 0}, {"id": 1}]]
 
@@ -656,7 +657,7 @@ def test_without_equal_items_nothing_is_different(shape: str) -> None:
     runs = Runs()
     f = make(shape, runs, linger=None, dedupe=True)
     futures = [f(n) for n in range(5)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == done(range(5))
     assert runs.batches == [list(range(5))]
     assert f.stats().deduplicated == 0
@@ -666,7 +667,7 @@ def test_without_dedupe_equal_items_all_reach_the_function(kind: str) -> None:
     runs = Runs()
     f = make(kind, runs, linger=None)
     futures = [f(1), f(1)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == done([1, 1])
     assert runs.batches == [[1, 1]]
     assert f.stats().deduplicated == 0
@@ -675,7 +676,7 @@ def test_without_dedupe_equal_items_all_reach_the_function(kind: str) -> None:
 def test_dedupe_is_no_cache(shape: str) -> None:
     runs = Runs()
     f = make(shape, runs, dedupe=True)
-    assert [f(7).result(5) for _ in range(3)] == done([7, 7, 7])
+    assert [f(7).result(LIMIT) for _ in range(3)] == done([7, 7, 7])
     assert runs.batches == [[7], [7], [7]]
     assert f.stats().deduplicated == 0
 
@@ -689,7 +690,7 @@ def test_equal_items_of_other_kinds_are_run_for_each_kind(kind: str) -> None:
 
     f = make(kind, run, linger=None, dedupe=True)
     futures = [f(1, "a"), f(1, "b"), f(1, "a")]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == ["a", "b", "a"]
     assert seen == [([1], "a"), ([1], "b")]
     assert f.stats().deduplicated == 1
@@ -702,7 +703,7 @@ def test_cancelling_one_of_equal_items_never_touches_the_others(cancelled: int, 
     futures = [f(1), f(1), f(1)]
     lost = futures.pop(cancelled)
     assert lost.cancel()
-    f.flush(5)
+    f.flush(LIMIT)
     assert lost.cancelled()
     assert results(futures) == done([1, 1])
     assert runs.batches == [[1]]
@@ -718,7 +719,7 @@ def test_detaching_one_of_equal_items_on_a_loop_never_touches_the_other(
 
     def run(items: list[int]) -> list[Any]:
         started.set()
-        assert go.wait(5)
+        assert go.wait(LIMIT)
         return done(items)
 
     async def run_async(items: list[int]) -> list[Any]:
@@ -739,7 +740,7 @@ def test_detaching_one_of_equal_items_on_a_loop_never_touches_the_other(
         go.set()
         assert await futures[0] == ("done", 1)
         assert balanced(f).succeeded == 1
-        await f.aclose(5)
+        await f.aclose(LIMIT)
 
     asyncio.run(main())
 
@@ -750,7 +751,7 @@ def test_errors_of_equal_items_are_own_objects(shape: str) -> None:
 
     f = make(shape, fail, linger=None, dedupe=True)
     futures = [f(n) for n in (1, 1, 2, 1)]
-    f.flush(5)
+    f.flush(LIMIT)
     found = errors(futures)
     assert [(type(error), error.args) for error in found] == [(LookupError, ("no luck", 2))] * 4
     assert all_distinct(found)
@@ -763,7 +764,7 @@ def test_an_element_that_is_an_error_goes_to_all_equal_items_and_to_no_others(
     runs = Runs(lambda n: LookupError(n) if n == 1 else ("done", n))
     f = make(shape, runs, linger=None, dedupe=True)
     bad, good = [f(1), f(1), f(1)], [f(2), f(2)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [(type(error), error.args) for error in errors(bad)] == [(LookupError, (1,))] * 3
     assert all_distinct(errors(bad))
     assert results(good) == done([2, 2])
@@ -772,7 +773,7 @@ def test_an_element_that_is_an_error_goes_to_all_equal_items_and_to_no_others(
 def test_a_mapping_that_lacks_an_item_lacks_it_for_all_equal_ones(kind: str) -> None:
     f = make(kind, lambda items: {2: "two"}, linger=None, dedupe=True)
     futures = [f(n) for n in (1, 2, 1, 2)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures[1::2]) == ["two", "two"]
     missing = errors(futures[::2])
     assert [type(error) for error in missing] == [MissingResult] * 2
@@ -782,11 +783,11 @@ def test_a_mapping_that_lacks_an_item_lacks_it_for_all_equal_ones(kind: str) -> 
 def test_a_wrong_number_of_results_is_told_by_what_the_function_was_given(kind: str) -> None:
     f = make(kind, lambda items: [*items, 0], linger=None, dedupe=True)
     futures = [f(n) for n in (1, 1, 2)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(error) for error in errors(futures)] == [BadResult] * 3
     f = make(kind, lambda items: items * 2, linger=None, dedupe=True)
     futures = [f(n) for n in (1, 1)]  # as many results as callers are wrong, too
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(error) for error in errors(futures)] == [BadResult] * 2
 
 
@@ -796,13 +797,13 @@ def test_equal_items_get_what_is_yielded_as_soon_as_it_is(shape: str) -> None:
 
     def slow(items: list[int]) -> Iterator[Any]:
         yield from done(items[:1])
-        assert go.wait(5)
+        assert go.wait(LIMIT)
         yield LookupError("second")
         yield from done(items[2:3])
 
     f = make(shape, slow, linger=None, dedupe=True)
     futures = [f(n) for n in (1, 2, 1, 3, 3, 2, 4)]
-    flushing = in_thread(f.flush, 5)
+    flushing = in_thread(f.flush, LIMIT)
     assert results([futures[0], futures[2]]) == done([1, 1])
     assert not futures[1].done()
     go.set()
@@ -811,7 +812,7 @@ def test_equal_items_get_what_is_yielded_as_soon_as_it_is(shape: str) -> None:
     assert [type(error) for error in second] == [LookupError] * 2
     assert all_distinct(second)
     assert results(futures[3:5]) == done([3, 3])
-    assert type(futures[6].exception(5)) is BadResult
+    assert type(futures[6].exception(LIMIT)) is BadResult
     assert f.stats().deduplicated == 3
 
 
@@ -822,7 +823,7 @@ def test_an_unhashable_item_is_a_type_error_to_its_caller_alone(shape: str) -> N
     with pytest.raises(TypeError, match="dedupe=True needs items that can be hashed, got list"):
         f([1])
     after = f(1)
-    f.flush(5)
+    f.flush(LIMIT)
     assert results([before, after]) == done([1, 1])
     assert (f.stats().rejected, f.stats().accepted) == (1, 2)
 
@@ -835,7 +836,7 @@ def test_what_the_dedupe_function_raises_or_gives_amiss_is_its_callers_alone(kin
         f(0)
     with pytest.raises(TypeError):
         f(5)
-    f.flush(5)
+    f.flush(LIMIT)
     assert before.result(0) == ("done", 1)
     assert f.stats().rejected == 2
 
@@ -865,7 +866,7 @@ def test_an_eq_that_raises_in_the_batch_loses_nobody(quarrel: type[Quarrel], sha
     runs = Runs()
     f = make(shape, runs, linger=None, dedupe=lambda item: item[0])
     futures = [f((quarrel(), n)) for n in range(3)] + [f(("good", 3))]
-    f.flush(5)
+    f.flush(LIMIT)
     assert all(future.done() for future in futures)
     told = errors(futures[:3])
     assert [type(error) for error in told] == [
@@ -873,7 +874,7 @@ def test_an_eq_that_raises_in_the_batch_loses_nobody(quarrel: type[Quarrel], sha
     ] * 3
     assert all_distinct(told)
     after = f(("good", 4))  # the worker lives on
-    f.flush(5)
+    f.flush(LIMIT)
     assert after.result(0) == ("done", ("good", 4))
     balanced(f)
 
@@ -896,11 +897,11 @@ def test_a_hash_or_eq_that_fails_later_loses_nobody(detail: str, kind: str) -> N
     f = make(kind, lambda items: [1] * len(items), linger=None, dedupe=True)
     futures = [f(Fickle()) for _ in range(3)]
     Fickle.is_good = False
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(error) for error in errors(futures)] == [LookupError] * 3
     Fickle.is_good = True
     after = f(Fickle())
-    f.flush(5)
+    f.flush(LIMIT)
     assert after.result(0) == 1
 
 
@@ -908,7 +909,7 @@ def test_equal_items_run_again_together(shape: str) -> None:
     runs = Runs(Again(3, Retry))
     f = make(shape, runs, linger=None, dedupe=True)
     futures = [f(1), f(1), f(2)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == done([1, 1, 2])
     assert runs.runs_of(1) == 3
     assert f.stats().retried == 6
@@ -924,7 +925,7 @@ def test_equal_items_run_again_together_after_a_delay() -> None:
     seam.advance(10)
     assert results(futures) == done([1, 1, 2])
     assert runs.batches == [[1, 2]] * 3
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_equal_items_are_exhausted_each_with_an_error_of_its_own(shape: str) -> None:
@@ -932,7 +933,7 @@ def test_equal_items_are_exhausted_each_with_an_error_of_its_own(shape: str) -> 
     runs = Runs(lambda n: again)
     f = make(shape, runs, linger=None, dedupe=True)
     futures = [f(1), f(1)]
-    f.flush(5)
+    f.flush(LIMIT)
     told = errors(futures)
     assert [type(error) for error in told] == [RetryExhausted] * 2
     assert all_distinct(told)
@@ -953,8 +954,8 @@ def test_an_equal_item_that_came_later_has_attempts_of_its_own(options: dict[str
 
     f = make("def", run, dedupe=True, **options)
     first = f(1)
-    assert isinstance(first.exception(5), RetryExhausted)
-    assert isinstance(late[0].exception(5), RetryExhausted)
+    assert isinstance(first.exception(LIMIT), RetryExhausted)
+    assert isinstance(late[0].exception(LIMIT), RetryExhausted)
     assert batches == [[1], [1], [1]]  # both were in the second: the last run of one alone
     assert f.stats().retried == 2
     assert f.stats().deduplicated == 1
@@ -966,7 +967,7 @@ def test_cancelling_one_of_equal_items_that_wait_to_run_again() -> None:
     futures = [f(1), f(1)]
     until(lambda: f.stats().retried == 2)
     assert futures[0].cancel()
-    f.flush(5)
+    f.flush(LIMIT)
     assert futures[0].cancelled()
     assert futures[1].result(0) == ("done", 1)
 
@@ -982,7 +983,7 @@ def test_with_isolate_equal_items_are_at_fault_together(shape: str) -> None:
     f = make(shape, run, linger=None, dedupe=True, isolate=True)
     items = [1, 5, 2, 5, 3, 4, 1, 5]
     futures = [f(item) for item in items]
-    f.flush(5)
+    f.flush(LIMIT)
     bad = [future for item, future in zip(items, futures, strict=True) if item == 5]
     good = [(item, future) for item, future in zip(items, futures, strict=True) if item != 5]
     assert [type(error) for error in errors(bad)] == [ValueError] * 3
@@ -1004,7 +1005,7 @@ def test_with_on_error_equal_items_have_one_replacement(shape: str) -> None:
 
     f = make(shape, fail, linger=None, dedupe=True, on_error=handle)
     futures = [f(n) for n in (1, 2, 1, 2)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == [("instead", n) for n in (1, 2, 1, 2)]
     assert seen == [[1, 2]]
 
@@ -1041,7 +1042,7 @@ def test_deduplicated_counts_what_the_function_was_spared(
         shape, runs, size=size, linger=None, dedupe=(lambda n: str(n)) if is_by_function else True
     )
     futures = [f(item) for item in items]
-    f.flush(5)
+    f.flush(LIMIT)
     for item, future in zip(items, futures, strict=True):
         if item in bad:
             assert type(future.exception(0)) is KeyError
@@ -1050,7 +1051,7 @@ def test_deduplicated_counts_what_the_function_was_spared(
     assert all_distinct([e for e in errors(futures) if e is not None])
     assert all(len(set(batch)) == len(batch) <= size for batch in runs.batches)
     assert balanced(f).deduplicated == len(items) - sum(map(len, runs.batches))
-    f.close(5)
+    f.close(LIMIT)
 
 
 # ---- isolate ----
@@ -1081,9 +1082,9 @@ def held_to_fault(picky: Picky, futures: list[Any]) -> None:
     """Who is at fault has an error of its own, and nobody else has one."""
     for item, future in enumerate(futures):
         if item in picky.bad:
-            assert isinstance(future.exception(5), ValueError)
+            assert isinstance(future.exception(LIMIT), ValueError)
         else:
-            assert future.result(5) == ("done", item)
+            assert future.result(LIMIT) == ("done", item)
     assert all_distinct([error for error in errors(futures) if error is not None])
 
 
@@ -1098,7 +1099,7 @@ def called_with_bad(shape: str, count: int, bad: set[int]) -> Picky:
     picky = Picky(bad)
     f = make(shape, picky, size=count, linger=None, isolate=True)
     futures = [f(n) for n in range(count)]
-    f.flush(5)
+    f.flush(LIMIT)
     for n, future in enumerate(futures):
         if n in bad:
             assert type(future.exception(0)).__name__ == f"Bad{n}"
@@ -1106,7 +1107,7 @@ def called_with_bad(shape: str, count: int, bad: set[int]) -> Picky:
             assert future.result(0) == ("done", n)
     stats = balanced(f)
     assert (stats.failed, stats.batches) == (len(bad), 1)
-    f.close(5)
+    f.close(LIMIT)
     return picky
 
 
@@ -1133,7 +1134,7 @@ def test_one_at_fault_at_every_place(count: int) -> None:
         picky = Picky({bad}, is_alike=True)
         f = make("def", picky, size=count, linger=None, isolate=True)
         futures = [f(n) for n in range(count)]
-        f.flush(5)
+        f.flush(LIMIT)
         held_to_fault(picky, futures)
         assert len(picky.calls) - 1 <= most_calls(1, count)
 
@@ -1157,17 +1158,17 @@ def test_a_generator_that_raises_on_the_way_is_halved_from_there(shape: str, dat
 
     f = make(shape, lazily, size=count, linger=None, isolate=True)
     futures = [f(n) for n in range(count)]
-    f.flush(5)
+    f.flush(LIMIT)
     held_to_fault(picky, futures)
     assert set(settled) == set(range(count)) - bad
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_a_batch_that_does_not_raise_is_called_once(shape: str) -> None:
     picky = Picky(())
     f = make(shape, picky, linger=None, isolate=True)
     futures = [f(n) for n in range(20)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == done(range(20))
     assert len(picky.calls) == 1
 
@@ -1176,7 +1177,7 @@ def test_without_isolate_all_share_the_error(shape: str) -> None:
     picky = Picky({3})
     f = make(shape, picky, linger=None)
     futures = [f(n) for n in range(8)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert {type(error).__name__ for error in errors(futures)} == {"Bad3"}
     assert len(picky.calls) == 1
 
@@ -1187,7 +1188,7 @@ def test_an_outage_is_told_by_seven_calls(count: int, shape: str) -> None:
     picky = Picky(range(count), is_alike=True)
     f = make(shape, picky, size=count, linger=None, isolate=True)
     futures = [f(n) for n in range(count)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(error) for error in errors(futures)] == [ValueError] * count
     assert all_distinct(errors(futures))
     assert len(picky.calls) == 7
@@ -1199,7 +1200,7 @@ def test_one_good_quarter_or_two_types_of_errors_are_no_outage(shape: str) -> No
     picky = Picky(set(range(16)) - {4, 5, 6, 7}, is_alike=True)
     f = make(shape, picky, linger=None, isolate=True)
     futures = [f(n) for n in range(16)]
-    f.flush(5)
+    f.flush(LIMIT)
     held_to_fault(picky, futures)
 
     class Two(Picky):
@@ -1212,7 +1213,7 @@ def test_one_good_quarter_or_two_types_of_errors_are_no_outage(shape: str) -> No
     two = Two({0, 4, 8, 12})
     f = make(shape, two, linger=None, isolate=True)
     futures = [f(n) for n in range(16)]
-    f.flush(5)
+    f.flush(LIMIT)
     held_to_fault(two, futures)
 
 
@@ -1222,7 +1223,7 @@ def test_with_one_bad_item_in_each_quarter_of_one_type_it_is_taken_for_an_outage
     picky = Picky({0, 4, 8, 12}, is_alike=True)
     f = make(kind, picky, linger=None, isolate=True)
     futures = [f(n) for n in range(16)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert len(picky.calls) == 7
     assert [type(error) for error in errors(futures)] == [ValueError] * 16
 
@@ -1251,7 +1252,7 @@ def test_what_is_nobodys_fault_is_not_halved(
 
     f = make(shape, run, linger=None, isolate=True)
     futures = [f(n) for n in range(8)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(error) for error in errors(futures)] == [told] * 8
     assert calls == [8]
 
@@ -1276,7 +1277,7 @@ def test_a_half_with_a_bad_result_takes_no_innocent_of_the_other_half_along(
 
     f = make(shape, run, size=8, linger=None, isolate=True)
     futures = [f(n) for n in range(8)]
-    f.flush(5)
+    f.flush(LIMIT)
     expected = {n: BadResult if n in wrong else type(None) for n in range(8)}
     expected[fault] = LookupError
     assert {n: type(future.exception(0)) for n, future in enumerate(futures)} == expected
@@ -1292,7 +1293,7 @@ def test_isolate_asks_with_fresh_lists_though_the_function_changes_its_own(kind:
 
     f = make(kind, spoil, linger=None, isolate=True)
     futures = [f(n) for n in range(8)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [future.exception() is None for future in futures] == [n != 3 for n in range(8)]
 
 
@@ -1301,7 +1302,7 @@ def test_isolate_for_equal_items_that_are_not_deduplicated(kind: str) -> None:
     f = make(kind, picky, linger=None, isolate=True)
     items = [5, 1, 1, 5, 1, 1, 1, 1]
     futures = [f(item) for item in items]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [future.exception() is None for future in futures] == [item == 1 for item in items]
 
 
@@ -1313,7 +1314,7 @@ def test_isolate_with_extra_arguments_and_keys(kind: str) -> None:
 
     f = make(kind, run, linger=None, isolate=True, key=lambda n: n % 2)
     futures = [f(n, "t", mode="m") for n in range(12)]
-    f.flush(5)
+    f.flush(LIMIT)
     for n, future in enumerate(futures):
         if n == 6:
             assert type(future.exception()) is ValueError
@@ -1326,7 +1327,7 @@ def test_what_is_cancelled_before_the_start_is_in_no_half(shape: str) -> None:
     f = make(shape, picky, linger=None, isolate=True)
     futures = [f(n) for n in range(6)]
     assert futures[2].cancel()
-    f.flush(5)
+    f.flush(LIMIT)
     assert len(picky.calls) == 1
     assert results(futures[:2] + futures[3:]) == done([0, 1, 3, 4, 5])
 
@@ -1343,7 +1344,7 @@ def test_isolate_with_items_that_run_again(shape: str) -> None:
 
     f = make(shape, run, linger=None, isolate=True)
     futures = [f(n) for n in range(8)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert type(futures[3].exception(0)) is ValueError
     assert results(futures[:3] + futures[4:]) == done([0, 1, 2, 4, 5, 6, 7])
     assert f.stats().retried == 7
@@ -1360,7 +1361,7 @@ def test_on_error_sees_each_piece_that_still_fails(shape: str) -> None:
 
     f = make(shape, picky, linger=None, isolate=True, on_error=handle)
     futures = [f(n) for n in range(8)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert sorted(seen) == [("Bad1", [1]), ("Bad6", [6])]
     assert type(futures[1].exception()).__name__ == "Bad1"
     assert futures[6].result() == "instead"
@@ -1378,7 +1379,7 @@ def test_in_an_outage_on_error_sees_every_item_once(shape: str) -> None:
 
     f = make(shape, picky, linger=None, isolate=True, on_error=handle)
     futures = [f(n) for n in range(16)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == [("instead", n) for n in range(16)]
     assert sorted(itertools.chain(*seen)) == list(range(16))
     assert len(picky.calls) == 7
@@ -1417,7 +1418,7 @@ def test_what_the_handler_returns_the_callers_get(how: str, shape: str) -> None:
         on_error=lambda failure: REPLACEMENTS[how](failure.items),
     )
     futures = [f(n) for n in range(5)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == [("instead", n) for n in range(5)]
     stats = f.stats()
     assert (stats.succeeded, stats.failed) == (5, 0)
@@ -1428,7 +1429,7 @@ def test_a_handler_that_returns_none_lets_the_error_through(shape: str) -> None:
     seen: list[Any] = []
     f = make(shape, fail_with(lambda: OSError("down")), linger=None, on_error=seen.append)
     futures = [f(n) for n in range(5)]
-    f.flush(5)
+    f.flush(LIMIT)
     told = errors(futures)
     assert [(type(error), error.args) for error in told] == [(OSError, ("down",))] * 5
     assert all_distinct(told)
@@ -1453,7 +1454,7 @@ def test_a_wrong_number_or_kind_from_the_handler_is_a_bad_result(
         kind, fail_with(OSError), linger=None, on_error=lambda failure: given_back(failure.items)
     )
     futures = [f(n) for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(error) for error in errors(futures)] == [BadResult] * 3
     assert f.stats().failed == 3
 
@@ -1471,7 +1472,7 @@ def test_elements_from_the_handler_mean_what_they_mean_from_the_function(kind: s
     for answer, expected in zip(answers, told, strict=True):
         f = make(kind, fail_with(OSError), linger=None, on_error=lambda failure: answer)
         futures = [f(n) for n in range(3)]
-        f.flush(5)
+        f.flush(LIMIT)
         assert [
             future.result(0) if future.exception(0) is None else type(future.exception(0))
             for future in futures
@@ -1489,7 +1490,7 @@ def test_the_handler_may_send_items_to_run_again(kind: str) -> None:
 
     f = make(kind, run, linger=None, on_error=lambda failure: [Retry()] * len(failure.items))
     futures = [f(n) for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == done(range(3))
     assert runs == [[0, 1, 2]] * 3
     assert f.stats().retried == 6
@@ -1504,7 +1505,7 @@ def test_a_handler_that_always_says_retry_is_exhausted(kind: str) -> None:
 
     f = make(kind, fail_with(lambda: OSError("down")), linger=None, on_error=handle)
     futures = [f(n) for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     for error in errors(futures):
         assert type(error) is RetryExhausted
         assert type(error.__cause__) is OSError
@@ -1520,7 +1521,7 @@ def test_when_the_handler_raises_the_callers_get_the_batchs_error_with_a_note(
 
     f = make(shape, fail_with(lambda: OSError("secret")), linger=None, on_error=handle)
     futures = [f(f"item{n}") for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     told = errors(futures)
     assert [(type(error), error.args) for error in told] == [(OSError, ("secret",))] * 3
     assert all_distinct(told)
@@ -1531,7 +1532,7 @@ def test_when_the_handler_raises_the_callers_get_the_batchs_error_with_a_note(
     assert "item" not in caplog.text
     assert not any("secret" in note or "item" in note for e in told for note in e.__notes__)
     after = f("item4")
-    f.flush(5)
+    f.flush(LIMIT)
     assert type(after.exception(0)) is OSError  # the worker lives on
 
 
@@ -1539,10 +1540,10 @@ def test_when_the_handler_raises_the_callers_get_the_batchs_error_with_a_note(
 def test_a_handler_that_is_stopped_loses_nobody(error: type[BaseException], kind: str) -> None:
     f = make(kind, fail_with(OSError), linger=None, on_error=lambda failure: _raise(error()))
     futures = [f(n) for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(told) for told in errors(futures)] == [OSError] * 3
     after = f(1)
-    f.flush(5)
+    f.flush(LIMIT)
     assert type(after.exception(0)) is OSError
 
 
@@ -1580,7 +1581,7 @@ def test_an_async_handler_for_an_async_function(how: str, shape: str) -> None:
     options = {"linger": None, "on_error": ASYNC_HANDLERS[how]}
     f = make(shape, fail_with(OSError), **options)
     futures = [f(n) for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == [("instead", n) for n in range(3)]
 
     async def main() -> list[Any]:
@@ -1604,7 +1605,7 @@ def test_what_an_async_handler_raises_is_noted(caplog: pytest.LogCaptureFixture)
 
     f = make("async def", fail_with(OSError), linger=None, on_error=handle)
     futures = [f(n) for n in range(2)]
-    f.flush(5)
+    f.flush(LIMIT)
     for error in errors(futures):
         assert type(error) is OSError
         assert "LookupError" in "".join(error.__notes__)
@@ -1621,7 +1622,7 @@ def test_the_failure_tells_what_failed(kind: str) -> None:
     f: Any = batched(plain, linger=None, on_error=seen.append)
     _made.append(f)
     futures = [f(1, "a", mode="m"), f(2, "a", mode="m"), f(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(error) for error in errors(futures)] == [OSError] * 3
     first, second = seen
     assert (first.items, first.args, first.kwargs) == ([1, 2], ("a",), {"mode": "m"})
@@ -1652,10 +1653,10 @@ def test_on_a_method_function_is_bound_and_batched_is_the_instances() -> None:
 
     one, two = Store("one"), Store("two")
     futures = [one.save(1), two.save(2)]
-    one.save.flush(5), two.save.flush(5)
+    one.save.flush(LIMIT), two.save.flush(LIMIT)
     assert results(futures) == [("one", 0), ("two", 0)]
     extra = [failure.batched(0) for failure in seen]  # into the instance's own queue
-    one.save.flush(5), two.save.flush(5)
+    one.save.flush(LIMIT), two.save.flush(LIMIT)
     assert results(extra) == [("one", 0), ("two", 0)]
 
 
@@ -1668,7 +1669,7 @@ def test_the_handler_is_called_before_the_callers_know(kind: str) -> None:
 
     f = make(kind, fail_with(OSError), size=3, linger=None, on_error=handle)
     futures += [f(n) for n in range(2)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert states == [[False, False]]
     assert all(future.done() for future in futures)
 
@@ -1692,7 +1693,7 @@ def test_the_handler_sees_what_fails_a_batch_and_no_elements(
     seen: list[type[Exception]] = []
     f = make(kind, answer, linger=None, on_error=lambda x: seen.append(type(x.exception)))
     futures = [f(n) for n in range(4)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert all(future.done() for future in futures)
     assert seen == ([] if told is None else [told])
 
@@ -1702,18 +1703,18 @@ def test_the_handler_may_submit_the_items_elsewhere(kind: str) -> None:
     kept: list[Any] = []
 
     def wait_for_them(failure: Any) -> list[Any]:
-        return [future.result(5) for future in [elsewhere(item) for item in failure.items]]
+        return [future.result(LIMIT) for future in [elsewhere(item) for item in failure.items]]
 
     def leave_them(failure: Any) -> None:
         kept.extend(elsewhere(item) for item in failure.items)
 
     f = make("def", fail_with(OSError), linger=None, on_error=wait_for_them)
     futures = [f(n) for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == done(range(3))
     f = make(kind, fail_with(OSError), linger=None, on_error=leave_them)
     futures = [f(n) for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(error) for error in errors(futures)] == [OSError] * 3
     assert results(kept) == done(range(3))
 
@@ -1730,7 +1731,7 @@ def test_the_handler_may_submit_to_the_function_itself(kind: str) -> None:
         second.extend(failure.batched(-item) for item in failure.items)
 
     f = make(kind, run, on_error=handle)
-    assert type(f(3).exception(5)) is OSError
+    assert type(f(3).exception(LIMIT)) is OSError
     assert results(second) == done([-3])
 
 
@@ -1763,7 +1764,7 @@ def test_handlers_run_in_the_failed_batchs_workers_so_they_are_bounded() -> None
         with lock:
             running.append(1)
             most.append(len(running))
-        both.wait(5)
+        both.wait(LIMIT)
         with lock:
             running.pop()
 
@@ -1805,9 +1806,9 @@ def test_what_the_handler_does_to_its_failure_harms_nobody(kind: str) -> None:
 
     f = make(kind, run, linger=None, isolate=True, on_error=handle)
     futures = [f(n, table="t") for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     futures.append(f(3, table="t"))
-    f.flush(5)
+    f.flush(LIMIT)
     assert [type(error) for error in errors(futures)] == [OSError] * 4
     assert set(seen) == {"t"}
 
@@ -1820,7 +1821,7 @@ def test_of_a_generator_the_handler_sees_the_items_that_have_no_result(shape: st
 
     f = make(shape, run, linger=None, on_error=lambda failure: [("instead", *failure.items)] * 2)
     futures = [f(n) for n in range(4)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == [*done([0, 1]), ("instead", 2, 3), ("instead", 2, 3)]
 
 
@@ -1831,7 +1832,7 @@ def test_attempts_count_the_first_run(shape: str) -> None:
     runs = Runs(lambda n: Retry() if n == 0 else Retry(attempts=n))
     f = make(shape, runs, size=8, linger=None)
     futures = [f(n) for n in range(6)]
-    f.flush(5)
+    f.flush(LIMIT)
     told = errors(futures)
     assert [type(error) for error in told] == [RetryExhausted] * 6
     assert all(isinstance(error, BatchifyError) for error in told)
@@ -1866,7 +1867,7 @@ def test_exhausted_comes_from_the_cause(shape: str) -> None:
     cause = TimeoutError("429")
     f = make(shape, Runs(lambda n: Retry(attempts=2, cause=cause if n else None)), linger=None)
     futures = [f(n) for n in range(3)]
-    f.flush(5)
+    f.flush(LIMIT)
     told = errors(futures)
     assert told[0].__cause__ is None
     for error in told[1:]:
@@ -1878,14 +1879,14 @@ def test_exhausted_comes_from_the_cause(shape: str) -> None:
 def test_the_last_cause_counts(kind: str) -> None:
     causes = iter([ValueError("first"), LookupError("last")])
     f = make(kind, Runs(lambda n: Retry(attempts=2, cause=next(causes))))
-    error = f(1).exception(5)
+    error = f(1).exception(LIMIT)
     assert type(error.__cause__) is LookupError
 
 
 @pytest.mark.parametrize("returned", [Retry(), Retry])
 def test_a_retry_that_is_no_element_is_a_bad_result(returned: Any, kind: str) -> None:
     f = make(kind, lambda items: returned)
-    assert type(f(1).exception(5)) is BadResult
+    assert type(f(1).exception(LIMIT)) is BadResult
     assert f.stats().retried == 0
 
 
@@ -1910,7 +1911,7 @@ def test_a_retry_checks_its_arguments_by_name(
 
 def test_a_wrong_retry_in_the_function_fails_the_batch_and_loses_nobody(kind: str) -> None:
     f = make(kind, Runs(lambda n: Retry(attempts=0)))
-    assert type(f(1).exception(5)) is ValueError
+    assert type(f(1).exception(LIMIT)) is ValueError
 
 
 def test_the_delay_is_kept_and_holds_no_worker() -> None:
@@ -1925,9 +1926,9 @@ def test_the_delay_is_kept_and_holds_no_worker() -> None:
     seam.advance(9.9)
     assert runs.runs_of(0) == 1
     seam.advance(0.1)
-    assert late.result(5) == ("done", 0)
+    assert late.result(LIMIT) == ("done", 0)
     assert runs.runs_of(0) == 2
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_each_delay_ends_at_its_own_time() -> None:
@@ -1944,9 +1945,9 @@ def test_each_delay_ends_at_its_own_time() -> None:
     for n in (1, 2, 3):
         assert not futures[n].done()
         seam.advance(1)
-        assert futures[n].result(5) == ("done", n)
+        assert futures[n].result(LIMIT) == ("done", n)
         assert sum(future.done() for future in futures.values()) == n
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_the_delay_counts_again_for_each_run() -> None:
@@ -1961,7 +1962,7 @@ def test_the_delay_counts_again_for_each_run() -> None:
         seam.advance(0.1)
     assert len(runs.batches) == 3
     assert type(future.exception(0)) is RetryExhausted
-    f.close(5)
+    f.close(LIMIT)
 
 
 @pytest.mark.parametrize("linger", [NEVER, None])
@@ -2006,7 +2007,7 @@ def test_the_delay_is_cut_short_also_of_what_is_sent_back_meanwhile(end: str, sh
     in_flush.wait(0.05)  # it has no event of its own; if it is late, the delay is cut anyhow
     gated.open()
     try:
-        assert future.result(1) == ("done", 1)
+        assert future.result(LIMIT) == ("done", 1)
         ending.result()
     finally:
         future.cancel()
@@ -2027,7 +2028,7 @@ future = f(1)
 future.add_done_callback(lambda future: print("ended", future.result(), flush=True))
 """
     ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert ended.stdout.split("\n") == ["run 1"] * 3 + ["ended 1", ""], ended.stderr
     assert ended.returncode == 0
@@ -2045,7 +2046,7 @@ def test_what_runs_again_together_keeps_its_order(after: float, shape: str) -> N
     seam.advance(after)
     assert results(futures) == done(range(5))
     assert runs.batches == [[0, 1, 2, 3, 4]] * 3
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_what_runs_again_keeps_its_order_on_a_loop() -> None:
@@ -2068,7 +2069,7 @@ def test_what_runs_again_of_a_batch_that_was_halved_keeps_its_order(kind: str) -
 
     f = make(kind, run, linger=None, isolate=True)
     futures = [f(n) for n in range(8)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert type(futures[3].exception(0)) is ValueError
     assert runs[-1] == [0, 1, 2, 4, 5, 6, 7]
 
@@ -2109,14 +2110,14 @@ def test_an_item_that_runs_again_and_again_starves_no_others(other: str) -> None
     if has_key:
         futures += [f("other") for _ in range(4)]
         gate.set()
-        assert [future.result(5) for future in futures[1:]] == ["other"] * 4
+        assert [future.result(LIMIT) for future in futures[1:]] == ["other"] * 4
     else:
         calls = in_thread(lambda: list(f.map(["other"] * 4)))
         until(lambda: f.stats().accepted == 6)
         gate.set()
-        assert calls.result(5) == ["other"] * 4
+        assert calls.result(LIMIT) == ["other"] * 4
     assert busy.result(0) == "busy"
-    assert isinstance(futures[0].exception(5), RetryExhausted)
+    assert isinstance(futures[0].exception(LIMIT), RetryExhausted)
     assert [place for place, item in enumerate(runs) if item == "other"] == [2, 3]
     assert runs.count("again") == 100
 
@@ -2143,7 +2144,7 @@ def test_a_retried_item_goes_before_later_ones_also_after_a_delay() -> None:
     gated.open()
     assert results(futures) == done(["late", "busy", "one", "two", "three"])
     assert gated.batches == [["late"], ["busy"], ["late", "one"], ["two", "three"]]
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_an_item_that_waits_to_run_again_is_unresolved_and_keeps_its_room() -> None:
@@ -2154,12 +2155,12 @@ def test_an_item_that_waits_to_run_again_is_unresolved_and_keeps_its_room() -> N
     with pytest.raises(QueueFull):
         f.submit_nowait(2)
     seam.advance(10)
-    assert first.result(5) == ("done", 1)
+    assert first.result(LIMIT) == ("done", 1)
     second = f.submit_nowait(2)
     seam.rest()
     assert second.cancel()
     assert not f.submit_nowait(1).cancelled()
-    f.close(5)
+    f.close(LIMIT)
     balanced(f)
 
 
@@ -2173,7 +2174,7 @@ def test_cancelling_an_item_that_waits_to_run_again(shape: str) -> None:
     stats = balanced(f)
     assert (stats.cancelled, stats.pending) == (1, 1)
     third = f.submit_nowait(3)  # its room is free
-    f.close(5)
+    f.close(LIMIT)
     assert runs.runs_of(1) == 1
     assert [type(error) for error in errors([futures[1], third])] == [RetryExhausted] * 2
 
@@ -2191,7 +2192,7 @@ def test_cancelling_an_item_that_waits_to_run_again_on_a_loop(kind: str) -> None
         with pytest.raises(asyncio.CancelledError):
             await task
         assert future.cancelled()
-        await f.aclose(5)
+        await f.aclose(LIMIT)
         assert runs.batches == [[1]]
         assert balanced(f).cancelled == 1
 
@@ -2203,7 +2204,7 @@ def test_the_stop_ends_what_waits_to_run_again(shape: str) -> None:
     f = make(shape, runs, size=2, linger=None)
     futures = [f(1), f(2)]
     until(lambda: f.stats().retried == 2)
-    f.close(5, cancel=True)
+    f.close(LIMIT, cancel=True)
     assert [type(error) for error in errors(futures)] == [Closed] * 2
     assert all_distinct(errors(futures))
     assert runs.batches == [[1, 2]]
@@ -2223,7 +2224,7 @@ def test_the_stop_ends_what_runs_and_is_to_run_again(shape: str) -> None:
     gated.wait_started(1)
     waiting = f(2)
     closing = in_thread(lambda: f.close(cancel=True))
-    assert type(waiting.exception(5)) is Closed
+    assert type(waiting.exception(LIMIT)) is Closed
     gated.open()
     closing.result()
     assert futures[0].result(0) == ("done", 0)
@@ -2246,7 +2247,7 @@ def test_a_close_that_is_too_late_ends_what_waits_to_run_again() -> None:
     assert type(future.exception(0)) is Closed
     gated.open()
     f.start()
-    assert type(f(2).exception(5)) is RetryExhausted
+    assert type(f(2).exception(LIMIT)) is RetryExhausted
     assert gated.batches == [[1], [2], [2], [2]]
 
 
@@ -2271,8 +2272,8 @@ def test_retry_awaited_on_a_loop(shape: str) -> None:
         with pytest.raises(RetryExhausted):
             g = make(shape, Runs(lambda n: Retry(cause=LookupError())))
             await g(1)
-        await f.aclose(5)
-        await g.aclose(5)
+        await f.aclose(LIMIT)
+        await g.aclose(LIMIT)
 
     asyncio.run(main())
 
@@ -2287,7 +2288,7 @@ def test_each_extra_argument_has_a_front_of_its_own(kind: str) -> None:
 
     f = make(kind, run, linger=None)
     futures = [f(n, table) for table in "ab" for n in range(2)]
-    f.flush(5)
+    f.flush(LIMIT)
     assert results(futures) == done([(table, n) for table in "ab" for n in range(2)])
     assert sorted(seen) == [(t, [0, 1]) for t in "aabb"]
 
@@ -2320,10 +2321,10 @@ def test_a_key_that_fails_later_loses_nobody_who_is_to_run_again(detail: str, ki
     futures += [f((n, Fickle())) for n in (1, 2)]
     Fickle.is_good = False
     gated.open()
-    ended = [future.exception(5) for future in futures]
+    ended = [future.exception(LIMIT) for future in futures]
     assert ended == [None] * 3 or {type(x) for x in ended} <= {type(None), LookupError}
     Fickle.is_good = True
-    assert f((3, Fickle())).result(5)  # the worker lives on
+    assert f((3, Fickle())).result(LIMIT)  # the worker lives on
 
 
 # ---- the books ----
@@ -2370,8 +2371,8 @@ def test_the_books_balance_at_any_time(shape: str) -> None:
 
     looking = in_thread(look)
     calls = [in_thread(work, chance.randrange(1000)) for _ in range(3)]
-    futures = [future for call in calls for future in call.result(30)]
-    f.flush(20)
+    futures = [future for call in calls for future in call.result(LIMIT)]
+    f.flush(LIMIT)
     is_over.set()
     looking.result()
     assert looks

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from batchify import Retry, batched, totals
-from tests.manual import LIMIT
+from tests.limits import LIMIT
 
 pytest.importorskip("prometheus_client")
 
@@ -252,7 +252,7 @@ def test_an_instance_may_go_while_somebody_reads(monkeypatch: pytest.MonkeyPatch
 def run(script: str, **env: str) -> Any:
     """What a Python of its own prints, as JSON."""
     done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | env, cwd=ROOT, timeout=50,
+        [sys.executable, "-c", script], env=os.environ | env, cwd=ROOT, timeout=LIMIT,
         stdout=subprocess.PIPE, check=True,
     )  # fmt: skip
     return json.loads(done.stdout)
@@ -270,14 +270,14 @@ class C:
     def m(self, items): return items
 f = batched(lambda items: items, name="f")
 gone, stays = C(), C()
-[one(1).result(9) for one in (f, f, gone.m, stays.m)]
+[one(1).result() for one in (f, f, gone.m, stays.m)]
 del gone; gc.collect()
 def told(): return {name: total.succeeded for name, total in totals.totals().items()}
 before = told()
 read, write = os.pipe()
 if not os.fork():
     fresh = told()
-    f(1).result(9); stays.m(1).result(9)
+    f(1).result(); stays.m(1).result()
     del stays; gc.collect()
     os.write(write, json.dumps([fresh, told()]).encode())
     os._exit(0)
@@ -300,7 +300,7 @@ def f(items):
 children = []
 for number in range(2):
     if not (child := os.fork()):
-        f(number).exception(9); f.close(9)
+        f(number).exception(); f.close()
         os._exit(0)
     children.append(child)
 for child in children: os.waitpid(child, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.limits import LIMIT
+
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.deep  # each run is a process
 
@@ -25,7 +27,7 @@ class Table:
 def table():
     table = Table()
     yield table
-    table.insert.flush(5)
+    table.insert.flush()
 """
 
 
@@ -35,7 +37,7 @@ def outcome(pytester: pytest.Pytester):
         if ini:
             pytester.makeini("[pytest]\nbatchify_check = true")
         pytester.makepyfile(CODE + tests)
-        return pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", timeout=50)
+        return pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", timeout=LIMIT)
 
     return of
 
@@ -85,11 +87,11 @@ def test_it():
     @batched(name="slow")
     def slow(items):
         started.set()
-        goes_on.wait(5)
+        goes_on.wait()
         return items
 
     slow(1)
-    assert started.wait(5)
+    assert started.wait()
     threading.Timer(0.2, goes_on.set).start()
 """,
         ini=True,
@@ -176,7 +178,7 @@ goes_on = threading.Event()
 
 @batched(name="hangs")
 def hangs(items):
-    goes_on.wait(20)
+    goes_on.wait()
 
 def test_it():
     hangs(1)

@@ -8,6 +8,7 @@ from typing import Any
 
 from batchify import batched
 from batchify.engine import lifecycle
+from tests.limits import LIMIT
 from tests.manual import in_thread
 
 
@@ -34,7 +35,7 @@ def test_a_view_that_comes_late_tells_who_has_it_already() -> None:
             assert future._state == "PENDING"
             other.waiters.append(Waiter())
         views.append(other)
-        f.flush(10)
+        f.flush(LIMIT)
         return future._watch(poke)
 
     future._watch = late  # type: ignore[method-assign]

@@ -42,6 +42,7 @@ from batchify.redis.inbox import RedisInbox
 from batchify.redis.outbox import RedisOutbox
 from batchify.testing import eager
 from batchify.worker import Worker, dead_letters
+from tests.limits import LIMIT
 from tests.redis_server import PROGRAM, RedisServer, redis_server
 
 pytestmark = [
@@ -83,7 +84,7 @@ def working(*functions: Any, workers: int | None = None) -> Iterator[list[Worker
             for worker in made:
                 worker.stop()
             for run in runs:
-                assert run.result(30)
+                assert run.result(LIMIT)
 
 
 def leased(broker: RedisStreams, function: Any) -> int:
@@ -98,7 +99,7 @@ def held(broker: RedisStreams, function: Any) -> int:
     return int(broker.client().xlen(broker.keys(function._plain()).stream))
 
 
-def until(fact: Callable[[], Any], limit: float = 20.0) -> None:
+def until(fact: Callable[[], Any], limit: float = LIMIT) -> None:
     end = time.monotonic() + limit
     while not fact():
         assert time.monotonic() < end
@@ -127,7 +128,7 @@ def test_callers_of_all_kinds_get_their_own_results(broker: Any) -> None:
         loops = [pool.submit(asyncio.run, main(1000 * n)) for n in (1, 2)]
         assert list(double.map(range(300))) == [2 * row for row in range(300)]
         for n, loop in zip((1, 2), loops, strict=True):
-            assert loop.result(30) == [2 * row for row in range(1000 * n, 1000 * n + 300)]
+            assert loop.result(LIMIT) == [2 * row for row in range(1000 * n, 1000 * n + 300)]
     stats = double.stats()
     assert (stats.accepted, stats.succeeded, stats.running) == (900, 900, 0)
     assert balanced(double)
@@ -145,7 +146,7 @@ def test_an_async_function_runs_on_a_loop_of_the_worker(broker: Any) -> None:
 
     with working(double):
         assert asyncio.run(main()) == [2 * row for row in range(200)]
-        assert double(7).result(10) == 14
+        assert double(7).result(LIMIT) == 14
 
 
 def test_extra_arguments_kinds_weights_and_equals(broker: Any) -> None:
@@ -165,8 +166,8 @@ def test_extra_arguments_kinds_weights_and_equals(broker: Any) -> None:
         with pytest.raises(TypeError, match="hashable"):
             shown(1, [])
         futures = [shown(row, how="!") for row in (1, 2, 3, 4, 4)]
-        assert [future.result(10) for future in futures] == ["1!", "2!", "3!", "4!", "4!"]
-        assert shown(5).result(10) == "5"
+        assert [future.result(LIMIT) for future in futures] == ["1!", "2!", "3!", "4!", "4!"]
+        assert shown(5).result(LIMIT) == "5"
     assert all(len({row % 2 for row in rows}) == 1 for rows, _ in batches)
     assert all(sum(rows) <= 20 for rows, _ in batches)
     assert all(len(set(rows)) == len(rows) for rows, _ in batches)
@@ -194,9 +195,9 @@ def test_what_a_batch_comes_to_reaches_its_callers(broker: Any) -> None:
         return outcomes[rows[0]](rows)
 
     with working(play):
-        errors = {name: play(name).exception(20) for name in outcomes}
-        assert play("none").result(10) is None
-        assert play("nested").result(10) == {"a": [1, None, True, 2.5, "ü"]}
+        errors = {name: play(name).exception(LIMIT) for name in outcomes}
+        assert play("none").result(LIMIT) is None
+        assert play("nested").result(LIMIT) == {"a": [1, None, True, 2.5, "ü"]}
     kinds = {name: type(error) for name, error in errors.items()}
     assert kinds == {
         "none": type(None), "nested": type(None), "mapping": MissingResult, "short": BadResult,
@@ -226,11 +227,11 @@ def test_errors_of_ones_own_keep_their_type_without_being_called(broker: Any) ->
         return [Sour(row, why="odd") if row % 2 else Local(row) for row in rows]
 
     with working(play):
-        odd = play(1).exception(10)
+        odd = play(1).exception(LIMIT)
         assert type(odd) is Sour
         assert odd.args == (1,)
         assert odd.why == "odd"
-        unknown = play(2).exception(10)
+        unknown = play(2).exception(LIMIT)
         assert type(unknown) is BatchAborted
         assert "Local" in str(unknown)
 
@@ -249,7 +250,7 @@ def test_on_error_and_observers_belong_to_the_worker(broker: Any) -> None:
 
     end = play.observe(events.append)
     with working(play):
-        assert play(1).result(10) == -1
+        assert play(1).result(LIMIT) == -1
         until(lambda: events)
     end()
     assert [items for items, _ in seen] == [[1]]
@@ -276,12 +277,12 @@ def test_pickle_and_other_serializers_are_asked_for_by_name(broker: Any) -> None
         return rows
 
     with working(same, loud):
-        assert same({(1, 2), (3, 4)}).result(10) == {(1, 2), (3, 4)}
-        error = same(3).exception(10)
+        assert same({(1, 2), (3, 4)}).result(LIMIT) == {(1, 2), (3, 4)}
+        error = same(3).exception(LIMIT)
         assert (type(error), error.args) == (ValueError, (3,))  # type: ignore[union-attr]
         with pytest.raises(AttributeError):
             same(lambda: 1)
-        assert loud("Quiet").result(10) == "quiet"
+        assert loud("Quiet").result(LIMIT) == "quiet"
 
 
 # ---- who writes to the stream is not always one of ours, nor well ----
@@ -305,9 +306,9 @@ def test_entries_that_cannot_be_read_harm_nobody(broker: Any) -> None:
     until(lambda: same._scope().engine._under_way)
     client.xadd(keys.answers(same._scope().engine.outbox._caller), {"abc": "x", "999": "y"})
     with working(same):
-        assert future.result(10) == 7
+        assert future.result(LIMIT) == 7
         until(lambda: held(streams, same) == 0)
-        assert same(8).result(10) == 8
+        assert same(8).result(LIMIT) == 8
     assert len(dead_letters(same)) == 3  # the others were answered
 
 
@@ -326,7 +327,7 @@ def test_who_hears_the_answers_goes_on_when_it_is_killed(
     set_exception(ctypes.c_ulong(ear.ident or 0), ctypes.py_object(Killed))
     until(lambda: "heard: a thread met Killed, and goes on" in caplog.text)
     with working(same):
-        assert future.result(10) == 7
+        assert future.result(LIMIT) == 7
 
 
 def test_errors_that_cannot_be_written_are_told_of_all_the_same(broker: Any) -> None:
@@ -345,7 +346,7 @@ def test_errors_that_cannot_be_written_are_told_of_all_the_same(broker: Any) -> 
 
     with working(play):
         for row in range(3):
-            error = play(row).exception(10)
+            error = play(row).exception(LIMIT)
             assert type(error) is BatchAborted
             assert "ValueError" in str(error)
 
@@ -359,7 +360,7 @@ def test_errors_of_the_server_hold_nobodys_items(broker: Any) -> None:
 
         client = same._options().broker.client()
         client.config_set("min-replicas-to-write", 1)
-        error = same("SECRET").exception(20)
+        error = same("SECRET").exception(LIMIT)
         assert "NOREPLICAS" in str(error).upper() or "replicas" in str(error)
         assert "SECRET" not in str(error) + repr(error.args)  # type: ignore[union-attr]
         client.config_set("min-replicas-to-write", 0)
@@ -368,7 +369,7 @@ def test_errors_of_the_server_hold_nobodys_items(broker: Any) -> None:
             future = same("a")
             time.sleep(0.1)
             client.config_set("min-replicas-to-write", 0)
-            assert future.result(20) == "a"
+            assert future.result(LIMIT) == "a"
 
 
 def test_a_server_that_is_emptied_or_made_a_replica_ends_no_worker() -> None:
@@ -380,13 +381,13 @@ def test_a_server_that_is_emptied_or_made_a_replica_ends_no_worker() -> None:
 
         client = same._options().broker.client()
         with working(same):
-            assert same(1).result(10) == 1
+            assert same(1).result(LIMIT) == 1
             client.flushall()
-            assert same(2).result(10) == 2
+            assert same(2).result(LIMIT) == 2
             client.replicaof("127.0.0.1", str(other.port))
             time.sleep(0.7)
             client.replicaof("NO", "ONE")
-            assert same(3).result(20) == 3
+            assert same(3).result(LIMIT) == 3
 
 
 # ---- what is refused ----
@@ -417,7 +418,7 @@ def test_large_items_and_results_go_in_steps_that_a_server_takes(
 
     rows = [str(n) * 3_000 for n in range(10)] * 3 + ["x" * 20_000]  # one is more than a step
     with working(same):
-        assert [future.result(20) for future in [same(row) for row in rows]] == rows
+        assert [future.result(LIMIT) for future in [same(row) for row in rows]] == rows
     assert sum(steps) > 2 * sum(map(len, rows))
     assert sorted(steps)[-3] <= 10_000
 
@@ -503,19 +504,19 @@ def test_flush_and_close_reach_what_lingers_with_a_worker(broker: Any) -> None:
         first = [patient(row) for row in range(3)]
         until(lambda: leased(patient._options().broker, patient) == 3)
         assert not any(future.done() for future in first)
-        patient.flush(10)
+        patient.flush(LIMIT)
         assert [future.result(0) for future in first] == [0, 1, 2]
         second = patient(3)
-        asyncio.run(patient.aflush(10))
+        asyncio.run(patient.aflush(LIMIT))
         assert second.result(0) == 3
         third = patient(4)
-        patient.close(10)
+        patient.close(LIMIT)
         assert third.result(0) == 4
         with pytest.raises(Closed):
             patient(5)
         patient.start()
         fourth = patient(6)
-        patient.flush(10)
+        patient.flush(LIMIT)
         assert fourth.result(0) == 6
 
 
@@ -529,7 +530,7 @@ def test_a_flush_reaches_a_worker_that_comes_later(broker: Any) -> None:
     with pytest.raises(TimeoutError):
         patient.flush(0.2)
     with working(patient):
-        assert future.result(10) == 1
+        assert future.result(LIMIT) == 1
 
 
 def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,7 +544,7 @@ def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.Mon
 
     def slow_send(letters: Any) -> int:
         sends.set()
-        assert gate.wait(20)
+        assert gate.wait(LIMIT)
         return int(send(letters))
 
     def noted_flush() -> None:
@@ -554,11 +555,11 @@ def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(outbox, "flush", noted_flush)
     with working(patient), ThreadPoolExecutor(1) as pool:
         future = patient(1)
-        assert sends.wait(20)
-        flushed = pool.submit(patient.flush, 20)
-        assert told.wait(20)  # before the item is there
+        assert sends.wait(LIMIT)
+        flushed = pool.submit(patient.flush, LIMIT)
+        assert told.wait(LIMIT)  # before the item is there
         gate.set()
-        flushed.result(30)
+        flushed.result(LIMIT)
         assert future.result(0) == 1
 
 
@@ -601,7 +602,7 @@ def test_cancel_before_and_after_an_item_is_sent(broker: Any) -> None:
 
     @batched(broker=broker())
     def double(rows: list[int]) -> list[int]:
-        gate.wait(20)
+        gate.wait(LIMIT)
         return [2 * row for row in rows]
 
     async def detached() -> None:
@@ -617,8 +618,8 @@ def test_cancel_before_and_after_an_item_is_sent(broker: Any) -> None:
         assert not future.cancel()
         asyncio.run(detached())
         gate.set()
-        assert future.result(10) == 2
-        double.flush(10)
+        assert future.result(LIMIT) == 2
+        double.flush(LIMIT)
     stats = double.stats()
     assert (stats.succeeded, stats.cancelled, stats.running) == (1, 1, 0)
 
@@ -638,8 +639,8 @@ def test_deadlines_hold_in_the_queue_of_the_broker(broker: Any) -> None:
     assert not late.done()
     time.sleep(2.1)
     with working(same):
-        assert isinstance(late.exception(10), DeadlineExceeded)
-        assert in_time.result(10) == 2
+        assert isinstance(late.exception(LIMIT), DeadlineExceeded)
+        assert in_time.result(LIMIT) == 2
     assert ran == [2]
 
 
@@ -655,7 +656,7 @@ def test_a_full_queue_and_a_full_stream(broker: Any) -> None:
     time.sleep(0.1)
     assert held(same._options().broker, same) == 3
     with working(same):
-        assert [future.result(10) for future in futures] == [0, 1, 2, 3]
+        assert [future.result(LIMIT) for future in futures] == [0, 1, 2, 3]
         assert list(same.map(range(50))) == list(range(50))
 
 
@@ -676,7 +677,7 @@ def test_a_callback_may_submit_and_wait_for_others(broker: Any) -> None:
 
     with working(same):
         same(0).add_done_callback(on)
-        assert over.wait(10)
+        assert over.wait(LIMIT)
     assert chain == [0, 1, 2, 3, 4]
 
 
@@ -711,7 +712,7 @@ def test_a_server_that_is_not_there_is_told_of_in_the_end() -> None:
     def double(rows: list[int]) -> list[int]:
         return rows
 
-    error = double(1).exception(20)
+    error = double(1).exception(LIMIT)
     assert type(error).__module__ == "redis.exceptions"
     assert type(error).__name__ == "ConnectionError"
     assert balanced(double)
@@ -730,9 +731,9 @@ def test_a_wrong_password_is_told_of_at_once() -> None:
         def same(rows: list[int]) -> list[int]:
             return rows
 
-        assert type(refused(1).exception(20)).__name__ == "AuthenticationError"
+        assert type(refused(1).exception(LIMIT)).__name__ == "AuthenticationError"
         with working(same):
-            assert same(1).result(10) == 1
+            assert same(1).result(LIMIT) == 1
 
 
 def test_tls(tmp_path: Path) -> None:
@@ -760,7 +761,7 @@ def test_tls(tmp_path: Path) -> None:
             return [2 * row for row in rows]
 
         with working(double):
-            assert double(4).result(10) == 8
+            assert double(4).result(LIMIT) == 8
     finally:
         secure.stop(kill=True)
 
@@ -788,11 +789,13 @@ def test_the_server_is_started_anew(keeps: bool) -> None:
         server.start()
         with working(double):
             futures = before + during
-            assert [future.result(30) for future in futures] == [2 * row for row in range(100)]
+            assert [future.result(LIMIT) for future in futures] == [2 * row for row in range(100)]
             server.stop(kill=True)
             after = [double(row) for row in range(100, 120)]
             server.start()
-            assert [future.result(30) for future in after] == [2 * row for row in range(100, 120)]
+            assert [future.result(LIMIT) for future in after] == [
+                2 * row for row in range(100, 120)
+            ]
     assert balanced(double)
 
 
@@ -825,7 +828,7 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         for one in self.running:
             one.kill()
-            one.wait(20)
+            one.wait(LIMIT)
             if one.stderr is not None:
                 one.stderr.close()
 
@@ -846,7 +849,7 @@ def test_worker_processes_and_a_graceful_stop(server: RedisServer, tmp_path: Pat
         futures = [call(row) for row in range(300)]
         until(lambda: any(future.done() for future in futures))
         one.send_signal(signal.SIGTERM)  # in the middle of batches
-        assert one.wait(20) == 0
+        assert one.wait(LIMIT) == 0
         assert leased(call._options().broker, call) == 0
         groups: Any = (
             call._options()
@@ -855,7 +858,7 @@ def test_worker_processes_and_a_graceful_stop(server: RedisServer, tmp_path: Pat
         )
         assert groups == []
         workers.start()
-        assert [future.result(20) for future in futures] == [2 * row for row in range(300)]
+        assert [future.result(LIMIT) for future in futures] == [2 * row for row in range(300)]
     ran = Counter((tmp_path / "log").read_text().split())
     assert set(ran.values()) == {1}
 
@@ -872,7 +875,7 @@ def kill_at_random(
     while killed < kills and not is_over.wait(rng.uniform(0.2, 0.6)):
         victim = workers.running.pop(rng.randrange(len(workers.running)))
         victim.kill()
-        victim.wait(20)
+        victim.wait(LIMIT)
         assert victim.stderr is not None
         victim.stderr.close()
         killed += 1
@@ -900,9 +903,9 @@ def test_killed_workers_lose_nothing(server: RedisServer, tmp_path: Path) -> Non
         calls = [callers.submit(producer, server.url, n * each, each) for n in range(3)]
         killer = pool.submit(kill_at_random, workers, random.Random(7), is_over, 8)
         for n, call in enumerate(calls):
-            assert call.result(250) == [2 * row for row in range(n * each, (n + 1) * each)]
+            assert call.result(LIMIT) == [2 * row for row in range(n * each, (n + 1) * each)]
         is_over.set()
-        killed = killer.result(30)
+        killed = killer.result(LIMIT)
     ran = Counter(log.read_text().split())
     assert len(ran) == items  # nothing lost
     twice = sum(count - 1 for count in ran.values())
@@ -932,9 +935,9 @@ def test_an_item_that_kills_its_workers_is_buried_alone(
         workers.start()
         with ThreadPoolExecutor(1) as pool:
             deaths = pool.submit(look_after, workers)
-            errors = {row: future.exception(40) for row, future in futures.items()}
+            errors = {row: future.exception(LIMIT) for row, future in futures.items()}
             is_over.set()
-            assert deaths.result(20) == 4  # max_deliveries
+            assert deaths.result(LIMIT) == 4  # max_deliveries
         assert {row for row, error in errors.items() if error} == {13}
         assert type(errors[13]) is DeadLetter
         command = [sys.executable, "-m", "batchify", "dead", "tests.redis_app:deadly"]
@@ -967,7 +970,7 @@ def test_a_lease_is_renewed_while_the_batch_runs(broker: Any) -> None:
         return rows
 
     with working(slow, slow):
-        assert slow(1).result(20) == 1
+        assert slow(1).result(LIMIT) == 1
     assert runs == [1]
 
 
@@ -985,7 +988,7 @@ def test_what_others_left_is_run_again_in_pieces_that_shrink(broker: Any) -> Non
     assert len(streams.inbox(same._plain()).take(64, 1)) == 64  # by one who is never heard of again
     time.sleep(0.25)
     with working(same):
-        assert [future.result(20) for future in futures] == list(range(64))
+        assert [future.result(LIMIT) for future in futures] == list(range(64))
     assert sizes == [8] * 8
 
 
@@ -1023,7 +1026,7 @@ def test_what_takes_long_does_not_stop_the_others(broker: Any, what: str) -> Non
     @batched(size=2, workers=3, broker=broker(lease=0.6))
     def mixed(rows: list[int]) -> list[Any]:
         if rows[0] == 0 and what == "a long batch":
-            gate.wait(20)
+            gate.wait(LIMIT)
         return [Retry(after=8.0) if row == 0 and not gate.is_set() else row for row in rows]
 
     streams = mixed._options().broker
@@ -1033,11 +1036,11 @@ def test_what_takes_long_does_not_stop_the_others(broker: Any, what: str) -> Non
     with working(mixed):
         slow = mixed(0)
         began = time.monotonic()
-        assert [future.result(15) for future in left] == [100, 101]
-        assert [mixed(row).result(15) for row in range(1, 9)] == list(range(1, 9))
+        assert [future.result(LIMIT) for future in left] == [100, 101]
+        assert [mixed(row).result(LIMIT) for row in range(1, 9)] == list(range(1, 9))
         assert time.monotonic() - began < 6
         gate.set()
-        assert slow.result(20) == 0
+        assert slow.result(LIMIT) == 0
 
 
 def test_answers_for_a_caller_that_is_gone_expire(server: RedisServer, tmp_path: Path) -> None:
@@ -1048,7 +1051,11 @@ def test_answers_for_a_caller_that_is_gone_expire(server: RedisServer, tmp_path:
     )
     with Workers(server.url, "double", tmp_path / "log") as workers:
         subprocess.run(
-            [sys.executable, "-c", code], env=workers.environment, cwd=ROOT, check=True, timeout=30
+            [sys.executable, "-c", code],
+            env=workers.environment,
+            cwd=ROOT,
+            check=True,
+            timeout=LIMIT,
         )
         workers.start()
         call = called_by(server.url, "double")
@@ -1066,7 +1073,7 @@ def test_a_process_that_ends_has_sent_its_items(server: RedisServer, tmp_path: P
         began = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code], env=workers.environment, cwd=ROOT,
-            check=True, timeout=30, capture_output=True, text=True,
+            check=True, timeout=LIMIT, capture_output=True, text=True,
         )  # fmt: skip
         assert (done.stdout, done.stderr) == ("", "")
         assert time.monotonic() - began < 15  # without a worker it waits for nothing
@@ -1088,14 +1095,14 @@ def test_a_forked_child_sends_its_own(broker: Any, max_length: int | None) -> No
         told = "?"
         try:
             is_forked = isinstance(before.exception(0), Forked)
-            told = f"{is_forked} {double(5).result(15)}"
+            told = f"{is_forked} {double(5).result()}"
         except BaseException as error:
             told = repr(error)
         finally:
             os.write(theirs, told.encode())
             os._exit(0)
     with working(double):
-        assert before.result(15) == 2
+        assert before.result(LIMIT) == 2
         assert os.read(ours, 1000) == b"True 10"
     os.waitpid(pid, 0)
     os.close(ours)
@@ -1107,7 +1114,7 @@ def test_the_main_script_is_found_by_its_name(server: RedisServer, tmp_path: Pat
         "import os\nfrom batchify import batched\nfrom batchify.redis import RedisStreams\n"
         "@batched(broker=RedisStreams(os.environ['BATCHIFY_TEST_REDIS']))\n"
         "def triple(rows):\n    return [3 * row for row in rows]\n"
-        "if __name__ == '__main__':\n    print(triple(5).result(20))\n"
+        "if __name__ == '__main__':\n    print(triple(5).result())\n"
     )
     environment = {**os.environ, "BATCHIFY_TEST_REDIS": server.url, "PYTHONPATH": str(ROOT)}
     worker = subprocess.Popen(
@@ -1116,12 +1123,12 @@ def test_the_main_script_is_found_by_its_name(server: RedisServer, tmp_path: Pat
     )  # fmt: skip
     try:
         done = subprocess.run(
-            [sys.executable, "script.py"], env=environment, cwd=tmp_path, check=True, timeout=30,
+            [sys.executable, "script.py"], env=environment, cwd=tmp_path, check=True, timeout=LIMIT,
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.stdout == "15\n"
         worker.send_signal(signal.SIGINT)
-        assert worker.wait(20) == 0
+        assert worker.wait(LIMIT) == 0
     finally:
         worker.kill()
         worker.communicate()
@@ -1155,7 +1162,7 @@ def test_everybody_hears_of_batches_in_the_worker(broker: Any) -> None:
     end = observe(events.append)
     try:
         with working(same):
-            assert same(1).result(10) == 1
+            assert same(1).result(LIMIT) == 1
             until(lambda: events)
     finally:
         end()

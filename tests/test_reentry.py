@@ -31,7 +31,8 @@ from batchify import (
 from batchify.distribution import Recorder
 from batchify.engine import lifecycle
 from batchify.engine.seam import ThreadSeam
-from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
+from tests.limits import LIMIT
+from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
 
 
 class Garbage:
@@ -74,11 +75,11 @@ def test_finalizers_that_submit_at_any_instant(capacity: int | None) -> None:
 
     calls = [in_thread(work, who) for who in range(3)]
     for call in calls:
-        call.result(50)
+        call.result(LIMIT)
     gc.collect()
-    f.flush(20)
-    assert all(future.result(5) == item for item, future in plain)
-    assert {future.result(5)[0] for future in made} == {"garbage"}
+    f.flush(LIMIT)
+    assert all(future.result(LIMIT) == item for item, future in plain)
+    assert {future.result(LIMIT)[0] for future in made} == {"garbage"}
     assert len(made) > 1000
     stats = f.stats()
     assert stats.accepted == stats.succeeded + stats.cancelled
@@ -93,12 +94,12 @@ def test_finalizers_that_submit_while_it_closes() -> None:
         for n in range(50):
             Garbage(f, n, made)
             f(n)
-        f.close(10)
+        f.close(LIMIT)
         for n in range(20):
             Garbage(f, n, made)
         gc.collect()
         for future in made:
-            if future is not None and not isinstance(future.exception(5), Closed):
+            if future is not None and not isinstance(future.exception(LIMIT), Closed):
                 assert isinstance(future.result(0), int)
 
 
@@ -138,7 +139,7 @@ def test_signal_handlers_that_submit_and_raise(monkeypatch: pytest.MonkeyPatch) 
             future = f(n)
             kept.append(future)
             if n % 3 == 0:
-                assert future.result(10) == n
+                assert future.result(LIMIT) == n
             elif n % 7 == 0:
                 future.cancel()
 
@@ -153,9 +154,9 @@ def test_signal_handlers_that_submit_and_raise(monkeypatch: pytest.MonkeyPatch) 
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert interrupts > 100
-    f.flush(20)
+    f.flush(LIMIT)
     assert all(future.done() for future in made + kept)
-    f.close(20)
+    f.close(LIMIT)
     stats = f.stats()
     assert stats.accepted == stats.succeeded + stats.cancelled
 
@@ -184,9 +185,9 @@ def test_the_deadline_of_a_call_from_within_a_call_counts() -> None:
     outer = f.options(deadline=200)("outer")
     assert len(made) == 1
     seam.advance(5)
-    assert type(made[0].exception(5)) is DeadlineExceeded
-    f.flush(5)
-    assert outer.result(5) == "outer"
+    assert type(made[0].exception(LIMIT)) is DeadlineExceeded
+    f.flush(LIMIT)
+    assert outer.result(LIMIT) == "outer"
 
 
 def test_a_call_from_within_a_call_may_wait_for_room_and_hears_of_a_close() -> None:
@@ -203,7 +204,7 @@ def test_a_call_from_within_a_call_may_wait_for_room_and_hears_of_a_close() -> N
     stats = f.stats()
     assert (stats.submitted, stats.accepted, stats.rejected) == (3, 1, 1)
     closing = in_thread(f.close)
-    assert type(inner.exception(5)) is Closed
+    assert type(inner.exception(LIMIT)) is Closed
     gated.open()
     closing.result()
     assert first.result(0) == ("done", "first")
@@ -527,9 +528,9 @@ def test_a_change_that_is_broken_off_is_mended(
         assert stats.accepted == stats.cancelled + len(live)
         for n in range(f.capacity - len(live)):  # no room is lost, and none won
             live.append(f.submit_nowait(n))
-        f.flush(10)
+        f.flush(LIMIT)
         assert all(future.done() for future in live)
-        f.close(10)
+        f.close(LIMIT)
         if not was_broken:
             return
     raise AssertionError("it never comes to an end")
@@ -556,12 +557,12 @@ def test_a_mend_that_is_broken_off_is_mended(kind: str) -> None:
             assert engine._take().futures == futures[1:]
         was_broken = broken_off(f.stats, engine, after)
         gated.open()
-        f.flush(10)
+        f.flush(LIMIT)
         assert all(future.done() for future in futures)
         found = [future.result(0) for future in futures[1:]]
         done = [("done", n) for n in range(3)]
         assert found == ([done] if kind == "chunk" else done)
-        f.close(10)
+        f.close(LIMIT)
         if not was_broken:
             return
     raise AssertionError("it never comes to an end")
@@ -765,21 +766,21 @@ def test_a_new_engine_that_a_handler_broke_off_is_not_used(
     f = making_its_engine(monkeypatch, interrupt)
     with pytest.raises(KeyboardInterrupt):
         f(1)
-    assert f(2).result(5) == 2
+    assert f(2).result(LIMIT) == 2
     assert f._scope().here() in lifecycle.all_engines()
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_a_function_that_is_closed_while_its_engine_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    f = making_its_engine(monkeypatch, lambda f: f.close(5))
+    f = making_its_engine(monkeypatch, lambda f: f.close(LIMIT))
     for n in range(2):
         with pytest.raises(Closed):
             f(n)
     f.start()
-    assert f(3).result(5) == 3
-    f.close(5)
+    assert f(3).result(LIMIT) == 3
+    f.close(LIMIT)
 
 
 def test_a_loop_is_attended_though_a_handler_broke_that_off() -> None:
@@ -824,9 +825,9 @@ def test_a_call_in_the_middle_of_a_cancel_that_is_too_late_is_looked_at() -> Non
 
     engine._begin = beginning
     assert future.cancel()
-    assert [one.result(5) for one in made] == ["one", "two"]  # no other call looked
+    assert [one.result(LIMIT) for one in made] == ["one", "two"]  # no other call looked
     assert f.stats().cancelled == 1
-    f.close(5)
+    f.close(LIMIT)
 
 
 @pytest.mark.parametrize("key", [None, str])
@@ -847,9 +848,9 @@ def test_a_cancel_in_the_middle_of_the_same_cancel_counts_once(key: Any) -> None
     other = f(2)
     stats = f.stats()
     assert (stats.accepted, stats.cancelled, stats.pending) == (2, 1, 1)
-    f.flush(5)
+    f.flush(LIMIT)
     assert other.result(0) == 2
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_items_that_are_cancelled_in_the_middle_of_their_take() -> None:
@@ -858,11 +859,11 @@ def test_items_that_are_cancelled_in_the_middle_of_their_take() -> None:
     @batched(size=2, capacity=3)
     def f(items: list[int]) -> list[int]:
         has_begun.set()
-        assert may_end.wait(10)
+        assert may_end.wait(LIMIT)
         return items
 
     first = f(0)
-    assert has_begun.wait(10)
+    assert has_begun.wait(LIMIT)
     futures = [f(1), f(2)]
     calls = []
     for n in (3, 4):  # the one has room when the first has ended, the other has not
@@ -879,7 +880,7 @@ def test_items_that_are_cancelled_in_the_middle_of_their_take() -> None:
 
     engine.forming.take = taking
     may_end.set()
-    assert first.result(10) == 0
-    assert calls[1].result().result(10) == 4
+    assert first.result(LIMIT) == 0
+    assert calls[1].result().result(LIMIT) == 4
     assert f.stats().cancelled == 3
-    f.close(5)
+    f.close(LIMIT)

@@ -12,6 +12,7 @@ import pytest
 
 from batchify import BatchAborted, batched
 from batchify.engine.seam import ThreadBell, ThreadSeam
+from tests.limits import LIMIT
 from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
 from tests.named import names_in
 
@@ -81,18 +82,18 @@ def test_a_call_that_finds_no_thread_raises_and_leaves_no_item(options: dict[str
             f(n)
     assert f.stats().rejected == f.stats().submitted == 3
     assert f.stats().accepted == f.stats().pending == 0
-    f.flush(5)
+    f.flush(LIMIT)
     seam.has_threads = True
     future = f(3)
-    f.flush(5)
-    assert future.result(5) is None
+    f.flush(LIMIT)
+    assert future.result(LIMIT) is None
     assert ran == [3]
-    f.close(5)
+    f.close(LIMIT)
     seam.has_threads = False
     f.start()
     with pytest.raises(RuntimeError, match="can't start new thread"):
         f(4)
-    f.close(5)
+    f.close(LIMIT)
 
 
 def test_a_close_that_finds_no_thread_raises_and_leaves_it_open() -> None:
@@ -109,10 +110,10 @@ def test_a_close_that_finds_no_thread_raises_and_leaves_it_open() -> None:
     seam.has_threads = False
     for wait in (f.close, f.flush):
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            wait(5)
+            wait(LIMIT)
     assert f.stats().pending == 1
     seam.has_threads = True
-    f.close(5)
+    f.close(LIMIT)
     assert future.result(0) is None
     assert ran == [1]
 
@@ -202,7 +203,7 @@ def test_one_free_slot_wakes_one_of_five_hundred_blocked_callers() -> None:
     gated.open()
     for call in blocked:
         call.result()
-    f.flush(20)
+    f.flush(LIMIT)
     assert [item for [item] in gated.batches] == list(range(501))  # in the order of blocking
 
 
@@ -219,6 +220,6 @@ def test_a_function_that_always_raises_the_worst_keeps_its_one_worker(error: Any
 
     f = batched(work, size=1)
     for n in range(300):
-        assert isinstance(f(n).exception(5), BatchAborted)
+        assert isinstance(f(n).exception(LIMIT), BatchAborted)
     assert len(threads) == f.stats().workers == 1
     assert f.stats().failed == 300

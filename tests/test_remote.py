@@ -26,7 +26,8 @@ import pytest
 from batchify import BadResult, BatchAborted, Closed, Deadlock, RetryExhausted, batched
 from batchify.interpreter import has_gil
 from tests import elsewhere
-from tests.manual import LIMIT, in_thread, until
+from tests.limits import LIMIT
+from tests.manual import in_thread, until
 from tests.test_secrecy import locals_of, marks_in
 
 METHODS = [
@@ -187,7 +188,7 @@ def test_dask() -> None:
                 assert [item for item, _, _ in got] == list(range(100))
                 print(os.getpid() in {process for _, process, _ in got}, f.stats().batches)
                 g = batched(elsewhere.picky, executor=client.get_executor(pure=False))
-                print(type(g(-1).exception(30)).__name__)
+                print(type(g(-1).exception()).__name__)
                 f.close()
     """
     assert output_of(script) == "False 20\nValueError\n"
@@ -303,7 +304,7 @@ def test_a_function_of_the_main_module(method: str) -> None:
 
         if __name__ == "__main__":
             try:
-                item, process = f(1).result(20)
+                item, process = f(1).result()
                 print(item, process != os.getpid())
             except ValueError as error:
                 print(error)
@@ -321,7 +322,7 @@ def output_of(script: str) -> str:
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=LIMIT,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
@@ -819,13 +820,13 @@ def test_a_forked_child_cannot_use_an_executor_of_its_parent() -> None:
 
         f = batched(elsewhere.where, executor=ProcessPoolExecutor(1))
         if __name__ == "__main__":
-            f(1).result(20)
+            f(1).result()
             pid = os.fork()
             if pid == 0:
-                print(type(f(2).exception(20)).__name__, flush=True)
+                print(type(f(2).exception()).__name__, flush=True)
                 raise SystemExit
             os.waitpid(pid, 0)
-            print(f(3).result(20)[0])
+            print(f(3).result()[0])
     """)
     assert told == "RuntimeError\n3\n"
 
@@ -842,16 +843,16 @@ def test_a_forked_child_makes_its_own() -> None:
 
         def call(f):
             f.start()
-            item, process = f(7).result(20)
+            item, process = f(7).result()
             f.close()
             return item, process, os.getpid()
 
         if __name__ == "__main__":
             f = batched(elsewhere.where, executor=elsewhere.pool)
-            f(1).result(20)
+            f(1).result()
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as forked:
-                item, parent, child = forked.submit(call, elsewhere.decorated).result(20)
-            print(item, len({parent, child, os.getpid()}), f(2).result(20)[0])
+                item, parent, child = forked.submit(call, elsewhere.decorated).result()
+            print(item, len({parent, child, os.getpid()}), f(2).result()[0])
             f.close()
     """)
     assert told == "7 3 2\n"
@@ -915,7 +916,7 @@ def test_no_pickle_is_loaded_without() -> None:
     told = output_of("""
         import sys
         from batchify import batched
-        assert batched(lambda items: items)(1).result(10) == 1
+        assert batched(lambda items: items)(1).result() == 1
         print("batchify.remote" in sys.modules)
     """)
     assert told == "False\n"

@@ -643,7 +643,7 @@ def test_with_threads_that_inherit_their_context() -> None:
     command = [sys.executable, "-X", "thread_inherit_context=1", "-m", "pytest", "-q"]
     ran = subprocess.run(
         [*command, "-p", "no:cacheprovider", __file__, "-k", " or ".join(tests)],
-        capture_output=True, text=True, timeout=50, check=False,
+        capture_output=True, text=True, timeout=LIMIT, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
 

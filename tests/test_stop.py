@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from batchify import BatchFuture, Closed, Deadlock, batched
-from tests.manual import LIMIT, Gated, in_thread, until
+from tests.limits import LIMIT
+from tests.manual import Gated, in_thread, until
 
 STOPS: dict[str, Callable[[Any], Any]] = {
     "flush": lambda f: f.flush(),

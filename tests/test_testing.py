@@ -27,7 +27,8 @@ from batchify import (
 )
 from batchify.engine import lifecycle
 from batchify.testing import cancel_all, drain, eager, unresolved
-from tests.manual import LIMIT, Gated, in_thread
+from tests.limits import LIMIT
+from tests.manual import Gated, in_thread
 
 NEVER = 1e9
 where: ContextVar[str] = ContextVar("where", default="nowhere")

@@ -16,7 +16,8 @@ from batchify import Closed, DeadlineExceeded, Deadlock, QueueFull, batched, wai
 from batchify.engine import seam
 from batchify.engine.seam import ThreadSeam
 from batchify.interpreter import has_gil
-from tests.manual import LIMIT, Gated, ManualSeam, batched_with, in_thread, until
+from tests.limits import LIMIT
+from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
 
 
 def test_a_call_gives_the_result_of_its_own_item() -> None:
@@ -24,8 +25,10 @@ def test_a_call_gives_the_result_of_its_own_item() -> None:
     def double(items: list[int]) -> list[int]:
         return [item * 2 for item in items]
 
-    assert [double(n).result(5) for n in range(10)] == [n * 2 for n in range(10)]
-    assert [f.result(5) for f in [double(n) for n in range(1000)]] == [n * 2 for n in range(1000)]
+    assert [double(n).result(LIMIT) for n in range(10)] == [n * 2 for n in range(10)]
+    assert [f.result(LIMIT) for f in [double(n) for n in range(1000)]] == [
+        n * 2 for n in range(1000)
+    ]
 
 
 # ---- how batches form ----
@@ -38,7 +41,7 @@ def test_linger_zero_runs_at_once_when_idle_and_batches_what_comes_meanwhile() -
     gated.wait_started(1)
     futures += [f(n) for n in range(1, 6)]
     gated.open()
-    assert [x.result(5) for x in futures] == [("done", n) for n in range(6)]
+    assert [x.result(LIMIT) for x in futures] == [("done", n) for n in range(6)]
     assert gated.batches == [[0], [1, 2, 3, 4, 5]]
     assert f.stats().reasons["idle"] == 2
 
@@ -48,7 +51,7 @@ def test_a_full_batch_leaves_at_once_and_no_batch_is_larger_than_size() -> None:
     gated = Gated(is_open=True)
     f = batched_with(seam, gated, size=4, linger=100)
     futures = [f(n) for n in range(4)]
-    assert [x.result(5) for x in futures] == [("done", n) for n in range(4)]
+    assert [x.result(LIMIT) for x in futures] == [("done", n) for n in range(4)]
     assert gated.batches == [[0, 1, 2, 3]]
     assert f.stats().reasons["size"] == 1
 
@@ -82,7 +85,7 @@ def test_items_left_over_by_a_full_batch_linger_from_their_own_time() -> None:
     seam.advance(4.9)
     assert gated.batches == [[0, 1, 2]]
     seam.advance(0.1)
-    assert last.result(5) == ("done", 3)
+    assert last.result(LIMIT) == ("done", 3)
 
 
 def test_items_that_came_while_busy_linger_from_their_own_time() -> None:
@@ -98,7 +101,7 @@ def test_items_that_came_while_busy_linger_from_their_own_time() -> None:
     seam.rest()
     assert not late.done()
     seam.advance(5)
-    assert late.result(5) == ("done", 3)
+    assert late.result(LIMIT) == ("done", 3)
 
 
 def test_linger_none_leaves_only_when_full_or_flushed() -> None:
@@ -111,7 +114,7 @@ def test_linger_none_leaves_only_when_full_or_flushed() -> None:
     f(3)
     until(lambda: gated.batches == [[1, 2, 3]])
     f(4)
-    f.flush(5)
+    f.flush(LIMIT)
     assert gated.batches == [[1, 2, 3], [4]]
     assert f.stats().reasons["flush"] == 1
 
@@ -124,7 +127,7 @@ def test_more_workers_never_make_smaller_batches() -> None:
     for n in range(8):
         futures.append(f(n))
         seam.advance(1)
-    assert [x.result(5) for x in futures] == [("done", n) for n in range(8)]
+    assert [x.result(LIMIT) for x in futures] == [("done", n) for n in range(8)]
     assert gated.batches == [list(range(8))]
 
 
@@ -137,7 +140,7 @@ def test_workers_batches_run_at_the_same_time() -> None:
     assert f.stats().pending == 2
     assert f.stats().workers == 3
     gated.open()
-    concurrent.futures.wait(futures, 5)
+    concurrent.futures.wait(futures, LIMIT)
     assert sorted(gated.batches) == [[n] for n in range(5)]
 
 
@@ -146,7 +149,7 @@ def test_an_idle_engine_makes_no_wakeups_and_a_batch_at_most_one() -> None:
     f = batched_with(seam, Gated(is_open=True), size=4, linger=1000, workers=2)
     for n in range(4):
         f(n)
-    f.flush(5)
+    f.flush(LIMIT)
     seam.rest()
     before = seam.wakeups
     seam.advance(1e6)
@@ -156,7 +159,7 @@ def test_an_idle_engine_makes_no_wakeups_and_a_batch_at_most_one() -> None:
 def test_huge_linger_works() -> None:
     f = batched(lambda items: items, size=2, linger=1e300)
     first, second = f(1), f(2)
-    assert (first.result(5), second.result(5)) == (1, 2)
+    assert (first.result(LIMIT), second.result(LIMIT)) == (1, 2)
 
 
 # ---- extra arguments ----
@@ -171,7 +174,7 @@ def test_only_calls_with_equal_extra_arguments_share_a_batch() -> None:
         return [f"{table}{row}{level}" for row in rows]
 
     futures = [insert(n, "ab"[n % 2], level=n // 4) for n in range(8)]
-    insert.flush(5)
+    insert.flush(LIMIT)
     assert [x.result(0) for x in futures] == [f"{'ab'[n % 2]}{n}{n // 4}" for n in range(8)]
     assert sorted(seen) == [([0, 2], "a", 0), ([1, 3], "b", 0), ([4, 6], "a", 1), ([5, 7], "b", 1)]
 
@@ -184,7 +187,7 @@ def test_unhashable_extra_arguments_are_refused_for_that_caller_only() -> None:
     good = insert(1, "t")
     with pytest.raises(TypeError, match="hashable"):
         insert(2, [])
-    insert.flush(5)
+    insert.flush(LIMIT)
     assert good.result(0) == 1
     assert insert.stats().rejected == 1
 
@@ -198,7 +201,7 @@ def test_extra_arguments_that_the_function_does_not_take() -> None:
         insert(1, 2)
     with pytest.raises(TypeError):
         insert()  # type: ignore[call-arg]
-    assert insert(1).result(5) == 1
+    assert insert(1).result(LIMIT) == 1
 
 
 def test_partial_batches_that_use_up_the_capacity_leave_when_someone_waits() -> None:
@@ -209,9 +212,9 @@ def test_partial_batches_that_use_up_the_capacity_leave_when_someone_waits() -> 
     futures = [f(n, "abcd"[n]) for n in range(4)]
     blocked = in_thread(f, 9, "a")
     assert blocked.result() is not None
-    assert futures[0].result(5) == "a0"
+    assert futures[0].result(LIMIT) == "a0"
     assert f.stats().reasons["capacity"] >= 1
-    f.flush(5)
+    f.flush(LIMIT)
     assert f.stats().succeeded == 5
 
 
@@ -221,7 +224,7 @@ def test_what_no_item_waits_for_is_forgotten() -> None:
         return items
 
     futures = [f(n, n) for n in range(5000)]
-    f.flush(10)
+    f.flush(LIMIT)
     assert all(x.done() for x in futures)
     engine = f._scope()
     assert engine.routes == {}
@@ -245,7 +248,7 @@ def test_blocked_callers_get_their_room_first_come_first_served() -> None:
         gated.let()
         assert blocked[done].result() is not None
     gated.open()
-    f.flush(5)
+    f.flush(LIMIT)
     assert gated.batches == [[n] for n in range(7)]
 
 
@@ -261,9 +264,9 @@ def test_capacity_is_never_exceeded() -> None:
 
     calls = [in_thread(work, who) for who in range(6)]
     for call in calls:
-        call.result(30)
+        call.result(LIMIT)
     assert max(worst) <= 5
-    f.close(5)
+    f.close(LIMIT)
     stats = f.stats()
     assert stats.accepted == stats.succeeded == 1800
 
@@ -276,8 +279,8 @@ def test_submit_nowait_is_refused_when_full() -> None:
         f.submit_nowait(2)
     assert isinstance(caught.value, queue.Full)
     gated.open()
-    assert first.result(5) == ("done", 1)
-    assert f.submit_nowait(3).result(5) == ("done", 3)
+    assert first.result(LIMIT) == ("done", 1)
+    assert f.submit_nowait(3).result(LIMIT) == ("done", 3)
     assert f.stats().rejected == 1
     assert gated.batches == [[1], [3]]
 
@@ -295,7 +298,7 @@ def test_timeout_bounds_the_wait_for_room_and_the_next_in_line_goes_on() -> None
     gated.let()
     assert patient.result() is not None
     gated.open()
-    f.flush(5)
+    f.flush(LIMIT)
     assert gated.batches == [[1], [3]]
 
 
@@ -310,7 +313,7 @@ def test_cancelling_an_item_frees_its_room() -> None:
     assert waiting.cancel()
     assert blocked.result() is not None
     gated.open()
-    f.flush(5)
+    f.flush(LIMIT)
     assert gated.batches == [[0], [2]]
 
 
@@ -344,7 +347,7 @@ def test_cancel_before_the_start_takes_the_item_out() -> None:
     with pytest.raises(concurrent.futures.CancelledError):
         two.result()
     gated.open()
-    assert (one.result(5), three.result(5)) == (("done", 1), ("done", 3))
+    assert (one.result(LIMIT), three.result(LIMIT)) == (("done", 1), ("done", 3))
     assert gated.batches == [[0], [1, 3]]
     assert f.stats().cancelled == 1
 
@@ -357,7 +360,7 @@ def test_cancel_after_the_start_is_refused() -> None:
     assert future.running()
     assert not future.cancel()
     gated.open()
-    assert future.result(5) == ("done", 0)
+    assert future.result(LIMIT) == ("done", 0)
     assert not future.cancel()
 
 
@@ -369,8 +372,8 @@ def test_a_batch_whose_items_are_all_cancelled_does_not_run() -> None:
     futures = [f(n) for n in range(1, 4)]
     assert all(future.cancel() for future in futures)
     gated.open()
-    f.flush(5)
-    assert f(4).result(5) == ("done", 4)
+    f.flush(LIMIT)
+    assert f(4).result(LIMIT) == ("done", 4)
     assert gated.batches == [[0], [4]]
 
 
@@ -386,7 +389,7 @@ def test_cancelling_while_lingering_makes_room_in_the_batch() -> None:
     assert gated.batches == []
     f(4)
     until(lambda: gated.batches == [[2, 3, 4]])
-    assert (two.result(5), three.result(5)) == (("done", 2), ("done", 3))
+    assert (two.result(LIMIT), three.result(LIMIT)) == (("done", 2), ("done", 3))
 
 
 # ---- flush, close, start ----
@@ -406,26 +409,26 @@ def test_flush_waits_for_what_was_accepted_before_it_only() -> None:
     with pytest.raises(TimeoutError):
         f.flush(0.01)
     gated.open()
-    assert later.result(5)
+    assert later.result(LIMIT)
 
 
 def test_flush_of_an_idle_function_returns_at_once() -> None:
     f = batched(lambda items: items)
-    f.flush(1)
-    f(1).result(5)
-    f.flush(1)
+    f.flush(LIMIT)
+    f(1).result(LIMIT)
+    f.flush(LIMIT)
 
 
 def test_close_runs_what_was_accepted_then_refuses() -> None:
     gated = Gated(is_open=True)
     f = batched(gated, size=10, linger=None)
     futures = [f(n) for n in range(25)]
-    f.close(5)
+    f.close(LIMIT)
     assert [x.result(0) for x in futures] == [("done", n) for n in range(25)]
     for call in (f, f.submit, f.submit_nowait, f.options(timeout=1)):
         with pytest.raises(Closed):
             call(1)
-    f.close(5)
+    f.close(LIMIT)
     assert f.stats().rejected == 4
     assert f.stats().reasons["close"] == 1
     assert f.stats().workers == 0
@@ -437,7 +440,7 @@ def test_close_with_cancel_ends_what_has_not_started() -> None:
     running, waiting = f(1), f(2)
     gated.wait_started(1)
     closing = in_thread(lambda: f.close(cancel=True))
-    assert isinstance(waiting.exception(5), Closed)
+    assert isinstance(waiting.exception(LIMIT), Closed)
     gated.open()
     closing.result()
     assert running.result(0) == ("done", 1)
@@ -454,7 +457,7 @@ def test_close_with_a_timeout_ends_what_is_left() -> None:
     assert [type(x.exception(0)) for x in futures] == [Closed, Closed]
     gated.open()
     f.start()
-    assert f(3).result(5) == ("done", 3)
+    assert f(3).result(LIMIT) == ("done", 3)
     stats = f.stats()
     assert (stats.failed, stats.succeeded, stats.running) == (2, 1, 0)
 
@@ -463,7 +466,7 @@ def test_start_opens_again_and_with_closes() -> None:
     f = batched(lambda items: items)
     f.close()
     f.start()
-    assert f(1).result(5) == 1
+    assert f(1).result(LIMIT) == 1
     with f as same:
         assert same is f
         future = f(2)
@@ -471,7 +474,7 @@ def test_start_opens_again_and_with_closes() -> None:
     with pytest.raises(Closed):
         f(3)
     with f:
-        assert f(4).result(5) == 4
+        assert f(4).result(LIMIT) == 4
 
 
 def test_close_from_many_threads_at_once() -> None:
@@ -508,7 +511,7 @@ def test_every_accepted_item_ends_when_close_races_with_submits() -> None:
 
         calls = [in_thread(submit) for _ in range(4)]
         until(lambda futures=futures: len(futures) > 50)
-        f.close(10)
+        f.close(LIMIT)
         for call in calls:
             call.result()
         assert all(future.done() for future in futures)
@@ -545,7 +548,7 @@ def test_a_call_at_any_line_of_a_close(options: dict[str, Any]) -> None:
 
         sys.settrace(trace)
         try:
-            f.close(10)
+            f.close(LIMIT)
         finally:
             sys.settrace(None)
         if not calls:
@@ -555,7 +558,7 @@ def test_a_call_at_any_line_of_a_close(options: dict[str, Any]) -> None:
             accepted += 1
         except Closed:
             refused += 1
-        assert [future.result(5) for future in futures] == [1, 2][: len(futures)]
+        assert [future.result(LIMIT) for future in futures] == [1, 2][: len(futures)]
         stats = f.stats()
         assert (stats.accepted, stats.succeeded, stats.failed) == (len(futures), len(futures), 0)
         assert stats.rejected == 2 - len(futures)
@@ -572,8 +575,8 @@ def test_waiting_for_ones_own_function_inside_a_batch() -> None:
         return [f(item - 1).result() if item else "end" for item in items]
 
     with pytest.raises(Deadlock):
-        f(1).result(5)
-    assert f(0).result(5) == "end"
+        f(1).result(LIMIT)
+    assert f(0).result(LIMIT) == "end"
 
 
 def test_waiting_for_ones_own_function_is_fine_while_a_worker_is_free() -> None:
@@ -581,9 +584,9 @@ def test_waiting_for_ones_own_function_is_fine_while_a_worker_is_free() -> None:
     def f(items: list[int]) -> list[object]:
         return [f(item - 1).result() if item else "end" for item in items]
 
-    assert f(2).result(5) == "end"
+    assert f(2).result(LIMIT) == "end"
     with pytest.raises(Deadlock):
-        f(3).result(5)
+        f(3).result(LIMIT)
 
 
 def test_a_ring_of_functions() -> None:
@@ -595,9 +598,9 @@ def test_a_ring_of_functions() -> None:
     def b(items: list[int]) -> list[object]:
         return [a(item - 1).result() if item else "end" for item in items]
 
-    assert a(1).result(5) == "end"
+    assert a(1).result(LIMIT) == "end"
     with pytest.raises(Deadlock):
-        a(2).result(5)
+        a(2).result(LIMIT)
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
@@ -715,7 +718,7 @@ def test_submitting_to_ones_own_full_queue() -> None:
         return [f(item + 1) for item in items]
 
     with pytest.raises(Deadlock):
-        f(1).result(5)
+        f(1).result(LIMIT)
     assert f.stats().rejected == 1
 
 
@@ -736,7 +739,7 @@ def test_a_callback_that_submits_to_its_own_full_queue() -> None:
     first = f(1)
     first.add_done_callback(callback)
     gated.open()
-    assert told.wait(5)
+    assert told.wait(LIMIT)
     assert len(errors) == 1
 
 
@@ -748,8 +751,8 @@ def test_flush_and_close_inside_a_batch() -> None:
 
     for method in ("flush", "close"):
         with pytest.raises(Deadlock):
-            f(method).result(5)
-    assert f("stats").result(5) == "stats"
+            f(method).result(LIMIT)
+    assert f("stats").result(LIMIT) == "stats"
 
 
 def test_the_stop_inside_a_batch_does_not_wait_for_itself() -> None:
@@ -758,7 +761,7 @@ def test_the_stop_inside_a_batch_does_not_wait_for_itself() -> None:
         f.close(cancel=True)
         return items
 
-    assert f(1).result(5) == 1
+    assert f(1).result(LIMIT) == 1
     with pytest.raises(Closed):
         f(2)
 
@@ -772,7 +775,7 @@ def test_close_from_a_callback_never_joins_itself() -> None:
         closed.set()
 
     f(1).add_done_callback(callback)
-    assert closed.wait(5)
+    assert closed.wait(LIMIT)
 
 
 def test_extra_arguments_that_come_and_go_in_many_threads() -> None:
@@ -790,9 +793,9 @@ def test_extra_arguments_that_come_and_go_in_many_threads() -> None:
 
     calls = [in_thread(work, who) for who in range(4)]
     for call in calls:
-        call.result(30)
-    f.flush(10)
-    f.close(10)
+        call.result(LIMIT)
+    f.flush(LIMIT)
+    f.close(LIMIT)
     assert f.stats().workers == 0
     assert f._scope().routes == {}
 
@@ -813,7 +816,7 @@ def test_two_starts_at_once_leave_the_collector_on(monkeypatch: pytest.MonkeyPat
 
     collector = Collector()
     monkeypatch.setattr(seam, "gc", collector)
-    seam.THREADS.spawn(lambda: None, (), "a thread").join(5)
+    seam.THREADS.spawn(lambda: None, (), "a thread").join(LIMIT)
     assert collector.is_on
 
 
@@ -831,7 +834,7 @@ def test_start_while_no_thread_is_to_be_had() -> None:
 
     machine = Refusing()
     f = batched_with(machine, lambda items: items)
-    assert f(0).result(5) == 0
+    assert f(0).result(LIMIT) == 0
     engine = f._scope().here()
     crowded = engine.crowded
 
@@ -840,12 +843,12 @@ def test_start_while_no_thread_is_to_be_had() -> None:
         f.start()
         return crowded(*args)
 
-    f.close(5)
+    f.close(LIMIT)
     machine.refusals, engine.crowded = 2, start_before
     with pytest.raises(RuntimeError, match="new thread"):
         f(1)
     assert machine.refusals == 0
-    assert f(2).result(5) == 2
+    assert f(2).result(LIMIT) == 2
     assert f.stats().rejected == 1
 
 
@@ -878,7 +881,7 @@ def test_a_caller_that_looks_while_the_worker_falls_asleep_is_seen(
     monkeypatch.setattr(type(engine), "need", property(read, write), raising=False)
     futures.append(f(1))
     assert not is_armed
-    assert [future.result(5) for future in futures] == [("done", 0), ("done", 1)]
+    assert [future.result(LIMIT) for future in futures] == [("done", 0), ("done", 1)]
 
 
 @pytest.mark.parametrize("when", ["before it is asked for", "before it is noted"])

@@ -16,8 +16,7 @@ from typing import Any
 
 from batchify.engine.mending import live_on
 from batchify.engine.seam import Seam
-
-LIMIT = 20.0  # seconds of real time that a thread may run without a sleep
+from tests.limits import LIMIT
 
 
 class Vanished(BaseException):
