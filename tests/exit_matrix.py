@@ -53,7 +53,8 @@ PROCESSES = {"os.fork": 2, "fork": 2, "spawn": 3, "forkserver": 4}
 
 # Without the search for installed packages, which takes as long as all the rest.
 PATHS_OF_MODULES = [str(ROOT), str(Path(wrapt.__file__).parent.parent)]
-COMMAND = [sys.executable, "-S", "-W", "ignore:This process:DeprecationWarning"]
+# `-P`: else `tests/asyncio` would hide the standard library's.
+COMMAND = [sys.executable, "-S", "-P", "-W", "ignore:This process:DeprecationWarning"]
 COUNTED = re.compile(r"RuntimeWarning: (\w+): (\d+) items? ")
 
 
