@@ -1,6 +1,9 @@
-"""One allocation fails, the k-th after a worker's batch: the worker goes on all the same.
+"""One allocation fails, the k-th after a worker's batch: the worker continues all the same.
 
-Every k in turn, with each kind of queue: `python -m tests.no_memory`.
+Every k in turn, with each type of queue: `python -m tests.no_memory`.
+
+The hook that makes an allocation fail is the process's, not the worker's. So the main thread
+sleeps on a raw lock, and allocates nothing, until the worker sleeps and has removed the hook.
 """
 
 from __future__ import annotations
@@ -10,14 +13,60 @@ import faulthandler
 import logging
 import sys
 import threading
-import time
+from _thread import allocate_lock
+from collections.abc import Callable
+from operator import call
 from typing import Any
 
-from batchify import batched
+from batchify.engine.seam import ThreadBell, ThreadSeam
 from tests.limits import LIMIT
+from tests.manual import batched_with
 
-LATEST = 60  # allocations after a batch; a worker needs some 30 until it sleeps
+LATEST = 100  # allocations after a batch; a worker needs some 60 until it has nothing to do
 OPTIONS: list[dict[str, Any]] = [{}, {"size": 1, "capacity": 3}, {"key": len}, {"linger": 0.001}]
+
+
+class Seam(ThreadSeam):
+    """Real threads; those of the engine ring `rest` when they sleep or end."""
+
+    def __init__(self) -> None:
+        self.rest = allocate_lock()
+        self.rest.acquire()
+        self.last: Any = None  # the future without which a worker has nothing to do
+
+    def bell(self) -> ThreadBell:  # type: ignore[override]
+        return Bell(self)
+
+    def spawn(  # type: ignore[override]
+        self, target: Callable[..., None], args: tuple[Any, ...], name: str
+    ) -> Any:
+        def life() -> None:
+            try:
+                target(*args)
+            finally:
+                self.end_hit()
+
+        return ThreadSeam.spawn(life, (), name)
+
+    def end_hit(self) -> None:
+        """Let every allocation succeed from now on, and wake the main thread."""
+        _testcapi.remove_mem_hooks()
+        if self.rest.locked():
+            self.rest.release()
+
+
+class Bell(ThreadBell):
+    """Where a worker sleeps."""
+
+    def __init__(self, seam: Seam) -> None:
+        super().__init__()
+        self.seam = seam
+
+    def wait(self, timeout: float | None) -> bool:
+        # No generator: CPython 3.12 crashes if there is no memory for its frame.
+        if self.seam.last is not None and self.seam.last.done():
+            self.seam.end_hit()
+        return super().wait(timeout)
 
 
 def end_of(future: Any) -> Any:
@@ -25,24 +74,23 @@ def end_of(future: Any) -> Any:
 
 
 def run(options: dict[str, Any], at: int) -> str | None:
-    """Gives what went wrong."""
-    gate, is_hit = threading.Event(), []
+    """Return what went wrong."""
+    seam, gate, is_hit = Seam(), allocate_lock(), []
+    gate.acquire()
 
     def work(items: list[str]) -> list[str]:
         results = list(items)
         if not is_hit:
-            assert gate.wait(LIMIT)
-            time.sleep(0.002)  # else it might be the main thread that is hit
+            gate.acquire()
             is_hit.append(True)
             _testcapi.set_nomemory(at, at + 1)
         return results
 
-    f: Any = batched(work, **options)
+    f: Any = batched_with(seam, work, **options)
     futures = [f("first"), f("next")]
-    gate.set()
-    time.sleep(0.01)
-    _testcapi.remove_mem_hooks()
-    futures.append(f.options(timeout=5)("later"))
+    seam.last = futures[-1]
+    any(map(call, (gate.release, seam.rest.acquire)))  # one C call: nothing comes in between
+    futures.append(f.options(timeout=LIMIT)("later"))
     ends = [end_of(future) for future in futures]
     f.close(LIMIT)
     stats = f.stats()
