@@ -39,10 +39,10 @@ import batchify
 from batchify import Closed, Deadlock, QueueFull, batched
 from batchify.engine.mending import live_on
 from batchify.loopfuture import LoopFuture, set_done
+from tests.limits import LIMIT
 from tests.manual import in_thread
 from tests.opcode_watch import HAS_MONITORING, PACKAGE, Monitoring, Watch, of_c
 
-PATIENCE = 2.0  # seconds for what must come by itself
 ATTEMPTS = 20_000  # more opcodes than any scenario has
 
 
@@ -60,10 +60,6 @@ class Killed(MemoryError):
     def __init__(self) -> None:  # just before it is raised: once is enough
         super().__init__()
         Watch.end()
-
-
-class Hang(BaseException):
-    """The main thread came to no end."""
 
 
 # What an item may end in whose batch ran in the main thread.
@@ -173,7 +169,7 @@ class Killer(Injector):
             next(act)
             next(act, None)
             world.gate.set()
-            world.f.flush(PATIENCE)
+            world.f.flush(LIMIT)
 
     def __enter__(self) -> Killer:
         self.watch.start_in_new_threads()
@@ -238,14 +234,12 @@ class World:
 
         def run(items: list[Any]) -> list[Any]:
             self.ran.update(items)
-            assert self.gate.wait(10)
+            assert self.gate.wait(LIMIT)
             return [("done", item) for item in items]
 
         async def run_async(items: list[Any]) -> list[Any]:
             self.ran.update(items)
-            for _ in range(1000):
-                if self.gate.is_set():
-                    break
+            while not self.gate.is_set():
                 await asyncio.sleep(0.0005)
             return [("done", item) for item in items]
 
@@ -278,7 +272,7 @@ class World:
             self.watch(item)
 
     def warm(self) -> None:
-        self.call("warm").result(PATIENCE)
+        self.call("warm").result(LIMIT)
 
     def busy(self, *items: Any) -> None:
         """The worker holds the first, the others wait behind it."""
@@ -294,7 +288,7 @@ class World:
 
     def wait_elsewhere(self, item: Any) -> None:
         """Another thread waits for the result of an item."""
-        self.other(self.known[item].exception if self.may_fail else self.known[item].result, 10)
+        self.other(self.known[item].exception if self.may_fail else self.known[item].result, LIMIT)
 
     def submit_elsewhere(self, item: Any) -> None:
         """Another thread submits; it may have to wait for room."""
@@ -367,7 +361,7 @@ class World:
 
     def check(self) -> None:
         try:
-            in_thread(self._check).result(30)
+            in_thread(self._check).result(2 * LIMIT)
         finally:
             self.gate.set()
 
@@ -377,7 +371,7 @@ class World:
             raise Broken(f"copies in a forked child did not end: {self.forks}")
         for call in self.calls:
             if not call.is_done():
-                call.thread.join(PATIENCE)
+                call.thread.join(LIMIT)
                 if not call.is_done():
                     raise Broken("another thread hangs")
             with contextlib.suppress(CancelledError, *self.may_end):  # by who meddles, or kills
@@ -388,18 +382,18 @@ class World:
         )
         self._check_futures()
         with contextlib.suppress(Closed):
-            if self.f("probe").result(PATIENCE) != ("done", "probe"):
+            if self.f("probe").result(LIMIT) != ("done", "probe"):
                 raise Broken("the probe got another value")
-        self.f.flush(5)
+        self.f.flush(LIMIT)
         self._check_stats()
         self._check_room()
-        self.f.close(5)
+        self.f.close(LIMIT)
         if not isinstance(error_of(lambda: self.f("late")), Closed):
             raise Broken("it is not closed")
         self.f.start()
-        if self.f("again").result(PATIENCE) != ("done", "again"):
+        if self.f("again").result(LIMIT) != ("done", "again"):
             raise Broken("it does not start again")
-        self.f.close(5)
+        self.f.close(LIMIT)
         self._check_stats()
         if more := [item for item, times in self.ran.items() if times > 1]:
             raise Broken(f"ran twice: {more}")
@@ -450,11 +444,11 @@ class World:
             self.gate.set()
         if room != self.f.capacity:
             raise Broken(f"room for {room} of {self.f.capacity}")
-        self.f.flush(5)
+        self.f.flush(LIMIT)
 
 
 def until(fact: Callable[[], Any], what: Any) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + LIMIT
     while not fact():
         if time.monotonic() > end:
             raise Broken(what if isinstance(what, str) else what())
@@ -528,7 +522,7 @@ def submit_blocked_in_time(w: World) -> Steps:
     w.submit_elsewhere("c")
     w.open()
     yield
-    w.call(1, w.f.options(timeout=5))
+    w.call(1, w.f.options(timeout=LIMIT))
 
 
 @scenario(size=1, capacity=2)
@@ -552,7 +546,7 @@ def submit_with_options(w: World) -> Steps:
     w.busy("a", "b")
     yield
     w.call(1, w.f.options(priority=2))
-    w.call(2, w.f.options(deadline=30))
+    w.call(2, w.f.options(deadline=3600))
 
 
 @scenario(key=lambda item: str(item)[:1], size=2, capacity=10)
@@ -601,7 +595,7 @@ def result(w: World) -> Steps:
     w.busy("a", "b")
     w.open()
     yield
-    w.known["b"].result(5)
+    w.known["b"].result(LIMIT)
 
 
 @scenario()
@@ -611,8 +605,8 @@ def callbacks(w: World) -> Steps:
     yield
     w.watch("c")
     w.gate.set()
-    w.known["a"].result(5)
-    w.call("d").result(5)
+    w.known["a"].result(LIMIT)
+    w.call("d").result(LIMIT)
     w.watch("d")
 
 
@@ -620,16 +614,16 @@ def callbacks(w: World) -> Steps:
 def flush(w: World) -> Steps:
     w.before("a", "b")
     yield
-    w.f.flush(5)
+    w.f.flush(LIMIT)
     w.call(1)
-    w.f.flush(5)
+    w.f.flush(LIMIT)
 
 
 @scenario(size=3, linger=0.1, key=lambda item: str(item)[:1])
 def flush_keyed(w: World) -> Steps:
     w.before("a1", "b1", "b2")
     yield
-    w.f.flush(5)
+    w.f.flush(LIMIT)
 
 
 @scenario(size=2, capacity=6)
@@ -639,7 +633,7 @@ def close(w: World) -> Steps:
         w.wait_elsewhere(item)
     w.open()
     yield
-    w.f.close(5)
+    w.f.close(LIMIT)
 
 
 @scenario(size=2, capacity=6)
@@ -650,7 +644,7 @@ def close_cancel(w: World) -> Steps:
         w.wait_elsewhere(item)
     w.open()
     yield
-    w.f.close(5, cancel=True)
+    w.f.close(LIMIT, cancel=True)
 
 
 @scenario(size=1, capacity=6)
@@ -667,7 +661,7 @@ def close_too_late(w: World) -> Steps:
 @scenario(size=2, capacity=6)
 def start(w: World) -> Steps:
     w.warm()
-    w.f.close(5)
+    w.f.close(LIMIT)
     yield
     w.f.start()
     w.call(1)
@@ -763,7 +757,7 @@ def on_loop(work: Callable[[World], Any]) -> Callable[[World], Steps]:
         try:
             yield
             with contextlib.suppress(batchify.BatchifyError):  # of its own items
-                loop.run_until_complete(asyncio.wait_for(work(w), 10))
+                loop.run_until_complete(asyncio.wait_for(work(w), LIMIT))
         finally:
             end_loop(loop)
 
@@ -801,9 +795,9 @@ async def fill_up(w: World) -> None:
 async def drain(w: World) -> None:
     w.call(1)
     w.call(2)
-    await w.f.aflush(5)
+    await w.f.aflush(LIMIT)
     w.call(3)
-    await w.f.aclose(5)
+    await w.f.aclose(LIMIT)
 
 
 async def admit(w: World) -> None:
@@ -851,7 +845,6 @@ def run_once(
     world.may_end = injector.may_end
     what: str | None = None
     act = steps(world)
-    signal.setitimer(signal.ITIMER_REAL, 8)
     try:
         try:
             injector.play(act, world)
@@ -862,16 +855,14 @@ def run_once(
             act.close()
         world.may_fail += injector.may_fail
         world.check()
-    except Hang:
-        what = "the main thread hangs"
     except Broken as broken:
         what = str(broken)
-    except BaseException as error:
-        if isinstance(error, (KeyboardInterrupt, SystemExit)) and not isinstance(error, Stop):
-            raise
+    except (Exception, Stop) as error:
         what = f"{type(error).__name__}: {error}"
+    except BaseException as error:  # of pytest-timeout, say: it hangs
+        error.add_note(str(Failure(name, mode, at, injector.place, "was broken off")))
+        raise
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         Watch.end()
     failed = None if what is None else Failure(name, mode, at, injector.place, what)
     return failed, injector.is_done
@@ -880,11 +871,7 @@ def run_once(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Nobody else's collector, log and signals."""
-
-    def hang(*_: object) -> None:
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, hang), signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT)
     sys.unraisablehook = lambda _: None  # what is raised in a hook of a fork
     level = logging.getLogger("batchify").level
     logging.getLogger("batchify").setLevel(logging.CRITICAL + 1)
@@ -898,8 +885,7 @@ def quiet() -> Iterator[None]:
             Monitoring.set_up(False)
         logging.getLogger("batchify").setLevel(level)
         sys.unraisablehook = sys.__unraisablehook__
-        signal.signal(signal.SIGALRM, before[0])
-        signal.signal(signal.SIGINT, before[1])
+        signal.signal(signal.SIGINT, before)
 
 
 def run(

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 
 from batchify import Deadlock, batched
 from batchify.engine.base import Closer
+from batchify.engine.seam import ThreadBell
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="needs signals of POSIX"),
@@ -237,6 +238,29 @@ def test_a_start_in_the_middle_of_the_end_of_a_close_counts() -> None:
     f.close(LIMIT)
 
 
+def interrupt_asleep(call: Callable[[], object]) -> None:
+    """Call `call()`, and raise in it, from a signal handler, as soon as it sleeps."""
+    is_over = threading.Event()
+
+    def interrupt(_: int, frame: Any) -> None:
+        if frame.f_code is ThreadBell.wait.__code__:
+            raise interrupts.Interrupt
+
+    def send() -> None:
+        while not is_over.wait(0.001):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    sending = in_thread(send)
+    try:
+        with pytest.raises(interrupts.Interrupt):
+            call()
+    finally:
+        is_over.set()
+        sending.result()
+        signal.signal(signal.SIGUSR1, before)
+
+
 def test_start_opens_after_a_close_that_was_interrupted() -> None:
     gate = threading.Event()
 
@@ -253,19 +277,7 @@ def test_start_opens_after_a_close_that_was_interrupted() -> None:
     f.start()  # while the close waits, that is its own
     assert engine.state == "closing"
 
-    def interrupt(*_: object) -> None:
-        raise interrupts.Interrupt
-
-    def close_interrupted() -> None:
-        before = signal.signal(signal.SIGALRM, interrupt)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        try:
-            with pytest.raises(interrupts.Interrupt):
-                f.close(LIMIT)
-        finally:
-            signal.signal(signal.SIGALRM, before)
-
-    close_interrupted()
+    interrupt_asleep(lambda: f.close(LIMIT))
     f.start()
     assert engine.state == "closing"  # the other one waits yet
     gate.set()
@@ -276,7 +288,7 @@ def test_start_opens_after_a_close_that_was_interrupted() -> None:
     gate.clear()
     third = f("third")
     interrupts.until(third.running, "it does not start")
-    close_interrupted()
+    interrupt_asleep(lambda: f.close(LIMIT))
     f.start()
     fourth = f("fourth")
     gate.set()
