@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import gc
 import signal
-import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +31,7 @@ from batchify.engine import lifecycle
 from batchify.engine.seam import ThreadSeam
 from tests.limits import LIMIT
 from tests.manual import Gated, ManualSeam, batched_with, in_thread, until
+from tests.own_process import in_own_process
 
 
 class Garbage:
@@ -255,16 +254,8 @@ def at(*steps: tuple[str, int, Any]) -> Iterator[list[Any]]:
         sys.settrace(None)
 
 
-def in_a_process(call: str) -> None:
-    """Run a function of this module in the main thread of a process of its own.
-
-    CPython may go on handling what a trace function broke into: every later exception of the
-    thread would have that as its context.
-    """
-    command = [sys.executable, "-c", f"from tests import test_reentry; test_reentry.{call}"]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+# Each test that breaks calls off runs in a process of its own: CPython may go on handling what a
+# trace function broke into, and every later exception of the thread would have that as its context.
 
 
 @pytest.mark.parametrize("options", [{}, {"key": str}], ids=str)
@@ -272,7 +263,7 @@ def in_a_process(call: str) -> None:
 def test_a_call_from_within_a_call_is_not_lost_by_a_handler_that_raises(
     begin: str, options: dict[str, Any]
 ) -> None:
-    in_a_process(f"_lose_no_call({begin!r}, {bool(options)})")
+    in_own_process("test_reentry", f"_lose_no_call({begin!r}, {bool(options)})")
 
 
 def _lose_no_call(begin: str, is_keyed: bool) -> None:
@@ -302,7 +293,7 @@ def _lose_no_call(begin: str, is_keyed: bool) -> None:
 def test_who_waits_for_room_hears_of_a_close_that_a_handler_broke_off(
     options: dict[str, Any],
 ) -> None:
-    in_a_process(f"_break_off_a_close({bool(options)})")
+    in_own_process("test_reentry", f"_break_off_a_close({bool(options)})")
 
 
 def _break_off_a_close(is_keyed: bool) -> None:
@@ -335,7 +326,7 @@ class Token:
 
 @pytest.mark.parametrize("is_keyed", [True, False])
 def test_nothing_is_kept_of_calls_that_a_handler_broke_off(is_keyed: bool) -> None:
-    in_a_process(f"_break_off_calls({is_keyed})")
+    in_own_process("test_reentry", f"_break_off_calls({is_keyed})")
 
 
 def _break_off_calls(is_keyed: bool) -> None:
@@ -364,7 +355,7 @@ def _break_off_calls(is_keyed: bool) -> None:
 
 
 def test_a_count_that_a_handler_breaks_off_leaves_the_others_whole() -> None:
-    in_a_process("_break_off_a_count()")
+    in_own_process("test_reentry", "_break_off_a_count()")
 
 
 def _break_off_a_count() -> None:
