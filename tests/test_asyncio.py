@@ -8,7 +8,6 @@ import contextlib
 import contextvars
 import gc
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -335,9 +334,7 @@ def test_on_a_loop_a_full_queue_never_blocks(kind: str) -> None:
     f = batched(gated, size=1, capacity=1)
 
     async def main() -> None:
-        start = time.monotonic()
-        futures = [f(n) for n in range(20)]
-        assert time.monotonic() - start < 1
+        futures = [f(n) for n in range(20)]  # its end needs what comes after
         await ticks(lambda: gated.batches)
         stats = f.stats()
         assert (stats.accepted, stats.submitted) == (1, 20)
@@ -371,7 +368,7 @@ def test_timeout_for_the_room_ends_the_future(kind: str) -> None:
         if kind == "def":
             gated.open()
         assert await first == ("done", 0)
-        assert await f.options(timeout=1)(3) == ("done", 3)
+        assert await f.options(timeout=LIMIT)(3) == ("done", 3)
 
     asyncio.run(main())
 
@@ -385,7 +382,7 @@ def test_asubmit_waits_for_room(kind: str) -> None:
         await ticks(lambda: gated.batches)
         waiting = asyncio.ensure_future(f.asubmit(1))
         given_up = asyncio.ensure_future(f.asubmit(2))
-        await asyncio.sleep(0.01)
+        await ticks(lambda: f.stats().submitted == 3)
         assert not waiting.done()
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -466,9 +463,7 @@ def test_linger_on_a_loop() -> None:
         futures = [f(n) for n in range(4)]
         assert await futures[0] == ("done", 0)
         assert gated.batches == [[0, 1, 2]]
-        start = time.monotonic()
         assert await futures[3] == ("done", 3)
-        assert time.monotonic() - start < 5
         assert gated.batches == [[0, 1, 2], [3]]
 
     asyncio.run(main())

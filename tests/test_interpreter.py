@@ -32,14 +32,19 @@ def engine_of(f: Any) -> Any:
     return f._scope().here()
 
 
-def waits_for_the_lock(engine: Any, act: Callable[[], Any]) -> bool:
-    """Does `act` end only when the engine's lock is free?"""
+def passes_the_lock(engine: Any, act: Callable[[], Any]) -> None:
+    """`act` ends although the engine's lock is held."""
+    with engine._lock:
+        in_thread(act).result()
+
+
+def waits_for_the_lock(engine: Any, act: Callable[[], Any]) -> None:
+    """`act` ends only when the engine's lock is free."""
     with engine._lock:
         call = in_thread(act)
-        call.thread.join(0.1)
-        is_waiting = call.thread.is_alive()
+        call.thread.join(0.1)  # if it is late, it has no chance to fail this
+        assert call.thread.is_alive()
     call.result()
-    return is_waiting
 
 
 def test_with_a_gil_nobody_passes_the_lock() -> None:
@@ -48,9 +53,9 @@ def test_with_a_gil_nobody_passes_the_lock() -> None:
     f = batched(lambda items: items, linger=None)
     future = f(0)
     engine = engine_of(f)
-    assert not waits_for_the_lock(engine, lambda: f(1))
-    assert not waits_for_the_lock(engine, lambda: f.submit(2))
-    assert not waits_for_the_lock(engine, lambda: future.add_done_callback(str))
+    passes_the_lock(engine, lambda: f(1))
+    passes_the_lock(engine, lambda: f.submit(2))
+    passes_the_lock(engine, lambda: future.add_done_callback(str))
     f.close()
 
 
@@ -59,8 +64,8 @@ def test_without_a_gil_a_submit_is_one_step() -> None:
     f = batched(lambda items: items, linger=None)
     f(0)
     engine = engine_of(f)
-    assert waits_for_the_lock(engine, lambda: f(1))
-    assert waits_for_the_lock(engine, lambda: f.submit(2))
+    waits_for_the_lock(engine, lambda: f(1))
+    waits_for_the_lock(engine, lambda: f.submit(2))
     f.flush(LIMIT)
     assert f.stats().succeeded == 3
 
@@ -99,7 +104,7 @@ def test_without_a_gil_who_watches_passes_the_lock() -> None:
     future = f(0)
     told: list[int] = []
     watch = lambda: future.add_done_callback(lambda done: told.append(done.result()))
-    assert waits_for_the_lock(engine_of(f), watch)
+    waits_for_the_lock(engine_of(f), watch)
     f.flush(LIMIT)
     until(lambda: told == [0])
 
@@ -133,9 +138,7 @@ def test_without_a_gil_who_finds_a_route_passes_the_lock() -> None:
     f = batched(lambda items, extra: items, linger=None)
     f(0, extra=1)
     engine = engine_of(f)
-    assert waits_for_the_lock(
-        engine, lambda: engine._route((("a",),), len, (), {}, lambda: None).users
-    )
+    waits_for_the_lock(engine, lambda: engine._route((("a",),), len, (), {}, lambda: None).users)
 
 
 @pytest.mark.usefixtures("_no_gil")
