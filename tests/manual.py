@@ -192,6 +192,11 @@ class Call:
         return not self.thread.is_alive()
 
 
+def batchify_threads() -> set[threading.Thread]:
+    """The threads of batchify that exist now; those of other tests may be about to end."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("batchify:")}
+
+
 def until(fact: Callable[[], Any]) -> None:
     """Wait for a fact that another thread brings about and that has no event of its own."""
     end = time.monotonic() + LIMIT

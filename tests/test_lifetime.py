@@ -29,27 +29,22 @@ import batchify
 from batchify import Closed, DeadlineExceeded, Deadlock, QueueFull, Retry, batched
 from batchify.interpreter import has_gil
 from tests.limits import LIMIT
-from tests.manual import Gated, until
+from tests.manual import Gated, batchify_threads, until
 from tests.own_process import in_own_process
 
 OURS = (os.path.dirname(batchify.__file__), __file__)
 
 
-def threads() -> set[threading.Thread]:
-    """The threads of batchify that exist now."""
-    return {thread for thread in threading.enumerate() if thread.name.startswith("batchify:")}
-
-
 def names() -> set[str]:
-    """The names of these threads."""
-    return {thread.name for thread in threads()}
+    """The names of batchify's threads that exist now."""
+    return {thread.name for thread in batchify_threads()}
 
 
 def test_nothing_starts_before_the_first_call() -> None:
-    before = threads()  # some of them may be about to end
+    before = batchify_threads()
     functions = [batched(lambda items: items) for _ in range(1000)]
     assert functions[0].stats().workers == 0
-    assert threads() <= before
+    assert batchify_threads() <= before
 
 
 def test_the_threads_go_when_the_function_goes() -> None:
@@ -109,10 +104,10 @@ def test_many_loops_leave_no_engine_and_no_thread() -> None:
     async def main() -> list[int]:
         return await asyncio.gather(*(f(n) for n in range(3)))
 
-    before = threads()  # some of them may be about to end
+    before = batchify_threads()
     for _ in range(300):
         assert asyncio.run(main()) == [0, 1, 2]
-    assert threads() <= before
+    assert batchify_threads() <= before
     assert f._scope().engines() == []
 
 
@@ -644,7 +639,7 @@ def _drop(is_async: bool) -> None:
     gated.open()
     assert [future.exception(LIMIT) for future in futures] == [None] * 5
     del futures
-    until(lambda: not threads())
+    until(lambda: not batchify_threads())
     until(lambda: descriptors() <= before[1])
     if not is_async:  # else the thread of the default executor stays, and is not ours
         assert threading.active_count() == before[0]

@@ -18,7 +18,7 @@ from batchify import clock as clocks
 from batchify.engine import background
 from batchify.testing import ManualClock, eager, manual_clock, unresolved
 from tests.limits import LIMIT
-from tests.manual import Gated, in_thread, until
+from tests.manual import Gated, batchify_threads, in_thread, until
 
 HELD = 0.05  # the patience of tests whose batches are held
 
@@ -581,14 +581,14 @@ def test_at_the_end_everything_is_run() -> None:
     f: Any = batched(again, linger=5)
     g: Any = batched(arun, linger=5)
     before = unresolved()
-    threads = threading.active_count()
+    threads = batchify_threads()
     with manual_clock() as clock:
         times.clock = clock
         futures = [f(1), g(2)]
     assert [future.result(0) for future in futures] == [1, 2]
     assert times
     assert unresolved() == before
-    assert threading.active_count() <= threads + 1  # that of the background loop
+    assert len(batchify_threads() - threads) <= 1  # that of the background loop
 
 
 def test_at_the_end_on_a_loop() -> None:
