@@ -24,11 +24,13 @@ from tests.limits import LIMIT
 MANY = 300  # items that linger, or wait for the end of a batch
 PAUSE = 0.05  # seconds that a batch takes after the process began to leave
 EXIT_TIMEOUT = 0.3  # of functions that hang
+NO_END = 1000.0  # seconds: a linger or an `exit_timeout` that a process must not wait for
 STATES: dict[str, dict[str, Any]] = {
     "idle": {},
     "lingering": {"size": 5000},
     "mid-batch": {"size": 5000},  # one item runs, MANY wait for its end
-    "full": {"size": 2, "capacity": 4, "linger": 60},  # two run, two wait, one caller is blocked
+    # Two items run, two wait, one caller is blocked.
+    "full": {"size": 2, "capacity": 4, "linger": NO_END},
     "hung": {"size": 2, "exit_timeout": EXIT_TIMEOUT},  # one runs for ever, two wait
 }
 NEVER = threading.Event()
@@ -125,9 +127,9 @@ async def awork(items: list[str]) -> None:
 
 def make() -> Callable[[str], BatchFuture[Any]]:
     """A function of KIND, with the options of STATE; one of each is used before it all begins."""
-    options = dict(STATES[STATE])
+    options = {"exit_timeout": NO_END, **STATES[STATE]}
     if STATE == "lingering":
-        options["linger"] = None if KIND in ("def", "async def") else 60
+        options["linger"] = None if KIND in ("def", "async def") else NO_END
     if KIND == "def":
         return batched(work, name="f", **options)
     if KIND == "async def":
@@ -169,7 +171,7 @@ def make() -> Callable[[str], BatchFuture[Any]]:
     return f
 
 
-@batched(name="good", linger=60)
+@batched(name="good", linger=NO_END, exit_timeout=NO_END)
 def good(items: list[str]) -> None:
     note("done", items)
 
@@ -265,7 +267,7 @@ def leave_by_signal(number: signal.Signals) -> None:
     fill()
     leave()
     os.kill(os.getpid(), number)
-    time.sleep(10)
+    NEVER.wait()
 
 
 def leave_a_thread_behind() -> None:
@@ -312,6 +314,8 @@ def main() -> None:
         if PATH == "os._exit":
             os._exit(6)
     elif PATH == "SIGINT":
+        # A process that a shell started in the background ignores it, and so do its children.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         leave_by_signal(signal.SIGINT)
     elif PATH == "handled SIGTERM":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))

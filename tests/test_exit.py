@@ -2,6 +2,9 @@
 
 Each test runs a script to its end. The script writes down what was accepted and what its batches
 processed, and the two must agree; when it leaves, it writes down the time.
+
+No end is measured against the clock: what it must not wait for, such as a linger, takes longer than
+the script may run.
 """
 
 from __future__ import annotations
@@ -21,17 +24,19 @@ from tests import exit_matrix
 from tests.limits import LIMIT
 
 ROOT = Path(__file__).parent.parent
-PROMPT = 15.0  # seconds that an end without a hanging batch may take, on a busy machine
 EXIT_TIMEOUT = 0.5  # of functions that hang
-GIVEN_UP = 10.0  # seconds that an end with hanging batches may take
 # gh-113964: 3.12.0 to 3.12.2 start no thread after main ended, whoever asks for it.
 NO_LATE_THREADS = (3, 12, 0) <= sys.version_info < (3, 12, 3)
 
 # ---- what all scripts begin with ----
 
 NOTES = '''
-import asyncio, atexit, multiprocessing, os, signal, sys, threading, time
-from batchify import batched
+import asyncio, atexit, functools, multiprocessing, os, signal, sys, threading, time
+import batchify
+
+batched = functools.partial(batchify.batched, exit_timeout=1000)
+# A process that a shell started in the background ignores it, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def note(file, who, items):
     """One write, so that threads and processes do not mix their lines."""
@@ -172,12 +177,11 @@ class End:
         assert self.code == code
 
     def expect_processed(self, at_least: int) -> None:
-        """Everything accepted was processed once, and the end was prompt."""
+        """Everything accepted was processed once."""
         accepted, done = Counter(self.lines("accepted")), Counter(self.lines("done"))
         assert not accepted - done, "lost"
         assert not done - accepted, "more than once"
         assert accepted.total() >= at_least
-        assert self.seconds < PROMPT
 
 
 class Runner:
@@ -231,12 +235,12 @@ if __name__ == "__main__":
     elif path == "SIGINT":
         fill()
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(10)
+        time.sleep(1000)
     elif path == "SIGTERM":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
         fill()
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(10)
+        time.sleep(1000)
     elif path == "os.fork":
         f, _ = make("def", "idle")
         g, _ = make("async", "idle")
@@ -367,7 +371,6 @@ def test_a_daemon_that_submits_for_ever_does_not_hold_the_process(run: Runner) -
     """
     end = run(dedent(daemon))
     assert end.code == 0
-    assert end.seconds < GIVEN_UP
     assert "Traceback" not in end.stderr
 
 
@@ -394,7 +397,6 @@ def test_two_functions_that_feed_each_other_for_ever_do_not_hold_the_process(run
     """
     end = run(dedent(ring))
     assert end.code == 0
-    assert end.seconds < GIVEN_UP
     assert "Traceback" not in end.stderr
     assert len(end.warnings) >= 1
 
@@ -482,7 +484,6 @@ def test_a_thread_left_behind_is_not_held_by_hanging_batches(run: Runner) -> Non
     """
     end = run(dedent(late))
     assert end.code == 0
-    assert end.seconds < GIVEN_UP
     assert "Traceback" not in end.stderr
     assert len(end.warnings) == 1
 
@@ -706,8 +707,6 @@ def test_the_end_of_asyncio_run(run: Runner) -> None:
     end = run(dedent(loops))
     end.expect_quiet()
     end.expect_processed(22)
-    first, _, last = (float(line) for line in end.lines("left"))
-    assert last - first < PROMPT
 
 
 def test_the_end_of_asyncio_run_ends_what_runs(run: Runner) -> None:
@@ -731,7 +730,7 @@ def test_the_end_of_asyncio_run_ends_what_runs(run: Runner) -> None:
                 raise ValueError
             if end == "interrupt":
                 os.kill(os.getpid(), signal.SIGINT)
-                await asyncio.sleep(10)
+                await asyncio.sleep(1000)
 
         for end in ("return", "error", "interrupt"):
             try:
@@ -802,7 +801,7 @@ async def awaits(items):
     note("begun", "awaits", items)
     await asyncio.sleep(1000)
 
-@batched(**options)
+@batched(size=2)
 def good(items):
     note("done", "good", items)
 
@@ -827,12 +826,15 @@ def hang():
 """
 
 
-def test_batches_that_hang_do_not_hold_the_process(run: Runner) -> None:
+@pytest.mark.parametrize("exit_timeout", [EXIT_TIMEOUT, pytest.param(15.0, marks=pytest.mark.deep)])
+def test_batches_that_hang_do_not_hold_the_process(run: Runner, exit_timeout: float) -> None:
     """All within one `exit_timeout`: the waits do not add up."""
-    end = run(HANGING, "hang()", arguments=["3"])
+    end = run(HANGING, "hang()", arguments=[str(exit_timeout)])
     assert end.code == 0
     end.expect_processed(1)
-    assert 3 <= end.seconds < GIVEN_UP  # not 4 times 3
+    assert end.seconds >= exit_timeout
+    if exit_timeout > EXIT_TIMEOUT:  # there is time enough for what a busy machine does besides
+        assert end.seconds < 4 * exit_timeout
     # `yields` gave its first item a result.
     counts = {"sleeps": 3, "deaf": 3, "yields": 1, "awaits": 3}
     assert len(end.warnings) == len(counts), end.stderr
@@ -862,7 +864,7 @@ def test_an_async_batch_that_blocks_its_loop_does_not_hold_the_process(run: Runn
     """
     end = run(dedent(blocks), arguments=[str(EXIT_TIMEOUT)])
     assert end.code == 0
-    assert EXIT_TIMEOUT <= end.seconds < GIVEN_UP
+    assert end.seconds >= EXIT_TIMEOUT
     assert len(end.warnings) == 2
     assert "Traceback" not in end.stderr
 
@@ -888,7 +890,6 @@ def test_a_timeout_of_nothing(run: Runner) -> None:
     """Nothing is waited for; the process ends all the same, and says what was left."""
     end = run(HANGING, "hang()", arguments=["0"])
     assert end.code == 0
-    assert end.seconds < GIVEN_UP
     assert len(end.warnings) >= 4
     assert "Traceback" not in end.stderr
 
@@ -897,5 +898,4 @@ def test_warnings_as_errors_do_not_stop_the_end(run: Runner) -> None:
     """Each function is still given up, and the code of the process is not touched."""
     end = run(HANGING, 'import warnings; warnings.simplefilter("error"); hang()', arguments=["0.1"])
     assert end.code == 0
-    assert end.seconds < GIVEN_UP
     assert Counter(line.strip() for line in end.lines("ends")) == {"Closed": 10, "NoneType": 1}
