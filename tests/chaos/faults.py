@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from ..limits import LIMIT
 from .outcomes import (
     ABORTS,
     BAD,
@@ -265,7 +266,7 @@ def killed_from_outside(batch: Batch) -> Any:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(get_ident()), ctypes.py_object(Killed)
     )
-    end = time.monotonic() + 10
+    end = time.monotonic() + LIMIT
     while time.monotonic() < end:
         pass
     raise AssertionError("nobody was killed")

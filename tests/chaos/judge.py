@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from . import plan
 from .outcomes import (
     CALLED,
     CANCELLED,
@@ -108,7 +109,7 @@ class Judge:
                     self.judge_item(n)
                 else:
                     self.blame(n, "duplicated")  # an item of an earlier epoch
-        end = time.monotonic() + (5 if self.report.is_clean else 0)
+        end = time.monotonic() + (plan.SETTLE if self.report.is_clean else 0)
         for target in self.town.all:
             if target.call is not None:
                 self.judge_stats(target, end)

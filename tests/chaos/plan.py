@@ -1,8 +1,11 @@
 """How much of what: the sizes of a run."""
 
+from ..limits import LIMIT
+
 STALL = 0.002  # seconds
 LONG_STALL = 0.05
 HANG = 1.0
+SETTLE = LIMIT  # until the last observer has been told, and the last worker has left
 FAULTY = 80  # batches in 1000 that have a fault
 PAUSED = 40  # batches in 1000 that stall
 ITEMS_PER_HANG = 40_000

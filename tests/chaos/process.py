@@ -21,6 +21,7 @@ from typing import Any
 from batchify import Deadlock, Forked, QueueFull
 from batchify.interpreter import has_gil
 
+from ..limits import LIMIT
 from . import plan
 from .outcomes import MAY_CANCEL, MAYBE, UNKNOWN, WRONG
 from .stage import Pairs, Stage
@@ -112,7 +113,7 @@ class Process:
         self._wait_for_child(pid, ours)
         self.ledger.count(self.ledger.events, "fork")
         for stage, own in stages:
-            stage.collect(own, 30)
+            stage.collect(own, LIMIT)
 
     def _live_as_child(self, pairs: Pairs, report: int) -> None:
         told = "?"
@@ -142,13 +143,13 @@ class Process:
             stage = Stage(self.ledger, self.rng, target, self.ledger.take(5), [])
             for _, future in stage.submit_all(own, may=(QueueFull,)):
                 if target.call.linger is None:
-                    target.call.flush(10)
+                    target.call.flush(LIMIT)
                 if not future.cancelled():
-                    future.exception(20)
+                    future.exception(LIMIT)
         return "fine"
 
     def _wait_for_child(self, pid: int, report: int) -> None:
-        is_told, _, _ = select.select([report], [], [], 60)
+        is_told, _, _ = select.select([report], [], [], LIMIT)
         told = os.read(report, 10_000).decode() if is_told else "it hangs"
         os.close(report)
         if told != "fine":
@@ -197,7 +198,7 @@ class Storm:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
         self.stage.event("signal handler that raises", self.hits)
-        self.stage.collect(pairs, 30)
+        self.stage.collect(pairs, LIMIT)
 
     def call(self, n: int, pairs: Pairs) -> None:
         """One call, in which the handler may raise: then nobody knows what became of it."""

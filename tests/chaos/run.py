@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..limits import LIMIT
 from . import loops as _loops  # noqa: F401  (the scenes)
 from . import plan
 from . import threads as _threads  # noqa: F401
@@ -37,7 +38,7 @@ def run_chaos(
     loops: int = 3,
     seconds: float = float("inf"),
     patience: float | None = None,
-    stall: float = 30.0,
+    stall: float = LIMIT,
     soak: Soak | None = None,
 ) -> Report:
     """One run.
@@ -116,7 +117,7 @@ def play(
 def settle_all(town: Town) -> None:
     """What nobody waits for ends too."""
     ledger = town.ledger
-    limit = ledger.patience or 30
+    limit = ledger.patience or LIMIT
     ledger.is_over = True
     gc.collect()  # finalizers submit, and what a closed loop left behind comes to its end
     for _ in range(2):  # callbacks submit
@@ -148,11 +149,11 @@ def close_all(town: Town) -> None:
     for target in town.all:
         if target.call is not None:
             try:
-                target.call.close(town.ledger.patience or 30)
+                target.call.close(town.ledger.patience or LIMIT)
             except TimeoutError:
                 town.ledger.complain(f"{target.name}: it did not close in time")
             # A close that was late gave up batches of `async def`, which still have to end.
-            end = time.monotonic() + (2 * plan.HANG if target.is_async else 0)
+            end = time.monotonic() + (plan.SETTLE if target.is_async else 0)
             while target.call.stats().workers and time.monotonic() < end:
                 time.sleep(0.01)
             if target.call.stats().workers:

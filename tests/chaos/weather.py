@@ -12,6 +12,7 @@ from typing import Any
 
 from batchify import observe
 
+from ..limits import LIMIT
 from .ledger import Ledger
 from .outcomes import MAY_CLOSE
 from .policies import Observer
@@ -92,7 +93,7 @@ class Weather:
     def end(self) -> None:
         self.is_over.set()
         for thread in self.threads:
-            thread.join(10)
+            thread.join(LIMIT)
             if thread.is_alive():
                 self.ledger.complain(f"the weather ({thread.name}) hangs")
         for end in self.ends:
