@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import threading
 import time
@@ -13,14 +14,22 @@ from typing import Any
 
 import pytest
 
-from batchify import Closed, DeadlineExceeded, QueueFull, Retry, batched
+from batchify import Closed, DeadlineExceeded, QueueFull, Retry, batched, testing
 from batchify import clock as clocks
 from batchify.engine import background
-from batchify.testing import ManualClock, eager, manual_clock, unresolved
+from batchify.testing import ManualClock, eager, unresolved
 from tests.limits import LIMIT
 from tests.manual import Gated, batchify_threads, in_thread, until
 
 HELD = 0.05  # the patience of tests whose batches are held
+manual_clock = functools.partial(testing.manual_clock, patience=LIMIT)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may stand still for seconds."""
+    monkeypatch.setattr(clocks, "AT_THE_END", LIMIT)
+    monkeypatch.setattr(clocks, "ON_THE_WAY", LIMIT)
 
 
 class Batches(list[list[Any]]):
