@@ -408,13 +408,13 @@ def test_copied_futures_are_done_for_everybody_who_asks() -> None:
             return type(error).__name__
 
     def child() -> Any:
-        done = len(wait(futures, 5).done)
+        done = len(wait(futures, LIMIT).done)
         ends = [type(error).__name__ for error in asyncio.run(await_them())]
         return done, ends, asyncio.run(await_one())
 
     assert in_child(child) == (3, ["Forked"] * 3, "Forked")
     used.f.flush(LIMIT)
-    assert len(wait(futures, 5).done) == 3
+    assert len(wait(futures, LIMIT).done) == 3
 
 
 def test_forked_is_an_error_with_a_message_of_its_own() -> None:
@@ -517,7 +517,7 @@ from batchify import batched
 
 @batched(linger=1000)
 def lingers(items):
-    with open(os.environ["BATCHIFY_TEST_FILE"], "a") as file:
+    with open(os.path.join(os.path.dirname(__file__), "ran"), "a") as file:
         file.write("".join(f"{os.getpid()} {item}\\n" for item in items))
     return [(os.getpid(), item) for item in items]
 
@@ -548,7 +548,6 @@ kept = []
 def test_multiprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     (tmp_path / f"batchify_by_{method}.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("BATCHIFY_TEST_FILE", str(tmp_path / "ran"))
     module: Any = __import__(f"batchify_by_{method}")
     owner = module.Owner("owner")
     assert module.aprompt(0).result(LIMIT)[1] == owner.method(0).result(LIMIT)[2] == 0

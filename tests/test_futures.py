@@ -69,7 +69,7 @@ def test_concurrent_futures_wait(return_when: str) -> None:
         assert (done, pending) == ({quick}, {slow})
     gated.open()
     assert slow.result(LIMIT) == ("done", 1)
-    done, pending = concurrent.futures.wait([slow, quick], 5)  # its watchers may be told later
+    done, pending = concurrent.futures.wait([slow, quick], LIMIT)  # its watchers may be told later
     assert (done, pending) == ({slow, quick}, set())
 
 
@@ -80,19 +80,19 @@ def test_concurrent_futures_wait_times_out_and_sees_cancelled_ones() -> None:
     gated.wait_started(1)
     done, pending = concurrent.futures.wait([first, second], 0.01)
     assert (done, pending) == (set(), {first, second})
-    call = in_thread(lambda: concurrent.futures.wait([second], 5))
+    call = in_thread(lambda: concurrent.futures.wait([second], LIMIT))
     until(lambda: "view" in second.__dict__ and second.__dict__["view"].waiters)
     second.cancel()
     assert call.result().done == {second}
     gated.open()
-    assert concurrent.futures.wait([first], 5).done == {first}
+    assert concurrent.futures.wait([first], LIMIT).done == {first}
 
 
 def test_as_completed_while_batches_end() -> None:
     f = batched(lambda items: items, size=7, workers=2)
     for _ in range(20):
         futures = [f(n) for n in range(100)]
-        seen = {future.result() for future in concurrent.futures.as_completed(futures, 10)}
+        seen = {future.result() for future in concurrent.futures.as_completed(futures, LIMIT)}
         assert seen == set(range(100))
 
 

@@ -1981,9 +1981,9 @@ def test_the_delay_is_cut_short(end: str, shape: str) -> None:
         with f:
             pass
     elif end.startswith("a"):
-        asyncio.run(getattr(f, end)(5))
+        asyncio.run(getattr(f, end)(LIMIT))
     else:
-        getattr(f, end)(5)
+        getattr(f, end)(LIMIT)
     assert [future.result(0) for future in futures] == done([1, 2])
     assert runs.batches == [[1, 2], [1, 2]]
 

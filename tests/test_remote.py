@@ -133,14 +133,14 @@ def test_a_generator_on_threads_is_run_there_and_is_told_as_it_yields() -> None:
 
 
 def test_workers_bound_what_runs_at_once() -> None:
-    lock, running, most = threading.Lock(), 0, 0
+    lock, together, running, most = threading.Lock(), threading.Barrier(3), 0, 0
 
     def work(items: list[int]) -> list[int]:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        threading.Event().wait(0.01)
+        together.wait(LIMIT)
         with lock:
             running -= 1
         return items
@@ -722,7 +722,8 @@ def test_the_end_of_the_process_runs_what_was_accepted(pool: str, is_made: bool)
             from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
             return {pool}
 
-        f = batched(elsewhere.slow, size=1, executor={"make" if is_made else "make()"})
+        executor = {"make" if is_made else "make()"}
+        f = batched(elsewhere.slow, size=1, executor=executor, exit_timeout=1000)
         if __name__ == "__main__":
             for n in range(5):
                 f(0.01).add_done_callback(lambda future: print(future.result(), flush=True))
@@ -781,7 +782,7 @@ def test_a_hung_batch_does_not_end_those_of_others() -> None:
 
         pool = ProcessPoolExecutor(2)
         hung = batched(elsewhere.slow, executor=pool, exit_timeout=0.3)
-        good = batched(elsewhere.slow, executor=pool)
+        good = batched(elsewhere.slow, executor=pool, exit_timeout=1000)
         if __name__ == "__main__":
             hung(3600.0)
             good(1.5).add_done_callback(lambda future: print(future.result(), flush=True))
