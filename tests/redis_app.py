@@ -18,11 +18,16 @@ class Sour(Exception):
         self.why = why
 
 
-broker = RedisStreams(
-    os.environ.get("BATCHIFY_TEST_REDIS", "redis://127.0.0.1:1"),
-    lease=float(os.environ.get("BATCHIFY_TEST_LEASE", "1")),
-    answers_expire=60,
-)
+def make_broker(max_deliveries: int = 4) -> RedisStreams:
+    return RedisStreams(
+        os.environ.get("BATCHIFY_TEST_REDIS", "redis://127.0.0.1:1"),
+        lease=float(os.environ.get("BATCHIFY_TEST_LEASE", "1")),
+        answers_expire=60,
+        max_deliveries=max_deliveries,
+    )
+
+
+broker = make_broker()
 
 
 def note(rows: list[Any]) -> None:
@@ -45,7 +50,7 @@ async def adouble(rows: list[int]) -> list[int]:
     return [2 * row for row in rows]
 
 
-@batched(size=100, linger=0.002, broker=broker)
+@batched(size=100, linger=0.002, broker=make_broker(max_deliveries=1000))
 def slow(rows: list[int]) -> list[int]:
     """Time before and after the write, so that a kill hits in the middle."""
     time.sleep(0.03)
