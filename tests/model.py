@@ -46,6 +46,7 @@ from batchify import (
     RetryExhausted,
     waits,
 )
+from batchify.engine import lifecycle
 from batchify.interpreter import has_gil
 from batchify.options import UNSET
 from tests.manual import batched_with
@@ -1037,9 +1038,17 @@ class Machine(RuleBasedStateMachine):
             if self.is_sound:
                 self.leave_nothing()
         finally:
-            self.f = None
             if hasattr(self, "seam"):  # set up
+                self.abandon()
                 self.seam.bury()
+
+    def abandon(self) -> None:
+        """Take a broken engine from what batchify finishes at exit: its items may never end."""
+        engine = None if self.f is None else self.f._scope()
+        self.f = None
+        if engine is not None:
+            lifecycle.let_go(engine)
+            lifecycle._engines.pop(id(engine), None)
 
 
 # ---- many examples ----
