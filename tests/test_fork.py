@@ -10,6 +10,7 @@ import inspect
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 import time
 import traceback
@@ -330,8 +331,15 @@ def expect_no_faults(cells: list[tuple[str, str]], forks: int) -> None:
     assert [pair for pair in fork_matrix.run_all(cells, forks) if pair[1]] == []
 
 
-def test_some_of_the_matrix() -> None:
-    expect_no_faults(fork_matrix.SOME, 2)
+@pytest.mark.parametrize("moment", fork_matrix.MOMENTS)
+def test_some_of_the_matrix(moment: str) -> None:
+    expect_no_faults([cell for cell in fork_matrix.SOME if cell[0] == moment], 2)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("moment", fork_matrix.MOMENTS)
+def test_the_whole_matrix(moment: str) -> None:
+    expect_no_faults([cell for cell in fork_matrix.ALL if cell[0] == moment], 5)
 
 
 @pytest.mark.deep
@@ -548,6 +556,7 @@ kept = []
 def test_multiprocessing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     (tmp_path / f"batchify_by_{method}.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, f"batchify_by_{method}", raising=False)
     module: Any = __import__(f"batchify_by_{method}")
     owner = module.Owner("owner")
     assert module.aprompt(0).result(LIMIT)[1] == owner.method(0).result(LIMIT)[2] == 0
