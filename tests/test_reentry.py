@@ -102,6 +102,7 @@ def test_finalizers_that_submit_while_it_closes() -> None:
                 assert isinstance(future.result(0), int)
 
 
+@pytest.mark.timeout(method="thread")  # the test takes the timer that ends other tests
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 def test_signal_handlers_that_submit_and_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     # What a handler raises inside a finalizer or a weakref's callback ends there, in any program;
