@@ -65,12 +65,13 @@ def finely(*names: str) -> Tests:
 
 
 def in_file(name: str, *tests: str) -> Tests:
-    """The tests of a file, or some of them."""
+    """Name some tests of a file, of either tier, or all of its default tier."""
     path = f"tests/test_{name}.py"
-    return (("pytest", *PYTEST, *([f"{path}::{test}" for test in tests] or [path])),)
+    tier = ("-m", "" if tests else "not deep")
+    return (("pytest", *PYTEST, *tier, *([f"{path}::{test}" for test in tests] or [path])),)
 
 
-PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-m", "not deep", "--tb=no", "--timeout=40")
+PYTEST = ("-n", "0", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "--timeout=40")
 
 MUTANTS: list[Mutant] = []
 

@@ -642,7 +642,7 @@ def test_with_threads_that_inherit_their_context() -> None:
     tests = ["the_function_runs_in_nobodys_context", "an_idle_engine_keeps_no_context_of_a_caller"]
     command = [sys.executable, "-X", "thread_inherit_context=1", "-m", "pytest", "-q"]
     ran = subprocess.run(
-        [*command, "-p", "no:cacheprovider", __file__, "-k", " or ".join(tests)],
+        [*command, "-n", "0", "-p", "no:cacheprovider", __file__, "-k", " or ".join(tests)],
         capture_output=True, text=True, timeout=LIMIT, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr

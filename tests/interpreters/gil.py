@@ -1,9 +1,14 @@
-"""A plugin of pytest: tells the interpreter and its GIL, and fails a run that should have none."""
+"""Report the interpreter and its GIL, and fail a run under PYTHON_GIL=0 in which the GIL is on.
+
+A plugin for pytest. Under pytest-xdist every worker checks its own process, as an extension that
+one test imports switches the GIL on in that worker only.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import pytest
 
@@ -24,6 +29,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"the chaos: {NO_FORK}")
 
 
+def is_wrong() -> bool:
+    return os.environ.get("PYTHON_GIL") == "0" and has_gil()
+
+
+wrong_workers: list[str] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Note what a worker of pytest-xdist found at its end."""
+    if getattr(node, "workeroutput", {}).get("is_wrong"):
+        wrong_workers.append(node.gateway.id)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if os.environ.get("PYTHON_GIL") == "0" and has_gil():
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # this is a worker
+        output["is_wrong"] = is_wrong()
+    elif is_wrong() or wrong_workers:
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
