@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 
 import batchify
 from batchify.engine.seam import Seam
+from tests.frozen import frozen
 from tests.limits import LIMIT
 
 LEVELS = ("seam", "line", "opcode")
@@ -541,17 +542,17 @@ def baton() -> Iterator[None]:
     put(logging.getLogger("batchify"), "disabled", True)  # its locks are not the scheduler's
     is_collecting = gc.isenabled()
     gc.disable()  # finalizers come where the schedule has them
-    gc.freeze()  # and a collection that it asks for takes no time
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if cores is not None:
-        os.sched_setaffinity(0, {min(cores)})  # a baton between two cores costs three times that
+        # A baton between two cores costs three times that. Another process may use another core.
+        os.sched_setaffinity(0, {sorted(cores)[os.getpid() % len(cores)]})
     Runner.free.clear()  # their threads would be on all cores
     try:
-        yield
+        with frozen():  # a collection that a schedule asks for takes no time
+            yield
     finally:
         if cores is not None:
             os.sched_setaffinity(0, cores)
-        gc.unfreeze()
         if is_collecting:
             gc.enable()
         for owner, name, value in reversed(before):

@@ -171,7 +171,9 @@ def codes() -> set[CodeType]:
             with contextlib.suppress(ImportError):  # of what an extra needs
                 importlib.import_module(module.name)
     found: set[CodeType] = set()
+    gc.unfreeze()  # frozen objects are not listed
     left = [one.__code__ for one in gc.get_objects() if isinstance(one, FunctionType)]
+    gc.freeze()
     while left:
         code = left.pop()
         if is_ours(code) and code not in found:

@@ -66,7 +66,6 @@ def test_the_table_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n  {line} " in printed
 
 
-@pytest.mark.deep
 def test_epochs_account_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "EPOCH", 2000)
     monkeypatch.setattr(plan, "HANG", 0.01)
@@ -202,7 +201,6 @@ def break_settle(
     monkeypatch.setattr(Engine, "settle", broken)
 
 
-@pytest.mark.deep
 def test_results_shifted_by_one_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def shifted(settle: Settle, self: Engine, batch: Batch, give: Give) -> None:
         values = [*give.values[1:], give.values[0]]
@@ -368,7 +366,6 @@ def test_a_fork_that_forgets_its_futures_is_found(monkeypatch: pytest.MonkeyPatc
     run_broken(monkeypatch, tells("the child of a fork"))
 
 
-@pytest.mark.deep
 def test_a_batch_function_that_never_ends_is_found() -> None:
     ledger = Ledger(10, 1, patience=0.1)
     town = Town(ledger)

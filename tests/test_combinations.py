@@ -19,7 +19,6 @@ import functools
 import inspect
 import logging
 import math
-import os
 import random
 import sys
 import threading
@@ -50,7 +49,6 @@ from batchify import (
 from tests.limits import LIMIT
 from tests.manual import in_thread, until
 
-EXAMPLES = int(os.environ.get("BATCHIFY_COMBINATIONS", "150"))
 ATTEMPTS = 3  # of each Retry
 NEVER = 3600.0  # seconds: a deadline that does not come
 
@@ -1082,10 +1080,10 @@ class Run:
 # ---- as a test, and by hand ----
 
 
-def make_test(examples: int, *more: Phase) -> Any:
-    """The test, with so many examples."""
+def make_test(profile: settings, *more: Phase) -> Any:
+    """Return the test, with as many examples as the profile has."""
     how = settings(
-        max_examples=examples,
+        profile,
         deadline=None,
         database=None,  # threads have weather: nothing fails for sure again, or when smaller
         phases=[Phase.generate, *more],
@@ -1094,7 +1092,7 @@ def make_test(examples: int, *more: Phase) -> Any:
     return how(given(PLANS)(run))
 
 
-test_combinations = pytest.mark.timeout(600)(make_test(EXAMPLES))
+test_combinations = pytest.mark.timeout(600)(make_test(settings()))
 
 
 def main() -> None:
@@ -1113,7 +1111,7 @@ def main() -> None:
         return
     print(f"seed {given_.seed}", flush=True)
     began = time.monotonic()
-    test = make_test(given_.examples, *[Phase.shrink] * given_.shrink)
+    test = make_test(settings(max_examples=given_.examples), *[Phase.shrink] * given_.shrink)
     seeded(given_.seed)(test)()
     print(f"{given_.examples} examples in {time.monotonic() - began:.0f} s", flush=True)
 

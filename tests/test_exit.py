@@ -268,6 +268,14 @@ def test_some_of_the_matrix(path: str) -> None:
     expect_no_faults([cell for cell in exit_matrix.SOME if cell.path == path])
 
 
+@pytest.mark.deep
+@every_path
+@pytest.mark.parametrize("kind", exit_matrix.KINDS)
+def test_the_whole_matrix(path: str, kind: str) -> None:
+    cells = [cell for cell in exit_matrix.ALL if (cell.path, cell.kind) == (path, kind)]
+    expect_no_faults(cells)
+
+
 @pytest.mark.parametrize("path", ["return", "error", "os.fork", "fork"])
 def test_all_functions_in_all_states_at_once(run: Runner, path: str) -> None:
     end = run(MATRIX, PATHS, arguments=[path])

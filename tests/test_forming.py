@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 from batchify.forming import Decision, Grouped, Plain, Route, Waiting
 from batchify.future import RESULT
 from batchify.terms import NO_TERMS
+from tests.tiers import few
 
 # ---- the stand-in for an engine ----
 
@@ -911,17 +912,15 @@ def test_a_route_without_items_is_let_go(leave: Any, linger: float | None) -> No
     assert len(things) == 0
 
 
-@pytest.mark.parametrize("linger", [0.0, 1e9, None])
-@pytest.mark.parametrize("leave", WAYS_OUT)
-@pytest.mark.deep
+@pytest.mark.parametrize("linger", few([0.0, 1e9, None]))
+@pytest.mark.parametrize("leave", few(WAYS_OUT, 2))
 def test_memory_does_not_grow_with_the_batches(leave: Any, linger: float | None) -> None:
     desk = Desk(Grouped, size=2, linger=linger)
     assert growth(lambda count: leave_often(desk, leave, count)) < 100_000
 
 
 @pytest.mark.parametrize("linger", [1e9, None])
-@pytest.mark.parametrize("leave", [way for way in WAYS_OUT if way is not leave_by_flush])
-@pytest.mark.deep
+@pytest.mark.parametrize("leave", few(way for way in WAYS_OUT if way is not leave_by_flush))
 def test_memory_does_not_grow_while_an_old_item_lingers(leave: Any, linger: float | None) -> None:
     desk = Desk(Grouped, size=2, linger=linger)
     desk.submit(A, "old")
@@ -936,7 +935,6 @@ def leave_often(desk: Desk, leave: Any, count: int) -> None:
         forget(desk)
 
 
-@pytest.mark.deep
 def test_memory_does_not_grow_with_the_flushes() -> None:
     desk = Desk(Grouped, size=2, linger=None, workers=0)
     desk.submit(A, "waits for a worker")
@@ -1292,7 +1290,7 @@ class GroupedMachine(FormingMachine):
     kind = Grouped
 
 
-MANY = settings(max_examples=150, stateful_step_count=60, deadline=None, report_multiple_bugs=False)
+MANY = settings(stateful_step_count=60, report_multiple_bugs=False)
 
 TestPlainAgainstModel = PlainMachine.TestCase
 TestPlainAgainstModel.settings = MANY

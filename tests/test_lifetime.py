@@ -28,6 +28,7 @@ import pytest
 import batchify
 from batchify import Closed, DeadlineExceeded, Deadlock, QueueFull, Retry, batched
 from batchify.interpreter import has_gil
+from tests.frozen import frozen
 from tests.limits import LIMIT
 from tests.manual import Gated, batchify_threads, until
 from tests.own_process import in_own_process
@@ -209,13 +210,12 @@ def is_ours(frame: FrameType) -> bool:
 @pytest.fixture
 def kinds() -> Iterator[Kinds]:
     gc.collect()
-    gc.freeze()  # what is there already is not counted, which takes long
     gc.disable()
     try:
-        yield Kinds()
+        with frozen():  # what is there already is not counted, which takes long
+            yield Kinds()
     finally:
         gc.enable()
-        gc.unfreeze()
 
 
 def outcome(kind: str, kinds: Kinds, items: list[Any]) -> Any:

@@ -22,7 +22,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import batchify
@@ -48,7 +48,6 @@ from tests.manual import Gated, ManualSeam, batched_with, batchify_threads, in_t
 SOON = 0.05  # seconds: a deadline that is waited for
 LATER = 3600.0  # seconds: one that never comes
 PATIENCE = 1.0  # seconds that an item lets those of higher priority pass
-UNHURRIED = settings(deadline=None, max_examples=60)
 
 
 class AsyncGated(Gated):
@@ -813,7 +812,6 @@ def test_the_list_is_in_the_order_of_submission(kind: str) -> None:
     ]
 
 
-@UNHURRIED
 @given(
     st.lists(st.sampled_from([0, 0, 1, -1, 2.5, 100]), max_size=14),
     st.integers(1, 5),
@@ -1470,6 +1468,7 @@ def test_limits_are_set_from_a_loop_and_from_other_threads(kind: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.timeout(method="thread")  # the test takes the timer that ends other tests
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 def test_limits_are_set_from_a_signal_handler() -> None:
     calls = 0
@@ -2013,7 +2012,6 @@ def test_an_observer_may_use_the_function_and_end_itself(kind: str) -> None:
 EXACT = st.floats(1e-7, 1e5)
 
 
-@UNHURRIED
 @given(st.lists(EXACT | st.just(0.0), min_size=1, max_size=200))
 def test_quantiles_are_a_few_percent_off_at_most(numbers: list[float]) -> None:
     recorder = Recorder(6)
@@ -2030,7 +2028,6 @@ def test_quantiles_are_a_few_percent_off_at_most(numbers: list[float]) -> None:
     assert found.p50 <= found.p90 <= found.p99 <= found.max
 
 
-@UNHURRIED
 @given(st.lists(st.integers(1, 1023), min_size=1, max_size=200))
 def test_small_whole_numbers_have_exact_quantiles(sizes: list[int]) -> None:
     recorder = Recorder(10)
@@ -2040,7 +2037,6 @@ def test_small_whole_numbers_have_exact_quantiles(sizes: list[int]) -> None:
         assert quantile == line[-(-percent * len(line) // 100) - 1]
 
 
-@UNHURRIED
 @given(st.lists(st.lists(EXACT, max_size=30), max_size=5))
 def test_merged_distributions_are_those_of_all_numbers(parts: list[list[float]]) -> None:
     recorders = [Recorder(6) for _ in parts]
@@ -2279,7 +2275,7 @@ def test_explain_counts_in_words_and_figures_that_one_reads() -> None:
         ).explain()
 
     assert told(1, 1).startswith("1 batch had 1 item on average")
-    assert told(1_234_567, 4321).startswith("1234567 batches had 4321 items on average")
+    assert told(12_345, 4321).startswith("12345 batches had 4321 items on average")
     assert told(0, 0) == "No batch has left yet (1 item pending)."
 
 
@@ -2293,7 +2289,6 @@ LIMITS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=25)
 @given(LIMITS, st.integers(0, 12), st.booleans())
 def test_explain_never_raises(options: dict[str, Any], calls: int, is_async: bool) -> None:
     f = batched(aecho if is_async else echo, **options)

@@ -19,6 +19,7 @@ from batchify.engine.telling import Telling
 from batchify.engine.threads import ThreadEngine
 from batchify.forming import Plain
 from tests import model
+from tests.tiers import few
 
 PLAIN = {"kinds": "", "size": 2, "linger": 0.0, "workers": 1, "room": 0}
 
@@ -266,7 +267,6 @@ def test_what_is_replayed_is_fine(name: str) -> None:
     model.replay(*REPLAYS[name])
 
 
-@pytest.mark.deep
-@pytest.mark.parametrize("name", BREAKS)
+@pytest.mark.parametrize("name", few(BREAKS))
 def test_a_broken_engine_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert is_found(monkeypatch, name)

@@ -385,7 +385,6 @@ def test_on_an_executor_of_threads(seen: Seen) -> None:
     assert found == span_id_of(seen.batch())
 
 
-@pytest.mark.deep
 def test_around_a_batch_in_another_process(seen: Seen) -> None:
     with ProcessPoolExecutor(1) as pool:
         f = batched(elsewhere.where, executor=pool)

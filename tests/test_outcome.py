@@ -21,7 +21,7 @@ from types import FrameType, MappingProxyType, TracebackType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import batchify
@@ -1308,8 +1308,6 @@ def test_the_bound_of_isolate_holds_for_all_that_may_be_at_fault(
 
 # ---- anything at all ----
 
-UNHURRIED = settings(deadline=None, max_examples=150)  # a busy machine is no failure
-
 ELEMENTS = st.one_of(st.integers(), st.none(), st.builds(ValueError, st.integers()))
 CONTAINERS = st.sampled_from([list, tuple, deque, UserList, Array])
 
@@ -1320,14 +1318,12 @@ def as_expected(outcome: Any, element: Any) -> bool:
     return outcome is element
 
 
-@UNHURRIED
 @given(st.lists(ELEMENTS, min_size=1), CONTAINERS)
 def test_every_caller_gets_its_own_element(elements: list[Any], container: Any) -> None:
     outcomes = run(gives(container(elements)), list(range(len(elements)))).outcomes
     assert all(map(as_expected, outcomes, elements))
 
 
-@UNHURRIED
 @given(st.lists(ELEMENTS), CONTAINERS, st.integers(1, 20))
 def test_nobody_gets_a_neighbours_value(elements: list[Any], container: Any, count: int) -> None:
     outcomes = run(gives(container(elements)), list(range(count))).outcomes
@@ -1335,7 +1331,6 @@ def test_nobody_gets_a_neighbours_value(elements: list[Any], container: Any, cou
         assert all_of(BadResult, [outcome.error for outcome in outcomes])
 
 
-@UNHURRIED
 @given(
     st.lists(ELEMENTS),
     st.sampled_from(["ends", "raises", "exits"]),
@@ -1353,7 +1348,6 @@ def test_a_generator_gives_each_its_own_and_the_rest_the_end(
     assert all_of(told, [outcome.error for outcome in outcomes[served:]])
 
 
-@UNHURRIED
 @given(st.dictionaries(st.integers(0, 9), ELEMENTS), st.lists(st.integers(0, 9), min_size=1))
 def test_a_mapping_gives_each_its_own_or_a_missing_result(
     mapping: dict[int, Any], items: list[int]
@@ -1385,7 +1379,6 @@ ANYTHING = st.recursive(
 )
 
 
-@UNHURRIED
 @given(ANYTHING, ANYTHING, st.lists(st.integers(), min_size=1, max_size=4))
 def test_whatever_comes_back_every_item_is_settled_once(
     answer: Any, second: Any, items: list[int]

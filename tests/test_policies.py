@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batchify import (
@@ -38,7 +38,6 @@ from tests.limits import LIMIT
 from tests.manual import Gated, ManualSeam, batched_with, batchify_threads, in_thread, until
 
 NEVER = 3600.0  # seconds that no test waits for
-UNHURRIED = settings(deadline=None, max_examples=50)
 PLAIN = ["def", "async def"]
 SHAPES = [*PLAIN, "generator", "async generator", "mapping", "method"]
 TROUBLE = [shape for shape in SHAPES if shape != "mapping"]
@@ -351,7 +350,6 @@ def test_when_keys_use_up_the_room_the_oldest_batch_leaves() -> None:
     assert runs.batches[0] == [0]
 
 
-@UNHURRIED
 @given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 5), st.integers(1, 2))
 def test_every_batch_is_of_one_key_and_keeps_its_order(
     keys: list[int], size: int, workers: int
@@ -405,7 +403,6 @@ def test_a_heavy_item_that_is_deferred_keeps_its_place_at_the_front() -> None:
     ]  # fmt: skip
 
 
-@UNHURRIED
 @given(
     st.lists(st.integers(1, 8), max_size=40),
     st.integers(1, 6),
@@ -434,7 +431,6 @@ def test_the_cap_holds_for_every_batch(
             assert len(batch) == size or weight + following[0][1] > cap
 
 
-@UNHURRIED
 @given(st.lists(st.tuples(st.integers(1, 8), st.booleans(), st.integers(0, 1)), max_size=30))
 def test_the_cap_holds_with_keys_and_for_what_runs_again(
     items_: list[tuple[int, bool, int]],
@@ -1026,7 +1022,6 @@ def test_size_and_capacity_count_calls_not_kinds() -> None:
     assert gated.batches == [[0], [1], [1]]
 
 
-@UNHURRIED
 @given(
     st.lists(st.integers(0, 6), max_size=30),
     st.integers(1, 8),
@@ -1112,13 +1107,11 @@ def called_with_bad(shape: str, count: int, bad: set[int]) -> Picky:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@settings(deadline=None, max_examples=30)
 @given(counts_and_bad())
 def test_only_callers_at_fault_get_errors(shape: str, batch: tuple[int, set[int]]) -> None:
     called_with_bad(shape, *batch)
 
 
-@settings(deadline=None, max_examples=100)
 @given(counts_and_bad())
 @example((10, {0, 5}))
 @example((11, {0, 4, 8}))
@@ -1140,7 +1133,6 @@ def test_one_at_fault_at_every_place(count: int) -> None:
 
 
 @pytest.mark.parametrize("shape", ["generator", "async generator"])
-@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_a_generator_that_raises_on_the_way_is_halved_from_there(shape: str, data: Any) -> None:
     count = data.draw(st.integers(1, 40))

@@ -258,7 +258,6 @@ def run(script: str, **env: str) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.deep
 def test_a_forked_child_counts_from_nothing() -> None:
     assert run("""
 import gc, json, os, warnings
@@ -286,7 +285,6 @@ print(json.dumps([before, *json.loads(os.read(read, 9999)), told()]))
 """) == [{"f": 2, "m": 2}, {"f": 0, "m": 0}, {"f": 1, "m": 1}, {"f": 2, "m": 2}]
 
 
-@pytest.mark.deep
 def test_what_works_in_multiprocess_mode(tmp_path: Path) -> None:
     """Histograms and failures of all processes; nothing that a collector alone knows."""
     script = """

@@ -7,7 +7,6 @@ import pytest
 from tests.limits import LIMIT
 
 pytest_plugins = ["pytester"]
-pytestmark = pytest.mark.deep  # each run is a process
 
 CODE = """
 import pytest
@@ -62,6 +61,7 @@ def test_without_the_option_nothing_is_checked(outcome) -> None:
     result.assert_outcomes(passed=2)
 
 
+@pytest.mark.deep
 def test_for_one_test_by_the_fixture(outcome) -> None:
     result = outcome(
         LEFT.replace(
@@ -71,11 +71,13 @@ def test_for_one_test_by_the_fixture(outcome) -> None:
     result.assert_outcomes(passed=2, errors=1)
 
 
+@pytest.mark.deep
 def test_what_fixtures_do_in_the_end_counts(outcome) -> None:
     result = outcome("def test_it(table):\n    table.insert(1)\n", ini=True)
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.deep
 def test_what_runs_is_waited_for(outcome) -> None:
     result = outcome(
         """
@@ -147,6 +149,7 @@ def test_last():
     result.stdout.fnmatch_lines(["*not done: 2 of f, 1 of late (*, or advance the clock)"])
 
 
+@pytest.mark.deep
 def test_what_a_fixture_of_the_session_left_is_not_the_tests(outcome) -> None:
     result = outcome(
         """
@@ -167,6 +170,7 @@ def test_after_it():
     result.assert_outcomes(passed=2)
 
 
+@pytest.mark.deep
 def test_what_hangs_is_told_of_once(outcome, monkeypatch) -> None:
     result = outcome(
         """

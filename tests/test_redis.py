@@ -47,7 +47,6 @@ from tests.redis_server import PROGRAM, RedisServer, redis_server
 
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed"),
-    pytest.mark.deep,
     # redis-py leaves it to the collector to close what was cut.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
@@ -352,6 +351,7 @@ def test_errors_that_cannot_be_written_are_told_of_all_the_same(broker: Any) -> 
             assert "ValueError" in str(error)
 
 
+@pytest.mark.deep
 def test_errors_of_the_server_hold_nobodys_items(broker: Any) -> None:
     with redis_server() as full:
 
@@ -373,6 +373,7 @@ def test_errors_of_the_server_hold_nobodys_items(broker: Any) -> None:
             assert future.result(LIMIT) == "a"
 
 
+@pytest.mark.deep
 def test_a_server_that_is_emptied_or_made_a_replica_ends_no_worker() -> None:
     with redis_server() as server, redis_server() as other:
 
@@ -534,6 +535,7 @@ def test_a_flush_reaches_a_worker_that_comes_later(broker: Any) -> None:
         assert future.result(LIMIT) == 1
 
 
+@pytest.mark.deep
 def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     @batched(size=100, linger=None, broker=broker())
     def patient(rows: list[int]) -> list[int]:
@@ -625,6 +627,7 @@ def test_cancel_before_and_after_an_item_is_sent(broker: Any) -> None:
     assert (stats.succeeded, stats.cancelled, stats.running) == (1, 1, 0)
 
 
+@pytest.mark.deep
 def test_deadlines_hold_in_the_queue_of_the_broker(broker: Any) -> None:
     ran: list[int] = []
 
@@ -769,6 +772,7 @@ def test_tls(tmp_path: Path) -> None:
 # ---- the server goes ----
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("keeps", [True, False], ids=["with its file", "without anything"])
 def test_the_server_is_started_anew(keeps: bool) -> None:
     arguments = ("--appendonly", "yes", "--appendfsync", "always") if keeps else ()
@@ -885,6 +889,7 @@ def kill_at_random(workers: Workers, log: Path, rng: random.Random, kills: int) 
     return killed
 
 
+@pytest.mark.deep
 @pytest.mark.timeout(900)
 def test_killed_workers_lose_nothing(server: RedisServer, tmp_path: Path) -> None:
     """Three callers, two workers, `kill -9` in the middle of batches.
@@ -914,6 +919,7 @@ def test_killed_workers_lose_nothing(server: RedisServer, tmp_path: Path) -> Non
     assert twice <= killed * 100  # at most the killed batches
 
 
+@pytest.mark.deep
 def test_an_item_that_kills_its_workers_is_buried_alone(
     server: RedisServer, tmp_path: Path
 ) -> None:
@@ -960,6 +966,7 @@ def test_an_item_that_kills_its_workers_is_buried_alone(
         assert dead("--delete") == "0 deleted\n"
 
 
+@pytest.mark.deep
 def test_a_lease_is_renewed_while_the_batch_runs(broker: Any) -> None:
     runs: list[int] = []
 
@@ -1019,6 +1026,7 @@ def test_workers_that_were_killed_long_ago_leave_the_list(
     assert not future.done()
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("what", ["a retry", "a long batch"])
 def test_what_takes_long_does_not_stop_the_others(broker: Any, what: str) -> None:
     gate = threading.Event()

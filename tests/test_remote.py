@@ -68,7 +68,6 @@ class Opaque(futures.Executor):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.deep
 def test_batches_run_in_processes(method: str) -> None:
     with batched(elsewhere.where, size=4, workers=2, executor=processes(method, 2)) as f:
         elsewhere.caller.set("the test")
@@ -152,7 +151,6 @@ def test_workers_bound_what_runs_at_once() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("loky") is None, reason="loky is not installed")
-@pytest.mark.deep
 def test_loky() -> None:
     import loky
 
@@ -168,7 +166,6 @@ def test_loky() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="Dask is not installed")
-@pytest.mark.deep
 def test_dask() -> None:
     """A cluster of two processes on this machine, which is told of the module by its path."""
     script = """
@@ -287,7 +284,6 @@ def test_a_function_of_c_goes_by_name(shared: ProcessPoolExecutor) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.deep
 def test_a_function_of_the_main_module(method: str) -> None:
     """It is there in a forked child, and another module in a new process."""
     script = f"""
@@ -568,7 +564,6 @@ def test_a_factory_that_fails_fails_the_batch() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.deep
 def test_a_killed_process(method: str) -> None:
     """A clear error for those in its batch, never a hang; the next batch has another one."""
     f = batched(elsewhere.killed, size=1, executor=processes(method))
@@ -580,7 +575,6 @@ def test_a_killed_process(method: str) -> None:
     f.close()
 
 
-@pytest.mark.deep
 def test_a_killed_process_of_an_executor_that_was_given() -> None:
     executor = processes()()
     f = batched(elsewhere.killed, size=1, executor=executor)
@@ -590,7 +584,6 @@ def test_a_killed_process_of_an_executor_that_was_given() -> None:
     executor.shutdown()
 
 
-@pytest.mark.deep
 def test_batches_under_way_when_a_process_is_killed_all_end() -> None:
     f = batched(elsewhere.killed, size=1, workers=4, executor=processes(workers=2))
     given = [f("kill" if n % 10 == 3 else "fine") for n in range(40)]
@@ -698,7 +691,6 @@ def test_an_executor_of_its_own_kind(odd: str) -> None:
 # ---- its life ----
 
 
-@pytest.mark.deep
 def test_processes_go_when_it_is_closed() -> None:
     f = batched(elsewhere.where, executor=processes())
     _, process, _ = f(1).result(LIMIT)
@@ -711,7 +703,6 @@ def test_processes_go_when_it_is_closed() -> None:
 
 @pytest.mark.parametrize("pool", ["ProcessPoolExecutor(1)", "ThreadPoolExecutor(1)"])
 @pytest.mark.parametrize("is_made", [True, False])
-@pytest.mark.deep
 def test_the_end_of_the_process_runs_what_was_accepted(pool: str, is_made: bool) -> None:
     """Before the executor is ended, whichever was registered first."""
     told = output_of(f"""
@@ -731,7 +722,6 @@ def test_the_end_of_the_process_runs_what_was_accepted(pool: str, is_made: bool)
     assert told == "0.01\n" * 5
 
 
-@pytest.mark.deep
 def test_a_batch_that_hangs_in_a_process_does_not_hold_this_one() -> None:
     told = output_of("""
         from batchify import batched
@@ -747,7 +737,6 @@ def test_a_batch_that_hangs_in_a_process_does_not_hold_this_one() -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "detach"])
-@pytest.mark.deep
 def test_a_hung_batch_without_items_does_not_hold_this_process(how: str) -> None:
     told = output_of(f"""
         import asyncio
@@ -790,9 +779,9 @@ def test_a_hung_batch_does_not_end_those_of_others() -> None:
     assert told == "1.5\n"
 
 
+@pytest.mark.deep
 @pytest.mark.skipif(importlib.util.find_spec("loky") is None, reason="loky is not installed")
 @pytest.mark.parametrize("is_warm", [True, False])
-@pytest.mark.deep
 def test_loky_at_the_end_of_the_process(is_warm: bool) -> None:
     told = output_of(f"""
         import loky
@@ -810,7 +799,6 @@ def test_loky_at_the_end_of_the_process(is_warm: bool) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.deep
 def test_a_forked_child_cannot_use_an_executor_of_its_parent() -> None:
     """It is told so, and the parent's goes on."""
     told = output_of("""
@@ -833,7 +821,6 @@ def test_a_forked_child_cannot_use_an_executor_of_its_parent() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.deep
 def test_a_forked_child_makes_its_own() -> None:
     """In a process of its own: a fork beside the threads of all tests may hang by itself."""
     told = output_of("""
@@ -912,7 +899,6 @@ def test_only_for_def() -> None:
         batched(elsewhere.awaited, executor=ThreadPoolExecutor)
 
 
-@pytest.mark.deep
 def test_no_pickle_is_loaded_without() -> None:
     told = output_of("""
         import sys

@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tests.frozen import frozen
+
 from ..limits import LIMIT
 from . import loops as _loops  # noqa: F401  (the scenes)
 from . import plan
@@ -220,11 +222,10 @@ def calm(seed: int) -> Iterator[None]:
         logger.disabled = True
     sys.setswitchinterval(random.Random(seed).choice((0.005, 0.001, 0.0001, 0.00002)))
     gc.collect()
-    gc.freeze()
     try:
-        yield
+        with frozen():
+            yield
     finally:
-        gc.unfreeze()
         sys.setswitchinterval(interval)
         for logger, was_disabled in zip(loggers, before, strict=True):
             logger.disabled = was_disabled

@@ -1,0 +1,55 @@
+"""What all tests share: hypothesis profiles, the garbage collector, Ctrl-C."""
+
+from __future__ import annotations
+
+import gc
+import signal
+
+import pytest
+from hypothesis import HealthCheck, is_hypothesis_test, settings
+
+# No time limits: a busy machine is no fault. The default tier tries the same examples every time,
+# so that only a change of the code can make it fail. The deep tier tries more, and new ones.
+settings.register_profile(
+    "default",
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "deep", settings.get_profile("default"), max_examples=500, derandomize=False, print_blob=True
+)
+
+MANY = 50_000  # objects
+
+
+def is_deep(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "deep")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("deep" if is_deep(config) else "default")
+    # A shell starts background jobs with SIGINT ignored, and child processes inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the hypothesis tests in the deep tier too, with its profile."""
+    if is_deep(config):
+        for item in items:
+            if is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker("deep")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Freeze what is old, again if a test thawed it.
+
+    Hundreds of tests call `gc.collect`, which takes 0.1 s as long as it visits all modules.
+    """
+    if len(gc.get_objects(generation=2)) > MANY:
+        gc.collect()
+        gc.freeze()
