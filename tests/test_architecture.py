@@ -21,7 +21,7 @@ ROOT = Path(batchify.__file__).parent
 
 # From the ground up. A module may import from the layers below its own, and from no other.
 LAYERS = [
-    ["errors", "_version", "distribution", "interpreter"],
+    ["errors", "_version", "distribution", "interpreter", "logs"],
     ["options", "waits"],
     ["stats", "observe", "retry", "terms"],
     ["explain", "future", "tracing"],
