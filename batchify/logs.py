@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
-_BATCHIFY = os.path.dirname(__file__)
-_STANDARD_LIBRARY = os.path.dirname(os.__file__)
+_BATCHIFY = os.path.dirname(__file__) + os.sep
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 
 def location_of(error: BaseException) -> str:
