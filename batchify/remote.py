@@ -15,11 +15,11 @@ import pickle
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, MappingView
 from concurrent import futures
 from contextvars import Context
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
 
 from . import waits
@@ -28,6 +28,7 @@ from .errors import BatchAborted
 from .interpreter import STARTS_NO_THREAD_AT_EXIT
 from .options import kind
 from .outcome import Raised, caught
+from .outcome.copies import from_parts, has_same_content, parts_of
 
 if TYPE_CHECKING:
     from .engine.batch import Batch
@@ -121,8 +122,12 @@ class Elsewhere:
         """What runs the calls of `batch`: gives what a call gives, or a `Raised`."""
         return _Runner(self, batch, context)
 
-    def result(self, executor: Any, held: _Call | None, *task: Any) -> Any:
-        """What `executor` gives for a task; one of threads runs the call that is `held`."""
+    def result(self, name: str, executor: Any, held: _Call | None, *task: Any) -> Any:
+        """What `executor` gives for a task; one of threads runs the call that is `held`.
+
+        Args:
+            name: the name of the batched function, for messages.
+        """
         self._waiting.append(executor)
         try:
             try:
@@ -141,7 +146,9 @@ class Elsewhere:
             lifecycle.come_first()  # some register their end with their first task
             return future.result()
         except futures.CancelledError:
-            raise BatchAborted("the batch was cancelled by its executor") from None
+            raise BatchAborted(
+                f"{name}: the executor cancelled the batch; submit the items again"
+            ) from None
         except futures.BrokenExecutor:
             self._is_replaced(executor)
             raise
@@ -169,18 +176,19 @@ class _Runner:
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call: _Call | None = None
+        name = self._batch.engine.options.name
         try:
             if function is self._batch.engine.options.on_error:
                 return self._context.run(function, *args, **kwargs)
             executor = self._elsewhere.executor()
             if _is_of_threads(executor):
                 call = _Call(self._batch, self._context, function, args, kwargs)
-                return self._elsewhere.result(executor, call, _run_lent, ref(call))
+                return self._elsewhere.result(name, executor, call, _run_lent, ref(call))
             if function is not self._batch.route.function:
                 return self._context.run(function, *args, **kwargs)
-            payload = _packed(function, args, kwargs)
-            answer = self._elsewhere.result(executor, None, run, *name_of(function), payload)
-            return _opened(answer)
+            payload = _packed(name, function, args, kwargs)
+            where_to_run = (executor, None, run, *name_of(function), payload)
+            return _opened(name, self._elsewhere.result(name, *where_to_run))
         except Exception as error:
             # Of what came from another process only the replay is here.
             return Raised(error, None) if function is next else caught(error)
@@ -306,7 +314,7 @@ def _under(link: Any) -> Any:
     return getattr(link, "__wrapped__", None)
 
 
-def _packed(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+def _packed(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """All that the function is to be called with; of a method, whose it is.
 
     Raises:
@@ -318,62 +326,103 @@ def _packed(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> byt
     try:
         return pickle.dumps((args, kwargs, count), pickle.HIGHEST_PROTOCOL)
     except Exception as error:
-        told = f"the items cannot be sent to another process: {kind(error)} while pickling them"
+        told = (
+            f"{name}: the items cannot be sent to another process: {kind(error)} while pickling "
+            f"them; submit items that can be pickled"
+        )
     raise BatchAborted(told)
 
 
 def run(module: str, name: str, payload: bytes) -> bytes:
-    """In the other process: call the function, and tell what came of it."""
+    """In the other process: call the function, and return what came of it."""
     try:
         args, kwargs, count = pickle.loads(payload)
         returned = Context().run(_found(module, name), *args, **kwargs)
     except BaseException as error:
-        return _answer(None, _sent(error))
-    if isinstance(returned, Generator):
-        return _answer(*_exhausted(returned, count + 1), is_stream=True)
-    return _answer(_with_errors_sent(returned))
+        return _answer(name, None, _sent(name, error))
+    if isinstance(returned, Iterator):
+        return _answer(name, *_exhausted(name, returned, count + 1), is_stream=True)
+    return _answer(name, _with_errors_sent(name, returned))
 
 
-def _exhausted(
-    generator: Generator[Any, Any, Any], most: int
-) -> tuple[list[Any], BaseException | None]:
+def _exhausted(name: str, iterator: Iterator[Any], most: int) -> tuple[list[Any], Any]:
     values: list[Any] = []
     try:
-        values.extend(islice(generator, most))
-        generator.close()
+        values.extend(islice(iterator, most))
+        if isinstance(iterator, Generator):
+            iterator.close()
     except BaseException as error:
-        return _with_errors_sent(values), _sent(error)
-    return _with_errors_sent(values), None
+        return _with_errors_sent(name, values), _sent(name, error)
+    return _with_errors_sent(name, values), None
 
 
-def _with_errors_sent(returned: Any) -> Any:
+def _with_errors_sent(name: str, returned: Any) -> Any:
     """The same, where elements are exceptions: one that cannot be sent harms no neighbour."""
+    if isinstance(returned, MappingView):  # which cannot be pickled
+        returned = [*cast("Iterable[Any]", returned)]
     if isinstance(returned, (list, tuple)) and any(isinstance(e, BaseException) for e in returned):
-        return [_sent(e) if isinstance(e, BaseException) else e for e in returned]
+        return [_sent(name, e) if isinstance(e, BaseException) else e for e in returned]
     if isinstance(returned, Mapping):
         items = returned.items()
-        return {k: _sent(e) if isinstance(e, BaseException) else e for k, e in items}
+        return {k: _sent(name, e) if isinstance(e, BaseException) else e for k, e in items}
     return returned
 
 
-def _answer(returned: Any, error: BaseException | None = None, is_stream: bool = False) -> bytes:
+def _answer(name: str, returned: Any, error: Any = None, is_stream: bool = False) -> bytes:
     try:
         return pickle.dumps((returned, error, is_stream), pickle.HIGHEST_PROTOCOL)
     except Exception as fault:
-        told = f"the results cannot be sent between processes: {kind(fault)} while pickling them"
+        told = (
+            f"{name}: the results cannot be sent between processes: {kind(fault)} while pickling "
+            f"them; return results that can be pickled"
+        )
         return pickle.dumps((None, BatchAborted(told), False), pickle.HIGHEST_PROTOCOL)
 
 
-def _sent(error: BaseException) -> BaseException:
-    """`error` as it can be sent, with a note where it came from: a traceback cannot."""
+class _InParts:
+    """An exception whose own way to be pickled fails or loses something; unpickled as itself."""
+
+    def __init__(self, error: BaseException) -> None:
+        cls, group, fields, state = parts_of(error)
+        if group:
+            group = group[0], [_InParts(member) for member in group[1]]
+            fields = {name: value for name, value in fields.items() if name not in _OF_GROUPS}
+        kept = {n: one for n, one in state.items() if one is None or _replica(one) is not None}
+        self._parts = cls, group, fields, kept
+
+    def __reduce__(self) -> Any:
+        return from_parts, self._parts
+
+
+_OF_GROUPS = ("args", "message", "exceptions")  # what the constructor of a group sets
+
+
+def _replica(value: Any) -> Any:
+    """Return what another process would receive, None if it cannot be sent."""
     try:
-        sent: BaseException = pickle.loads(pickle.dumps(error, pickle.HIGHEST_PROTOCOL))
-        if type(sent) is not type(error):
-            raise TypeError(kind(sent))
+        return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
     except Exception:
-        sent = BatchAborted(
-            f"the batch raised {kind(error)}, which cannot be sent between processes"
+        return None
+
+
+def _sent(name: str, error: BaseException) -> Any:
+    """Return `error` as it can be sent, with a note where it was raised: a traceback cannot."""
+    replica: Any = _replica(error)
+    if type(replica) is not type(error):
+        replica = None
+    is_whole = replica is not None and has_same_content(replica, error)
+    in_parts = None if is_whole else _replica(_InParts(error))
+    if in_parts is not None:
+        return _InParts(_noted(in_parts, error))
+    if replica is None:
+        replica = BatchAborted(
+            f"{name} raised {kind(error)}, which cannot be sent between processes; "
+            f"raise exceptions that can be pickled"
         )
+    return _noted(replica, error)
+
+
+def _noted(sent: BaseException, error: BaseException) -> BaseException:
     frames = where(error)
     if frames:
         with contextlib.suppress(Exception):  # an exception may refuse to be changed
@@ -395,11 +444,11 @@ def where(error: BaseException) -> str:
     return "\nfrom\n".join(told)
 
 
-def _opened(answer: bytes) -> Any:
+def _opened(name: str, answer: bytes) -> Any:
     try:
         returned, error, is_stream = pickle.loads(answer)
     except Exception as fault:
-        told = f"the results cannot be read here: {kind(fault)} while unpickling them"
+        told = f"{name}: the results cannot be read here: {kind(fault)} while unpickling them"
     else:
         if is_stream:
             return _replayed(returned, error)

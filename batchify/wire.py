@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from .errors import BatchAborted
 from .future import Failure
 from .options import kind
+from .outcome.copies import blank, built_in_fields_of
 from .remote import where
 
 MOST_CAUSES = 5  # that an error takes with it, one of the other
@@ -174,12 +175,15 @@ def described(error: BaseException, depth: int = 0) -> dict[str, Any]:
     """An error in plain values: its type, what it says, its notes and its cause."""
     told: dict[str, Any] = {"module": type(error).__module__, "name": type(error).__qualname__}
     told["text"] = _text_of(error)
-    builtin = _builtin(type(error))
-    reduced: Any = builtin.__reduce__(error)  # as in `copy_of`
-    if _is_plain(reduced[1]):
-        told["args"] = list(reduced[1])
-    held = reduced[2] if len(reduced) > 2 else {}  # in C, such as the `name` of an ImportError
-    fields = {n: v for n, v in held.items() if n not in error.__dict__ and _is_plain(v)}
+    if _is_plain(error.args):
+        told["args"] = list(error.args)
+    fields = {}  # stored in C, such as the `name` of an ImportError
+    for name, field in built_in_fields_of(type(error)).items():
+        value = None
+        with contextlib.suppress(AttributeError):  # not set
+            value = field.__get__(error)
+        if value is not None and _is_plain(value):
+            fields[name] = value
     if fields:
         told["fields"] = fields
     state = {name: value for name, value in error.__dict__.items() if _is_plain(value)}
@@ -232,23 +236,19 @@ def _class_of(module: str, name: str) -> type[BaseException] | None:
     return found if is_error else None
 
 
-def _builtin(found: type[BaseException]) -> Any:
-    return next(base for base in found.__mro__ if base.__module__ == "builtins")
-
-
 def _made(
     found: type[BaseException], args: tuple[Any, ...], state: dict[str, Any], fields: dict[str, Any]
 ) -> Any:
-    """An exception of that type and content, without running its `__init__` (as `copy_of`)."""
-    builtin = _builtin(found)
+    """Return an exception of that type and content, made without code of its class, or None."""
     try:
-        made = builtin.__new__(found, *args)
-        builtin.__init__(made, *args)
+        made = blank(found)
+        made.args = args
         if "__notes__" in state:
             state["__notes__"] = [str(note) for note in state["__notes__"]]
         made.__dict__.update(state)
+        known = built_in_fields_of(found)
         for name, value in fields.items():
-            builtin.__dict__[name].__set__(made, value)
+            known[name].__set__(made, value)
     except Exception:
         return None
     return made

@@ -20,10 +20,10 @@ caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 class Unsendable(Exception):
-    """Pickled, but not made again from that: its class wants more arguments."""
+    """What it says cannot be pickled."""
 
     def __init__(self, first: int, second: int) -> None:
-        super().__init__("one text")
+        super().__init__(threading.Lock())
         self.both = first, second
 
 
