@@ -72,14 +72,14 @@ def _run_at_once(
     function = calls._plain()
     work = Work(
         function, args, kwargs, options.on_error, calls._gives_itself(scope), options.isolate,
-        is_async(function),
+        is_async(function), options.name,
     )  # fmt: skip
     value: Any = None
     try:
         value, tries = _outcome(work, item), 1
         while issubclass(type(value), Retry):
             if tries >= value.attempts:
-                value = exhausted(value, tries)
+                value = exhausted(value, tries, options.name)
                 break
             value, tries = _outcome(work, item), tries + 1
         return _done(value)

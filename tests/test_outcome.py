@@ -172,7 +172,6 @@ SEQUENCES = [
     range(1, 4),
     UserList([1, 2, 3]),
     Array([1, 2, 3]),
-    memoryview(b"\x01\x02\x03"),
 ]
 
 
@@ -206,8 +205,7 @@ def test_results_may_be_of_classes_that_have_no_hash() -> None:
 def test_a_wrong_number_is_a_bad_result_for_everyone(sequence: Any, count: int) -> None:
     errors = run(gives(sequence), [Item()] * count).errors
     assert all_of(BadResult, errors)
-    assert f"expected {count} result" in str(errors[0])
-    assert "got 3" in str(errors[0])
+    assert f"returned 3 results for {count} item" in str(errors[0])
 
 
 def test_no_results_at_all_are_a_wrong_number() -> None:
@@ -236,19 +234,14 @@ NO_ANSWERS: list[tuple[str, Callable[[], Any]]] = [
     ("str", lambda: "ab"),
     ("bytes", lambda: b"ab"),
     ("bytearray", lambda: bytearray(b"ab")),
+    ("memoryview", lambda: memoryview(b"ab")),
     ("set", lambda: {1, 2}),
     ("frozenset", lambda: frozenset({1, 2})),
-    ("dict_keys", lambda: {1: 1, 2: 2}.keys()),
-    ("dict_values", lambda: {1: 1, 2: 2}.values()),
-    ("dict_items", lambda: {1: 1, 2: 2}.items()),
     ("int", lambda: 2),
     ("bool", lambda: True),
     ("float", lambda: 2.0),
     ("object", object),
     ("type", lambda: list),
-    ("list_iterator", lambda: iter([1, 2])),
-    ("map", lambda: map(str, [1, 2])),
-    ("zip", lambda: zip([1, 2], [1, 2], strict=True)),
     ("ZeroDimensional", lambda: ZeroDimensional([])),
     ("ValueError", lambda: ValueError("hunter2")),
     ("Item", Item),
@@ -260,8 +253,8 @@ def test_anything_else_is_a_bad_result_that_tells_expected_and_got(kind: str, ma
     errors = run(gives(make()), [Item("a"), Item("b")]).errors
     assert all_of(BadResult, errors)
     message = str(errors[0])
-    assert "expected a sequence of 2 results" in message
-    assert f"got {kind}" in message
+    assert f"returned {kind}" in message
+    assert "return one result per item, in order" in message
     assert "hunter2" not in message
 
 
@@ -427,8 +420,7 @@ def test_a_generator_that_ends_early_is_a_bad_result_for_the_rest(make: Any) -> 
     assert ran.outcomes[0] == 10
     rest = [outcome.error for outcome in ran.outcomes[1:]]
     assert all_of(BadResult, rest)
-    assert "expected 3 results" in str(rest[0])
-    assert "ended after 1" in str(rest[0])
+    assert "yielded 1 result for 3 items" in str(rest[0])
 
 
 @GENERATORS
@@ -446,7 +438,7 @@ def test_a_generator_that_yields_too_many_is_closed_and_spoils_nothing(
 ) -> None:
     ran = run(make([10, 20, "hunter2"]), [1, 2])
     assert ran.values == [10, 20]
-    assert "more than the 2" in caplog.text
+    assert "yielded more than 2 results" in caplog.text
     assert "hunter2" not in caplog.text
 
 
@@ -539,7 +531,8 @@ def test_elements_that_no_future_can_carry(element: Any, told: type[Exception]) 
     assert ran.outcomes[0] == 1
     errors = [outcome.error for outcome in ran.outcomes[1:]]
     assert all_of(told, errors)
-    assert all(error.__cause__ is element for error in errors)
+    assert all(type(error.__cause__) is type(element) for error in errors)
+    assert all(error.__cause__.args == element.args for error in errors)
 
 
 # ---- what the function raises ----
@@ -560,7 +553,9 @@ def test_elements_that_no_future_can_carry(element: Any, told: type[Exception]) 
 def test_base_exceptions_abort_the_batch(error: BaseException) -> None:
     errors = run(raises(error), [1, 2, 3]).errors
     assert all_of(BatchAborted, errors)
-    assert all(isinstance(one, Exception) and one.__cause__ is error for one in errors)
+    assert all(isinstance(one, Exception) for one in errors)
+    assert all(type(one.__cause__) is type(error) for one in errors)
+    assert all(str(one.__cause__) == str(error) for one in errors)
     assert type(error).__name__ in str(errors[0])
 
 
@@ -568,7 +563,8 @@ def test_base_exceptions_abort_the_batch(error: BaseException) -> None:
 def test_stop_iteration_comes_as_a_runtime_error_from_it(error: Exception) -> None:
     errors = run(raises(error), [1, 2]).errors
     assert all_of(RuntimeError, errors)
-    assert all(one.__cause__ is error for one in errors)
+    assert all(type(one.__cause__) is type(error) for one in errors)
+    assert all(one.__cause__.args == error.args for one in errors)
 
 
 class Base(Exception):

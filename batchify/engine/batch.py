@@ -66,6 +66,7 @@ class Batch:
                 route.batched,
                 options.isolate,
                 can_await,
+                options.name,
             )
         if options.dedupe is not None:
             return None

@@ -258,7 +258,7 @@ class LoopEngine(Engine):
                 self._roused = False
             else:
                 if batch.left:
-                    self._abort(batch, "the task of the batch was ended")
+                    self._abort(batch, "the batch's task was cancelled; submit the items again")
                 self.batches.discard(batch)
             self._tasks.pop(task, None)
             if not self.port.loop.is_closed():

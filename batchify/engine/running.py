@@ -126,7 +126,7 @@ class Running(Entry):
     def _put_back(self, batch: Batch) -> None:
         """The items of a lost batch wait again, before all others, if it never began."""
         if batch.has_begun:
-            self._abort(batch, "an exception broke into the engine")
+            self._abort(batch, "an exception interrupted batchify itself; submit the items again")
             self.batches.discard(batch)
             return
         route: Route | None = batch.route
@@ -266,7 +266,7 @@ class Running(Entry):
         left = [future for future in batch.futures if future._s is batch]
         for future in left:
             count = future._count
-            self._end_with((future,), lambda: BatchAborted(reason))
+            self._end_with((future,), lambda: BatchAborted(f"{self.options.name}: {reason}"))
             self.forming.running -= count
             if future._s is not CANCELLED:  # by a handler
                 self.counts.failed += count
@@ -311,7 +311,7 @@ class Running(Entry):
                 if batch.chunk is None:
                     tries += batch.futures[give.places[at]]._terms.tries
                 if tries >= value.attempts:
-                    values[at] = exhausted(value, tries)
+                    values[at] = exhausted(value, tries, self.options.name)
         return values
 
     def _is_over(self) -> bool:

@@ -160,7 +160,7 @@ class SendingEngine(Answered):
             batch.has_begun = True
             self._send(self._written(batch), batch)
         except BaseException as error:
-            self._fail(batch, failure_of(caught(error)))
+            self._fail(batch, failure_of(caught(error), self.options.name))
         finally:
             self._free_lock()  # as a worker does
             waits.end_to_serve(batch, get_ident())
@@ -224,14 +224,15 @@ class SendingEngine(Answered):
     def _give_up(self, batch: Batch, letters: list[Letter], error: BaseException) -> None:
         """End those that are not sent."""
         numbers = [letter.number for letter in letters]
-        self._end_letters(batch, numbers, failure_of(Raised(error, None)))
+        failure = failure_of(Raised(error, None), self.options.name)
+        self._end_letters(batch, numbers, failure)
 
     def _fail(self, batch: Batch, failure: Failure) -> None:
         """End all that has no answer yet."""
         numbers = [number for number, (one, _) in list(self._under_way.items()) if one is batch]
         self._end_letters(batch, numbers, failure)
         if not numbers:
-            self.finish(batch, f"the batch could not be sent: {kind(failure.error)}")
+            self.finish(batch, f"the batch could not be sent ({kind(failure.error)})")
 
     def _end_letters(self, batch: Batch, numbers: list[int], failure: Failure) -> None:
         found = [self._under_way.pop(number, None) for number in numbers]

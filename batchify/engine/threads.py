@@ -288,7 +288,7 @@ class ThreadEngine(Engine):
             fault = error
         finally:
             self._free_lock()  # it, or the function in a call of its own, may have been hit
-            self.finish(batch, f"the batch could not be settled: {kind(fault)}")
+            self.finish(batch, f"{kind(fault)} interrupted batchify itself")
             waits.end_to_serve(batch)
             if self._ended:
                 self._tell_ended()

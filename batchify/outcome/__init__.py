@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from .attempt import asked
 from .conduct import concluded, conduct
-from .faults import caught, copy_of, exhausted
+from .copies import copy_of
+from .faults import caught, exhausted
 from .talk import Ask, BatchFailure, Give, Raised, Talk, Work
 from .values import is_simple
 

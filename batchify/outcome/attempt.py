@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any, NamedTuple
 
 from ..future import Failure
+from ..logs import location_of
 from ..options import kind
 from ..retry import Retry
 from .faults import bad_result, element_failure, failure_of
 from .talk import Ask, Give, Raised, Work
-from .values import values_of
+from .values import counted, values_of
 
 log = logging.getLogger("batchify")
 
@@ -44,13 +45,24 @@ def asked(work: Work, items: list[Any]) -> Ask:
     return Ask(work.function, (items, *work.args), work.kwargs)
 
 
-def taken_apart(answer: Any, work: Work, items: list[Any], places: range) -> Give | Lost | Attempt:
-    """What was given back for the items at `places`, to be settled; a stream settles itself."""
+def taken_apart(
+    answer: Any, work: Work, items: list[Any], places: range, name: str = ""
+) -> Give | Lost | Attempt:
+    """Take apart what was returned for the items at `places`; an iterator settles them itself.
+
+    Args:
+        answer: what was returned, or a `Raised`.
+        work: the function.
+        items: those of the batch.
+        places: those that the answer is for.
+        name: who answered, for messages; by default the function.
+    """
+    name = name or work.name
     if type(answer) is Raised:
-        return _raised(places, answer)
-    if issubclass(type(answer), _STREAMS if work.can_await else Generator):
-        return _stream(answer, places)
-    given = values_of(answer, items, places)
+        return _raised(places, answer, name, items)
+    if issubclass(type(answer), _ITERATORS if work.can_await else Iterator):
+        return _stream(answer, items, places, name)
+    given = values_of(answer, items, places, name)
     return Lost(places, given) if isinstance(given, Failure) else given
 
 
@@ -64,54 +76,67 @@ def settle(given: Give | Lost | Attempt) -> Attempt:
     return (yield from given)
 
 
-_STREAMS = (Generator, AsyncGenerator)
+_ITERATORS = (Iterator, AsyncIterator)
 
 
-def _raised(places: range, raised: Raised) -> Lost:
-    # Else somebody stops the batch: a cancelled task, Ctrl-C in a caller's thread.
-    has_raised = isinstance(raised.error, (Exception, SystemExit))
-    return Lost(places, failure_of(raised), has_raised, not has_raised)
+def _raised(places: range, raised: Raised, name: str, items: list[Any]) -> Lost:
+    has_raised = _has_raised(raised)
+    return Lost(places, failure_of(raised, name, items), has_raised, not has_raised)
 
 
-def _anext(generator: AsyncGenerator[Any, Any]) -> Any:
-    """Ask for the next result, without the event loop's taking note of the generator.
+def _has_raised(raised: Raised) -> bool:
+    """Return False if the batch was stopped: by a cancelled task, or by Ctrl-C in its thread."""
+    return isinstance(raised.error, (Exception, SystemExit))
 
-    It would close it at its end, while the batch still runs.
+
+def _anext(iterator: AsyncIterator[Any]) -> Any:
+    """Request the next result of an async generator without registering it with the loop.
+
+    The loop would close it at shutdown, while the batch still runs.
     """
     hooks = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(None, None)
     try:
-        return generator.__anext__()
+        return iterator.__anext__()
     finally:
         sys.set_asyncgen_hooks(*hooks)
 
 
-def _stream(generator: Any, places: range) -> Attempt:
-    """Settle each item as its result is yielded."""
+def _stream(iterator: Any, items: list[Any], places: range, name: str) -> Attempt:
+    """Settle each item as soon as its result is there."""
     count = len(places)
-    is_async = isinstance(generator, AsyncGenerator)
-    step = Ask(_anext if is_async else next, (generator,), {})
+    is_async = not issubclass(type(iterator), Iterator)
+    step = Ask(_anext if is_async else next, (iterator,), {})
     end: type[Exception] = StopAsyncIteration if is_async else StopIteration
-    seen: set[int] = set()
     at = 0
     while True:
         answer = yield step
         if type(answer) is Raised:
+            has_ended = isinstance(answer.error, end)
             if at == count:
-                if not isinstance(answer.error, end):
-                    log.error("a batch raised %s after its last result", kind(answer.error))
+                if not has_ended and _has_raised(answer):
+                    log.error(
+                        "%s: the batch raised %s after its last result (%s)",
+                        name,
+                        kind(answer.error),
+                        location_of(answer.error),
+                    )
                 return None
-            if isinstance(answer.error, end):
-                early = bad_result(f"{count} results", f"a generator that ended after {at}")
+            if has_ended:
+                early = bad_result(
+                    f"{name} yielded {counted(at, 'result')} for {counted(count, 'item')}; "
+                    f"yield one result per item, in order"
+                )
                 return Lost(places[at:], early)
-            return _raised(places[at:], answer)
+            return _raised(places[at:], answer, name, items)
         if at == count:
-            yield Ask(generator.aclose if is_async else generator.close, (), {})
-            log.error("a batch yielded more than the %d results expected", count)
+            if issubclass(type(iterator), (Generator, AsyncGenerator)):  # others may be in use
+                yield Ask(iterator.aclose if is_async else iterator.close, (), {})
+            log.error("%s yielded more than %s; yield one per item", name, counted(count, "result"))
             return None
         here = places[at : at + 1]
         if issubclass(type(answer), BaseException):  # what `__class__` says is an item's affair
-            yield Give(here, [element_failure(answer, seen)], False)
+            yield Give(here, [element_failure(answer, name)], False)
         else:
             yield Give(here, [answer], not issubclass(type(answer), Retry))
         answer = None

@@ -53,11 +53,12 @@ def _handled(work: Work, items: list[Any], lost: Lost) -> Generator[Ask | Give, 
             function=work.function,
             batched=None if work.batched is None else work.batched(),
         )
+        handler = f"on_error of {work.name}"
         answer = yield Ask(work.on_error, (failed,), {})
         if type(answer) is Raised:
-            note_handler(lost.failure.error, answer.error)
+            note_handler(lost.failure.error, answer.error, work.name)
         elif answer is not None:
-            left = yield from settle(taken_apart(answer, work, items, lost.places))
+            left = yield from settle(taken_apart(answer, work, items, lost.places, handler))
     if left is not None:
         yield Give(left.places, copies(left.failure, len(left.places)), False)
 
@@ -73,7 +74,7 @@ def _once_each(work: Work, items: list[Any], twins: Sequence[Any]) -> Talk:
     """
     found = yield Ask(_places, (twins,), {})
     if isinstance(found, Raised):
-        failure = failure_of(found)
+        failure = failure_of(found, work.name, items)
         yield Give(range(len(items)), copies(failure, len(items)), False)
         return failure.error
     if len(found) == len(items):

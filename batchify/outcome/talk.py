@@ -21,7 +21,7 @@ class Ask:
 
 @dataclass(slots=True, repr=False)
 class Raised:
-    """The answer to an `Ask` that raised. `traceback` starts below the driver's own frame."""
+    """The answer to an `Ask` that raised. `traceback` is what callers may see of it."""
 
     error: BaseException
     traceback: TracebackType | None
@@ -52,6 +52,7 @@ class Work:
         batched: gives the decorated object, None when it is gone.
         isolate: halve what fails.
         can_await: the driver awaits what it is asked to call.
+        name: the name of the batched function, for messages and log lines.
     """
 
     function: Callable[..., Any]
@@ -61,6 +62,7 @@ class Work:
     batched: Callable[[], Any] | None = None
     isolate: bool = False
     can_await: bool = True
+    name: str = "the batch function"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,14 @@
-"""What the function gave back, taken apart: a value for each item, or why there is none."""
+"""Take apart what the function returned: a value for each item, or the reason why there is none.
+
+Results are told by their type alone, because their own methods are the user's code.
+Callers are `attempt`, and the engines for the usual case (`is_simple`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import UserString
+from collections.abc import AsyncIterator, Iterable, Mapping, MappingView, Sequence, Set
+from itertools import islice
 from types import CoroutineType
 from typing import Any
 
@@ -16,6 +22,9 @@ from .talk import Give
 _MISSING = object()
 _SPECIAL = (BaseException, Retry)  # elements that are no results
 _USUAL = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
+_TEXT = (str, UserString, bytes, bytearray, memoryview)
+_PER_ITEM = "return one result per item, in order, or a mapping {item: result}"
+_MOST_KEYS = 100  # that a message looks at
 
 
 def is_simple(returned: Any, count: int) -> bool:
@@ -37,70 +46,131 @@ def _are_results(values: list[Any]) -> bool:
     return not any(issubclass(cls, _SPECIAL) for cls in types)
 
 
-def values_of(returned: Any, items: list[Any], places: range) -> Give | Failure:
-    """The values for the items at `places` out of what was given back, or why there are none."""
+def values_of(returned: Any, items: list[Any], places: range, name: str) -> Give | Failure:
+    """Return the values for the items at `places`, or the failure of all of them.
+
+    Args:
+        returned: what the function returned; no iterator that can be consumed.
+        items: those of the batch.
+        places: those that it was returned for.
+        name: who returned it, for messages.
+    """
     count = len(places)
     if returned is None:
         return Give(places, [None] * count, True)
-    if type(returned) is list or _is_sequence(type(returned)):
+    if type(returned) is list or _is_sequence(returned):
         try:
             values = returned if type(returned) is list else list(returned)
             found = len(values)
         except Exception as error:
             return bad_result(
-                f"a sequence of {count} results", f"{kind(returned)} of no length", error
+                f"{name} returned {kind(returned)}, which raised {kind(error)} when it was read; "
+                f"{_PER_ITEM}",
+                error,
             )
         if found != count:
-            return bad_result(f"{count} results, one for each item", f"{found}")
-        return _sorted_out(values, places)
+            return bad_result(
+                f"{name} returned {counted(found, 'result')} for {counted(count, 'item')}; "
+                f"{_PER_ITEM}"
+            )
+        return _sorted_out(values, places, name)
     if issubclass(type(returned), Mapping):
-        return _from_mapping(returned, items[places.start : places.stop], places)
+        return _from_mapping(returned, items[places.start : places.stop], places, name)
     if type(returned) is CoroutineType:
         returned.close()
-        return bad_result(
-            "results", "a coroutine (decorate the `async def` itself, not a `def` around it)"
-        )
     return bad_result(
-        f"a sequence of {count} results, a mapping, a generator or None", kind(returned)
+        f"{name} returned {kind(returned)} for {counted(count, 'item')}; {_advice(returned)}"
     )
 
 
-def _is_sequence(cls: type) -> bool:
-    """Sized and ordered: also arrays; not text, and not tables that iterate over their keys."""
-    if issubclass(cls, (str, bytes, bytearray)):
+def counted(count: int, noun: str) -> str:
+    """Return "1 item", "2 items"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _is_sequence(returned: Any) -> bool:
+    """Return True if it is sized and ordered, such as an array, and neither text nor a table."""
+    cls = type(returned)
+    if issubclass(cls, _TEXT):
         return False
-    if issubclass(cls, Sequence):
+    if issubclass(cls, (Sequence, MappingView)):
         return True
-    return (
-        hasattr(cls, "__len__")
-        and hasattr(cls, "__getitem__")
-        and hasattr(cls, "__iter__")
-        and not hasattr(cls, "keys")
-    )
+    if not all(hasattr(cls, name) for name in ("__len__", "__getitem__", "__iter__")):
+        return False
+    if _is_table(cls) or issubclass(cls, Mapping):
+        return False
+    return not hasattr(cls, "keys") or _is_series(returned)
 
 
-def _sorted_out(values: list[Any], places: range) -> Give:
+def _is_table(cls: type) -> bool:
+    return hasattr(cls, "columns")  # pandas, polars, PyArrow; they iterate over their columns
+
+
+def _is_series(returned: Any) -> bool:
+    """Return True for a pandas Series, whose `keys` are its index."""
+    return hasattr(type(returned), "ndim") and returned.ndim == 1
+
+
+def _advice(returned: Any) -> str:
+    """Return what the function should do instead of returning `returned`."""
+    cls = type(returned)
+    if _is_table(cls):
+        for method, call in _ROWS.items():
+            if hasattr(cls, method):
+                return f"return a list with one element per row: df.{call}"
+        return "return a list with one element per row"
+    if issubclass(cls, CoroutineType):
+        return "put @batched on the `async def` itself, not on a `def` around it"
+    if issubclass(cls, AsyncIterator):
+        return "put @batched on an `async def`, which can consume it"
+    if issubclass(cls, Set):
+        return f"a set has no order: {_PER_ITEM}"
+    return _PER_ITEM
+
+
+# The methods that turn a table into a list of rows, by the name that tells whether it has them.
+_ROWS = {"to_dicts": "to_dicts()", "to_pylist": "to_pylist()", "to_dict": 'to_dict("records")'}
+
+
+def _sorted_out(values: list[Any], places: range, name: str) -> Give:
     """Elements that are exception instances become failures, `Retry` stays."""
     if _are_results(values):
         return Give(places, values, True)
-    seen: set[int] = set()
     values = [
-        element_failure(value, seen) if issubclass(type(value), BaseException) else value
+        element_failure(value, name) if issubclass(type(value), BaseException) else value
         for value in values
     ]
     return Give(places, values, False)
 
 
-def _from_mapping(returned: Mapping[Any, Any], items: list[Any], places: range) -> Give | Failure:
+def _from_mapping(
+    returned: Mapping[Any, Any], items: list[Any], places: range, name: str
+) -> Give | Failure:
     values: list[Any] = []
+    keys = ""
     for item in items:
         try:
             value = returned.get(item, _MISSING)
         except Exception as error:
             return bad_result(
-                "a mapping by item", f"{kind(item)} items that it cannot look up", error
+                f"{name} returned a mapping, in which items of type {kind(item)} cannot be looked "
+                f"up ({kind(error)}); return a list with one result per item, in order",
+                error,
             )
         if value is _MISSING:
-            value = MissingResult("the mapping given back has no value for this item")
+            keys = keys or _keys_of(returned)
+            value = MissingResult(
+                f"{name} returned a mapping without this item (items are {kind(item)}, {keys}); "
+                f"return every item as a key, or None for missing ones"
+            )
         values.append(value)
-    return _sorted_out(values, places)
+    return _sorted_out(values, places, name)
+
+
+def _keys_of(returned: Mapping[Any, Any]) -> str:
+    """Return of which types its keys are, for a message."""
+    try:
+        names = sorted({kind(key) for key in islice(returned, _MOST_KEYS)})
+    except Exception:
+        return "its keys cannot be read"
+    return f"keys are {' or '.join(names)}" if names else "it is empty"

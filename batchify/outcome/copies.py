@@ -1,0 +1,276 @@
+"""Copies of exceptions: one object for each caller, with the same type and content.
+
+The user's code may hold the original, and whatever its links lead to, so none of it is changed.
+An exception that cannot be copied is shared. Callers are `faults`, `remote` and `wire`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
+from typing import Any
+
+from .tracebacks import snapshot
+
+_BUILT_IN = frozenset(
+    cls
+    for cls in vars(builtins).values()
+    if isinstance(cls, type) and issubclass(cls, BaseException)
+)
+_STORED = (MemberDescriptorType, GetSetDescriptorType)
+_UNSET = object()
+_LINKS = ("__cause__", "__context__")
+# What `_fill` sets apart from the other fields, and what is no content.
+_NO_FIELDS = frozenset(
+    ["__class__", "__dict__", "__weakref__", "__traceback__", "__suppress_context__", *_LINKS]
+)
+
+# A class may define these attributes anew; the descriptors run no code of it.
+_dict_of: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
+_traceback_of: Callable[[BaseException], TracebackType | None] = vars(BaseException)[
+    "__traceback__"
+].__get__
+
+
+def copy_of(error: BaseException) -> BaseException | None:
+    """Return a copy of `error`, or None if that is not possible.
+
+    Its links and its traceback are those of `error`. No code of its class is run, unless it is
+    made by an extension module that keeps more in its objects than the built-in exceptions do.
+    """
+    for make in (_blank, copy.copy):
+        try:
+            new = make(error)
+            if new is not error and type(new) is type(error) and _fill(new, error):
+                return new
+        except Exception:
+            continue
+    return None
+
+
+def fields_of(cls: type[BaseException]) -> list[tuple[str, Any]]:
+    """Return what exceptions of `cls` hold outside of `__dict__`: names and descriptors.
+
+    These are the slots, and what built-in types and extension modules keep in C.
+    """
+    return [
+        (name, field)
+        for base in cls.__mro__
+        for name, field in vars(base).items()
+        if type(field) in _STORED and name not in _NO_FIELDS
+    ]
+
+
+def blank(cls: type[BaseException], *args: Any) -> BaseException:
+    """Return an exception of `cls` without content; `args` are those of a group's constructor."""
+    built_in: Any = next(base for base in cls.__mro__ if base in _BUILT_IN)
+    new: BaseException = built_in.__new__(cls, *args)
+    return new
+
+
+def _blank(error: BaseException) -> BaseException:
+    if _is_group(error):
+        return blank(type(error), *_content_of_group(error))
+    return blank(type(error))
+
+
+def _is_group(error: BaseException) -> bool:
+    return issubclass(type(error), BaseExceptionGroup)
+
+
+def _content_of_group(group: BaseException) -> tuple[str, Sequence[BaseException]]:
+    own = vars(BaseExceptionGroup)
+    return own["message"].__get__(group), own["exceptions"].__get__(group)
+
+
+def _fill(new: BaseException, error: BaseException) -> bool:
+    """Give `new` the content of `error`; return True if it has all of it."""
+    state = _dict_of(new)
+    state.update(_dict_of(error))
+    if type(state.get("__notes__")) is list:
+        state["__notes__"] = state["__notes__"].copy()
+    is_equal = len(state) == len(_dict_of(error))
+    for _, field in fields_of(type(error)):
+        value = _read(field, error)
+        if value is _read(field, new):  # a field of C that is set to None is not unset any more
+            continue
+        try:
+            field.__set__(new, value)
+        except (AttributeError, TypeError):  # read-only
+            is_equal = is_equal and _is_same(_read(field, new), value)
+    _set_links(new, error, _traceback_of(error), {})
+    return is_equal
+
+
+def _read(field: Any, error: BaseException) -> Any:
+    try:
+        return field.__get__(error)
+    except AttributeError:  # not set
+        return _UNSET
+
+
+def _set_links(
+    new: BaseException,
+    error: BaseException,
+    traceback: TracebackType | None,
+    known: dict[int, BaseException],
+) -> None:
+    """Link `new` to what `error` is linked to, or to the copies of it that are `known`."""
+    for name in (*_LINKS, "__suppress_context__"):  # in this order: a cause sets the last
+        field = vars(BaseException)[name]
+        linked = field.__get__(error)
+        field.__set__(new, known.get(id(linked), linked))
+    vars(BaseException)["__traceback__"].__set__(new, traceback)
+
+
+def _is_same(new: Any, value: Any) -> bool:
+    if new is value:
+        return True
+    if type(new) is not type(value):
+        return False
+    eq: object = type(value).__eq__
+    if eq is object.__eq__:  # it cannot be compared
+        return True
+    return bool(new == value)
+
+
+# ---- for other processes ----
+
+
+def has_same_content(new: BaseException, error: BaseException) -> bool:
+    """Return True if `new`, which was pickled on its way, has the content of `error`."""
+    state, others = _dict_of(error), _dict_of(new)
+    fields = [(_read(field, new), _read(field, error)) for _, field in fields_of(type(error))]
+    return state.keys() == others.keys() and all(
+        _is_same(*pair) for pair in [*fields, *((others[name], state[name]) for name in state)]
+    )
+
+
+def parts_of(error: BaseException) -> tuple[Any, ...]:
+    """Return what `from_parts` makes the same exception of, in any process."""
+    fields = {name: _read(field, error) for name, field in fields_of(type(error))}
+    group = _content_of_group(error) if _is_group(error) else ()
+    state = _dict_of(error)
+    return type(error), group, {n: v for n, v in fields.items() if v is not _UNSET}, state
+
+
+def from_parts(
+    cls: type[BaseException],
+    group: tuple[Any, ...],
+    fields: dict[str, Any],
+    state: dict[str, Any],
+) -> BaseException:
+    """Make an exception, without running code of its class."""
+    new = blank(cls, *group)
+    for name, field in fields_of(cls):
+        if name in fields and _read(field, new) is not fields[name]:
+            with contextlib.suppress(AttributeError, TypeError):  # read-only
+                field.__set__(new, fields[name])
+    _dict_of(new).update(state)
+    return new
+
+
+def built_in_fields_of(cls: type[BaseException]) -> dict[str, Any]:
+    """Return the descriptors of what the built-in classes of `cls` store in C, but for `args`."""
+    return {
+        name: field
+        for name, field in fields_of(cls)
+        if name != "args" and field.__objclass__ in _BUILT_IN
+    }
+
+
+# ---- the whole of what a caller gets ----
+
+
+def for_callers(
+    error: BaseException, traceback: TracebackType | None, items: Sequence[Any] = ()
+) -> BaseException:
+    """Return a copy of `error` that leads to no frame, and to none of `items` by itself.
+
+    Its causes and contexts, the members of groups and the exceptions among its arguments and
+    attributes are copies, too. What cannot be copied only gets another traceback and other links.
+
+    Args:
+        error: the original.
+        traceback: that of the copy, a `snapshot`.
+        items: the batch. `AttributeError.obj` is left out if it is one of them.
+    """
+    originals = _reachable(error)
+    known: dict[int, BaseException] = {}
+    for one in originals:
+        _copy(one, known)
+    for one in originals:
+        new = known[id(one)]
+        _set_links(new, one, traceback if one is error else snapshot(_traceback_of(one)), known)
+        if new is not one:
+            _exchange_fields(new, known, items)
+    return known[id(error)]
+
+
+def _reachable(error: BaseException) -> list[BaseException]:
+    """Return `error` and the exceptions that it leads to, as far as they lead on."""
+    found = {id(error): error}
+    todo = [error]
+    while todo:
+        for linked in _linked(todo.pop()):
+            if id(linked) not in found and _leads_on(linked):
+                found[id(linked)] = linked
+                todo.append(linked)
+    return list(found.values())
+
+
+def _leads_on(error: BaseException) -> bool:
+    """Return True if it leads to frames, or to other exceptions, which may."""
+    return _traceback_of(error) is not None or any(True for _ in _linked(error))
+
+
+def _linked(error: BaseException) -> Iterator[BaseException]:
+    candidates: list[Any] = [vars(BaseException)[name].__get__(error) for name in _LINKS]
+    for value in (*vars(BaseException)["args"].__get__(error), *_dict_of(error).values()):
+        candidates += value if type(value) in (list, tuple) else [value]
+    if _is_group(error):
+        candidates += _content_of_group(error)[1]
+    return (one for one in candidates if issubclass(type(one), BaseException))
+
+
+def _copy(error: BaseException, known: dict[int, BaseException]) -> BaseException:
+    """Copy `error`, and note it in `known`; `error` itself stands for a copy that failed."""
+    new = known.get(id(error))
+    if new is None and _is_group(error):
+        with contextlib.suppress(Exception):
+            message, members = _content_of_group(error)
+            copied = [_copy(one, known) if _leads_on(one) else one for one in members]
+            new = blank(type(error), message, copied)
+            _fill(new, error)
+    known[id(error)] = new = new or copy_of(error) or error
+    return new
+
+
+def _exchange_fields(
+    new: BaseException, known: dict[int, BaseException], items: Sequence[Any]
+) -> None:
+    """Exchange the exceptions in the fields of `new` for their copies."""
+    state = _dict_of(new)
+    state.update({name: _exchanged(value, known) for name, value in state.items()})
+    for _, field in fields_of(type(new)):
+        value = _read(field, new)
+        exchanged = _exchanged(value, known)
+        if exchanged is not value:
+            with contextlib.suppress(AttributeError, TypeError):  # read-only
+                field.__set__(new, exchanged)
+    if issubclass(type(new), AttributeError):
+        field = vars(AttributeError)["obj"]
+        if any(field.__get__(new) is item for item in items):
+            field.__set__(new, None)
+
+
+def _exchanged(value: Any, known: dict[int, BaseException], depth: int = 2) -> Any:
+    """Return `value` with copies of exceptions, also of those in lists and tuples in it."""
+    if type(value) not in (list, tuple) or not depth:
+        return known.get(id(value), value)
+    exchanged = [_exchanged(one, known, depth - 1) for one in value]
+    is_same = all(new is one for new, one in zip(exchanged, value, strict=True))
+    return value if is_same else type(value)(exchanged)

@@ -1,0 +1,49 @@
+"""Tracebacks for callers: they print as the original does, and lead to none of its frames.
+
+The frames of the original hold the items of every caller, and may belong to generators and
+coroutines that are still in use, so they are neither handed out nor cleared.
+Callers are `copies` and `faults`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import FunctionType, TracebackType
+
+_PACKAGE = __file__.rpartition("outcome")[0]
+
+
+def _never_run() -> Iterator[None]:  # a generator, because its frame exists before it runs
+    yield
+
+
+def snapshot(
+    traceback: TracebackType | None, end: TracebackType | None = None
+) -> TracebackType | None:
+    """Return a traceback with the same functions, files and lines, without batchify's.
+
+    Each frame is a new one: it has the globals of the original, no locals and no `f_back`.
+
+    Args:
+        traceback: the original, which is not changed.
+        end: its first entry that is left out, with all that follow.
+    """
+    entries: list[TracebackType] = []
+    while traceback is not None and traceback is not end:
+        if not traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+            entries.append(traceback)
+        traceback = traceback.tb_next
+    copied: TracebackType | None = None
+    for entry in reversed(entries):
+        original = entry.tb_frame
+        code = original.f_code
+        look_alike = _never_run.__code__.replace(
+            co_name=code.co_name,
+            co_qualname=code.co_qualname,
+            co_filename=code.co_filename,
+            co_firstlineno=code.co_firstlineno,
+            co_linetable=code.co_linetable,  # the columns, which the last line is underlined by
+        )
+        frame = FunctionType(look_alike, original.f_globals)().gi_frame
+        copied = TracebackType(copied, frame, entry.tb_lasti, entry.tb_lineno)
+    return copied
