@@ -38,10 +38,11 @@ _traceback_of: Callable[[BaseException], TracebackType | None] = vars(BaseExcept
 def copy_of(error: BaseException) -> BaseException | None:
     """Return a copy of `error`, or None if that is not possible.
 
-    Its links and its traceback are those of `error`. No code of its class is run, unless it is
-    made by an extension module that keeps more in its objects than the built-in exceptions do.
+    Its links and its traceback are those of `error`. No code of its class is run, unless it has a
+    `__copy__`, or an extension module made it that stores more than the built-in exceptions do.
     """
-    for make in (_blank, copy.copy):
+    ways = (copy.copy, _blank) if hasattr(type(error), "__copy__") else (_blank, copy.copy)
+    for make in ways:
         try:
             new = make(error)
             if new is not error and type(new) is type(error) and _fill(new, error):
