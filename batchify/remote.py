@@ -324,7 +324,7 @@ def _packed(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, A
     if inspect.ismethod(function):
         args = (function.__self__, *args)
     try:
-        return pickle.dumps((args, kwargs, count), pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps((name, args, kwargs, count), pickle.HIGHEST_PROTOCOL)
     except Exception as error:
         told = (
             f"{name}: the items cannot be sent to another process: {kind(error)} while pickling "
@@ -335,9 +335,10 @@ def _packed(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 def run(module: str, name: str, payload: bytes) -> bytes:
     """In the other process: call the function, and return what came of it."""
+    function = name
     try:
-        args, kwargs, count = pickle.loads(payload)
-        returned = Context().run(_found(module, name), *args, **kwargs)
+        name, args, kwargs, count = pickle.loads(payload)  # from here on that for messages
+        returned = Context().run(_found(module, function), *args, **kwargs)
     except BaseException as error:
         return _answer(name, None, _sent(name, error))
     if isinstance(returned, Iterator):
