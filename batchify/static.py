@@ -30,6 +30,7 @@ from typing import (
     Literal,
     ParamSpec,
     Protocol,
+    TypeAlias,
     TypedDict,
     TypeVar,
     Unpack,
@@ -40,6 +41,7 @@ from .broker import Broker
 from .future import BatchFuture
 from .observe import BatchEvent
 from .outcome import BatchFailure
+from .retry import Retry
 from .stats import Stats
 
 T = TypeVar("T")
@@ -57,7 +59,12 @@ class Results(Protocol[R_co]):
     def __iter__(self) -> Iterator[R_co]: ...
 
 
-AnyResults = Results[R] | Iterator[R]
+# An element of the results. Only an `R` reaches the caller: exceptions are raised, and with a
+# `Retry` the item runs again. Both are named because pyright does not take an `Exception` for a
+# `BaseException` here.
+Element: TypeAlias = R | Exception | BaseException | Retry
+AnyResults: TypeAlias = Results[Element[R]] | Iterator[Element[R]]
+AnyAsyncResults: TypeAlias = AnyResults[R] | AsyncIterator[Element[R]]
 Async = Coroutine[Any, Any, T]
 Progress = bool | Callable[[Any], Iterable[Any]]
 
@@ -260,7 +267,7 @@ class Decorator(Protocol):
     @overload
     def __call__(
         self,
-        func: Callable[Concatenate[list[T], P], Async[Mapping[Any, R]]],
+        func: Callable[Concatenate[list[T], P], Async[Mapping[Any, Element[R]]]],
         /,
         **options: Unpack[Keywords],
     ) -> Batched[T, P, R]: ...
@@ -268,7 +275,7 @@ class Decorator(Protocol):
     @overload
     def __call__(
         self,
-        func: Callable[Concatenate[list[T], P], Async[AnyResults[R]]],
+        func: Callable[Concatenate[list[T], P], Async[AnyAsyncResults[R]]],
         /,
         **options: Unpack[Keywords],
     ) -> Batched[T, P, R]: ...
@@ -276,7 +283,7 @@ class Decorator(Protocol):
     @overload
     def __call__(
         self,
-        func: Callable[Concatenate[list[T], P], AsyncIterator[R]],
+        func: Callable[Concatenate[list[T], P], AsyncIterator[Element[R]]],
         /,
         **options: Unpack[Keywords],
     ) -> Batched[T, P, R]: ...
@@ -289,7 +296,7 @@ class Decorator(Protocol):
     @overload
     def __call__(
         self,
-        func: Callable[Concatenate[list[T], P], Mapping[Any, R]],
+        func: Callable[Concatenate[list[T], P], Mapping[Any, Element[R]]],
         /,
         **options: Unpack[Keywords],
     ) -> Batched[T, P, R]: ...
@@ -313,7 +320,7 @@ class Decorator(Protocol):
     @overload
     def __call__(
         self,
-        func: Callable[Concatenate[type[S], list[T], P], Async[AnyResults[R]]],
+        func: Callable[Concatenate[type[S], list[T], P], Async[AnyAsyncResults[R]]],
         /,
         **options: Unpack[Keywords],
     ) -> BatchedClassMethod[T, P, R]: ...
@@ -345,7 +352,7 @@ class Decorator(Protocol):
     @overload
     def __call__(
         self,
-        func: Callable[Concatenate[S, list[T], P], Async[Mapping[Any, R]]],
+        func: Callable[Concatenate[S, list[T], P], Async[Mapping[Any, Element[R]]]],
         /,
         **options: Unpack[Keywords],
     ) -> BatchedMethod[T, P, R]: ...
@@ -353,7 +360,7 @@ class Decorator(Protocol):
     @overload
     def __call__(
         self,
-        func: Callable[Concatenate[S, list[T], P], Async[AnyResults[R]]],
+        func: Callable[Concatenate[S, list[T], P], Async[AnyAsyncResults[R]]],
         /,
         **options: Unpack[Keywords],
     ) -> BatchedMethod[T, P, R]: ...
@@ -361,7 +368,7 @@ class Decorator(Protocol):
     @overload
     def __call__(
         self,
-        func: Callable[Concatenate[S, list[T], P], AsyncIterator[R]],
+        func: Callable[Concatenate[S, list[T], P], AsyncIterator[Element[R]]],
         /,
         **options: Unpack[Keywords],
     ) -> BatchedMethod[T, P, R]: ...
@@ -374,7 +381,7 @@ class Decorator(Protocol):
     @overload
     def __call__(
         self,
-        func: Callable[Concatenate[S, list[T], P], Mapping[Any, R]],
+        func: Callable[Concatenate[S, list[T], P], Mapping[Any, Element[R]]],
         /,
         **options: Unpack[Keywords],
     ) -> BatchedMethod[T, P, R]: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -11,9 +12,10 @@ from collections.abc import (
     Iterator,
     Mapping,
     Sequence,
+    ValuesView,
 )
 from datetime import timedelta
-from typing import Any, assert_type
+from typing import Any, Generic, TextIO, TypeVar, assert_type
 
 from batchify import (
     BatchEvent,
@@ -25,6 +27,8 @@ from batchify import (
     batched,
     observe,
 )
+
+T = TypeVar("T")
 
 
 class User: ...
@@ -214,7 +218,7 @@ def calls(user: User, users: list[User]) -> None:
     assert_type(list(bare.map(users)), list[int])
     assert_type(list(bare.map(users, ordered=False, window=3, progress=True)), list[int])
     assert_type(list(bare.map(users, return_exceptions=True)), list[int | BaseException])
-    assert_type(everything(("users", 1)), BatchFuture[int | Retry])
+    assert_type(everything(("users", 1)), BatchFuture[int])
 
 
 async def acalls(users: AsyncIterator[User], more: list[User]) -> None:
@@ -249,7 +253,7 @@ def handled(users: list[User]) -> list[int | Exception]:
 
 
 def checked(user: User) -> None:
-    assert_type(handled(user), BatchFuture[int | Exception])
+    assert_type(handled(user), BatchFuture[int])
 
 
 # ---- what must be an error ----
@@ -278,3 +282,142 @@ async def aiterators(names: list[str]) -> AsyncIterator[int]:
 
 assert_type(batched(iterators)("x"), BatchFuture[int])
 assert_type(batched(aiterators)("x"), BatchFuture[int])
+
+
+# ---- results of all sorts ----
+
+
+class Array:
+    """As `numpy.ndarray`: its elements have no type."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __getitem__(self, key: Any) -> Any:
+        return 0
+
+
+class Series(Generic[T]):
+    """As `pandas.Series` in its stubs."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(())
+
+    def __getitem__(self, key: Any) -> Any:
+        return 0
+
+    def keys(self) -> list[str]:
+        return []
+
+
+class AsyncRows:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return b""
+
+
+def array(names: list[str]) -> Array:
+    return Array()
+
+
+async def aarray(names: list[str]) -> Array:
+    return Array()
+
+
+def series(names: list[str]) -> Series[float]:
+    return Series()
+
+
+def mapped(names: list[str]) -> map[int]:
+    return map(len, names)
+
+
+def zipped(names: list[str]) -> zip[tuple[str, int]]:
+    return zip(names, range(9), strict=False)
+
+
+def of_views(names: list[str]) -> ValuesView[int]:
+    return dict.fromkeys(names, 1).values()
+
+
+def of_a_file(names: list[str]) -> TextIO:
+    return sys.stdin
+
+
+def some_errors(names: list[str]) -> list[int | Exception]:
+    return [ValueError() for _ in names]
+
+
+async def asome_errors(names: list[str]) -> list[int | Exception | Retry]:
+    return [Retry() for _ in names]
+
+
+def own_errors(names: list[str]) -> list[int | ValueError]:
+    return [ValueError() for _ in names]
+
+
+def errors_by_item(names: list[str]) -> dict[str, int | Exception]:
+    return {name: ValueError() for name in names}
+
+
+def yields_errors(names: list[str]) -> Iterator[int | Exception | Retry]:
+    yield Retry()
+
+
+async def ayields_errors(names: list[str]) -> AsyncIterator[int | Exception]:
+    yield ValueError()
+
+
+def some_none(names: list[str]) -> list[int | Exception | None]:
+    return [None for _ in names]
+
+
+def users(names: list[str]) -> tuple[User, ...]:
+    return ()
+
+
+async def areturns_rows(names: list[str]) -> AsyncRows:
+    return AsyncRows()
+
+
+assert_type(batched(array)("x"), BatchFuture[Any])
+assert_type(batched(aarray)("x"), BatchFuture[Any])
+assert_type(batched(series)("x"), BatchFuture[float])
+assert_type(batched(mapped)("x"), BatchFuture[int])
+assert_type(batched(zipped)("x"), BatchFuture[tuple[str, int]])
+assert_type(batched(of_views)("x"), BatchFuture[int])
+assert_type(batched(of_a_file)("x"), BatchFuture[str])
+assert_type(batched(some_errors)("x"), BatchFuture[int])
+assert_type(batched(some_errors, size=3)("x").result(), int)
+assert_type(batched(asome_errors)("x"), BatchFuture[int])
+# pyright cannot leave out a subclass: it infers `int | ValueError`. Annotate `int | Exception`.
+assert_type(batched(own_errors)("x"), BatchFuture[int])  # pyright: ignore[reportAssertTypeFailure]
+assert_type(batched(errors_by_item)("x"), BatchFuture[int])
+assert_type(batched(yields_errors)("x"), BatchFuture[int])
+assert_type(batched(ayields_errors)("x"), BatchFuture[int])
+assert_type(batched(some_none)("x"), BatchFuture[int | None])
+assert_type(batched(users)("x"), BatchFuture[User])
+assert_type(batched(areturns_rows)("x"), BatchFuture[bytes])
+
+
+class Loader:
+    @batched
+    def some_errors(self, names: list[str]) -> list[int | Exception]:
+        return [1 for _ in names]
+
+    @batched(size=3)
+    async def by_item(self, names: list[str]) -> dict[str, int | Exception]:
+        return {}
+
+
+def of_methods(loader: Loader) -> None:
+    assert_type(loader.some_errors("x").result(), int)
+    assert_type(loader.by_item("x").result(), int)
