@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 from typing import Any
 
-from .tracebacks import snapshot
+from .tracebacks import snapshot, traceback_of
 
 _BUILT_IN = frozenset(
     cls
@@ -28,11 +28,8 @@ _NO_FIELDS = frozenset(
     ["__class__", "__dict__", "__weakref__", "__traceback__", "__suppress_context__", *_LINKS]
 )
 
-# A class may define these attributes anew; the descriptors run no code of it.
+# A class may define the attribute anew; the descriptor runs no code of it.
 _dict_of: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
-_traceback_of: Callable[[BaseException], TracebackType | None] = vars(BaseException)[
-    "__traceback__"
-].__get__
 
 
 def copy_of(error: BaseException) -> BaseException | None:
@@ -102,7 +99,7 @@ def _fill(new: BaseException, error: BaseException) -> bool:
             field.__set__(new, value)
         except (AttributeError, TypeError):  # read-only
             is_equal = is_equal and _is_same(_read(field, new), value)
-    _set_links(new, error, _traceback_of(error), {})
+    _set_links(new, error, traceback_of(error), {})
     return is_equal
 
 
@@ -205,7 +202,7 @@ def for_callers(
         _copy(one, known)
     for one in originals:
         new = known[id(one)]
-        _set_links(new, one, traceback if one is error else snapshot(_traceback_of(one)), known)
+        _set_links(new, one, traceback if one is error else snapshot(traceback_of(one)), known)
         if new is not one:
             _exchange_fields(new, known, items)
     return known[id(error)]
@@ -225,7 +222,7 @@ def _reachable(error: BaseException) -> list[BaseException]:
 
 def _leads_on(error: BaseException) -> bool:
     """Return True if it leads to frames, or to other exceptions, which may."""
-    return _traceback_of(error) is not None or any(True for _ in _linked(error))
+    return traceback_of(error) is not None or any(True for _ in _linked(error))
 
 
 def _linked(error: BaseException) -> Iterator[BaseException]:

@@ -19,7 +19,7 @@ from ..options import kind
 from ..retry import Retry
 from .copies import copy_of, for_callers
 from .talk import Raised
-from .tracebacks import snapshot
+from .tracebacks import look_alike, snapshot, traceback_of
 
 log = logging.getLogger("batchify")
 
@@ -30,21 +30,23 @@ def caught(error: BaseException) -> Raised:
     If the function raises the same object in every batch, its traceback would grow with each.
     Then it gets back the traceback that it had before this batch.
     """
-    driver = error.__traceback__
-    if driver is None:
+    driver = traceback_of(error)
+    first = None if driver is None else driver.tb_next
+    if driver is None or first is None:
         return Raised(error, None)
-    first = earlier = driver.tb_next
-    while earlier is not None and earlier.tb_frame.f_code is not driver.tb_frame.f_code:
+    known = (driver.tb_frame.f_code, look_alike(first.tb_frame.f_code))
+    earlier = first.tb_next
+    while earlier is not None and earlier.tb_frame.f_code not in known:
         earlier = earlier.tb_next
     if earlier is not None:
-        error.__traceback__ = earlier
+        error.with_traceback(earlier)
     return Raised(error, snapshot(first, earlier))
 
 
 def bad_result(message: str, cause: BaseException | None = None) -> Failure:
     """Return the failure of a batch that did not return one result for each item."""
     error = BadResult(message)
-    error.__cause__ = None if cause is None else for_callers(cause, snapshot(cause.__traceback__))
+    error.__cause__ = None if cause is None else for_callers(cause, snapshot(traceback_of(cause)))
     return Failure(error)
 
 
@@ -59,14 +61,14 @@ def failure_of(raised: Raised, name: str, items: Sequence[Any] = ()) -> Failure:
     traceback = raised.traceback
     own = raised.error = for_callers(raised.error, traceback, items)
     # `raised` keeps no original: a thread of an executor, to which that leads, may hold it.
-    return Failure(_presentable(own, name).with_traceback(traceback), traceback)
+    return Failure(_presentable(own, name), traceback)
 
 
 def element_failure(error: BaseException, name: str) -> Failure:
     """Return the failure of an item that has `error` for its result."""
-    traceback = snapshot(error.__traceback__)
+    traceback = snapshot(traceback_of(error))
     own = for_callers(error, traceback)
-    return Failure(_presentable(own, name).with_traceback(traceback), traceback)
+    return Failure(_presentable(own, name), traceback)
 
 
 def exhausted(retry: Retry, tries: int, name: str) -> Failure:
@@ -77,7 +79,7 @@ def exhausted(retry: Retry, tries: int, name: str) -> Failure:
         f"allow more with Retry(attempts=...), or return the error as its result"
     )
     cause = retry.cause
-    error.__cause__ = None if cause is None else for_callers(cause, snapshot(cause.__traceback__))
+    error.__cause__ = None if cause is None else for_callers(cause, snapshot(traceback_of(cause)))
     return Failure(error)
 
 
@@ -94,7 +96,7 @@ def _presentable(error: BaseException, name: str) -> BaseException:
     else:
         return error
     presentable.__cause__ = error
-    return presentable
+    return presentable.with_traceback(traceback_of(error))
 
 
 def copies(failure: Failure, count: int) -> list[Failure]:

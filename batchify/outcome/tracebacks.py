@@ -7,14 +7,30 @@ Callers are `copies` and `faults`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import FunctionType, TracebackType
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, TracebackType
 
 _PACKAGE = __file__.rpartition("outcome")[0]
+
+# Return the traceback of an exception, whatever its class makes of the attribute.
+traceback_of: Callable[[BaseException], TracebackType | None] = vars(BaseException)[
+    "__traceback__"
+].__get__
 
 
 def _never_run() -> Iterator[None]:  # a generator, because its frame exists before it runs
     yield
+
+
+def look_alike(code: CodeType) -> CodeType:
+    """Return the code of the frames that stand for frames of `code`."""
+    return _never_run.__code__.replace(
+        co_name=code.co_name,
+        co_qualname=code.co_qualname,
+        co_filename=code.co_filename,
+        co_firstlineno=code.co_firstlineno,
+        co_linetable=code.co_linetable,  # has the columns, by which traceback underlines
+    )
 
 
 def snapshot(
@@ -36,14 +52,6 @@ def snapshot(
     copied: TracebackType | None = None
     for entry in reversed(entries):
         original = entry.tb_frame
-        code = original.f_code
-        look_alike = _never_run.__code__.replace(
-            co_name=code.co_name,
-            co_qualname=code.co_qualname,
-            co_filename=code.co_filename,
-            co_firstlineno=code.co_firstlineno,
-            co_linetable=code.co_linetable,  # the columns, which the last line is underlined by
-        )
-        frame = FunctionType(look_alike, original.f_globals)().gi_frame
+        frame = FunctionType(look_alike(original.f_code), original.f_globals)().gi_frame
         copied = TracebackType(copied, frame, entry.tb_lasti, entry.tb_lineno)
     return copied

@@ -76,8 +76,8 @@ def values_of(returned: Any, items: list[Any], places: range, name: str) -> Give
         return _sorted_out(values, places, name)
     if issubclass(type(returned), Mapping):
         return _from_mapping(returned, items[places.start : places.stop], places, name)
-    if type(returned) is CoroutineType:
-        returned.close()
+    if type(returned) is CoroutineType and not (returned.cr_running or returned.cr_suspended):
+        returned.close()  # it has not started, and would warn that it was never awaited
     return bad_result(
         f"{name} returned {kind(returned)} for {counted(count, 'item')}; {_advice(returned)}"
     )
@@ -108,7 +108,10 @@ def _is_table(cls: type) -> bool:
 
 def _is_series(returned: Any) -> bool:
     """Return True for a pandas Series, whose `keys` are its index."""
-    return hasattr(type(returned), "ndim") and returned.ndim == 1
+    try:
+        return hasattr(type(returned), "ndim") and bool(returned.ndim == 1)
+    except Exception:
+        return False
 
 
 def _advice(returned: Any) -> str:
@@ -123,6 +126,8 @@ def _advice(returned: Any) -> str:
         return "put @batched on the `async def` itself, not on a `def` around it"
     if issubclass(cls, AsyncIterator):
         return "put @batched on an `async def`, which can consume it"
+    if issubclass(cls, BaseException):
+        return f"raise it to fail the whole batch, or {_PER_ITEM}"
     if issubclass(cls, Set):
         return f"a set has no order: {_PER_ITEM}"
     return _PER_ITEM

@@ -271,14 +271,24 @@ def test_a_frame_that_the_user_holds_keeps_its_locals(drive: Any) -> None:
     assert held[0].f_locals["local"] == "of the user"
 
 
+class NoHash(type):
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Uncopyable(Exception, metaclass=NoHash):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("made by its library only")
+
+
 @each_driver
-def test_one_object_raised_by_every_batch_does_not_grow(drive: Any) -> None:
-    constant = ValueError("a constant of the module")
+@pytest.mark.parametrize("kind", [ValueError, Uncopyable])
+def test_one_object_raised_by_every_batch_does_not_grow(drive: Any, kind: Any) -> None:
+    constant = kind("a constant of the module")
     sizes = []
-    for _ in range(4):
-        drive(failing_with(constant, "raised"))
-        sizes.append(len(entries(constant.__traceback__)))
-    assert sizes == [sizes[0]] * 4
+    for _ in range(5):
+        errors = drive(failing_with(constant, "raised"))
+        sizes.append((len(entries(constant.__traceback__)), len(entries(errors[0].__traceback__))))
+    assert sizes[1:] == [sizes[1]] * 4
 
 
 # ---- what the callers see ----
