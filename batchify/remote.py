@@ -411,8 +411,10 @@ def _sent(name: str, error: BaseException) -> Any:
     replica: Any = _replica(error)
     if type(replica) is not type(error):
         replica = None
-    is_whole = replica is not None and has_same_content(replica, error)
-    in_parts = None if is_whole else _replica(_InParts(error))
+    in_parts: Any = None
+    with contextlib.suppress(Exception):  # its class may refuse to be looked at
+        if replica is None or not has_same_content(replica, error):
+            in_parts = _replica(_InParts(error))
     if in_parts is not None:
         return _InParts(_noted(in_parts, error))
     if replica is None:

@@ -10,6 +10,7 @@ import builtins
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 from typing import Any
 
@@ -28,8 +29,13 @@ _NO_FIELDS = frozenset(
     ["__class__", "__dict__", "__weakref__", "__traceback__", "__suppress_context__", *_LINKS]
 )
 
-# A class may define the attribute anew; the descriptor runs no code of it.
-_dict_of: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
+# A class may define these attributes anew; the descriptors run no code of it.
+_own = vars(BaseException)
+_dict_of: Callable[[BaseException], dict[str, Any]] = _own["__dict__"].__get__
+_links = [_own[name] for name in _LINKS]
+_suppress, _traceback, _args = (
+    _own[name] for name in ("__suppress_context__", "__traceback__", "args")
+)
 
 
 def copy_of(error: BaseException) -> BaseException | None:
@@ -49,17 +55,21 @@ def copy_of(error: BaseException) -> BaseException | None:
     return None
 
 
-def fields_of(cls: type[BaseException]) -> list[tuple[str, Any]]:
+def _fields_of(cls: type[BaseException]) -> tuple[tuple[str, Any], ...]:
     """Return what exceptions of `cls` hold outside of `__dict__`: names and descriptors.
 
     These are the slots, and what built-in types and extension modules keep in C.
     """
-    return [
+    return tuple(
         (name, field)
         for base in cls.__mro__
         for name, field in vars(base).items()
         if type(field) in _STORED and name not in _NO_FIELDS
-    ]
+    )
+
+
+fields_of: Callable[[type[BaseException]], tuple[tuple[str, Any], ...]]
+fields_of = lru_cache(maxsize=128)(_fields_of)  # type: ignore[assignment]  # a type has a hash
 
 
 def blank(cls: type[BaseException], *args: Any) -> BaseException:
@@ -117,11 +127,12 @@ def _set_links(
     known: dict[int, BaseException],
 ) -> None:
     """Link `new` to what `error` is linked to, or to the copies of it that are `known`."""
-    for name in (*_LINKS, "__suppress_context__"):  # in this order: a cause sets the last
-        field = vars(BaseException)[name]
+    for field in _links:
         linked = field.__get__(error)
-        field.__set__(new, known.get(id(linked), linked))
-    vars(BaseException)["__traceback__"].__set__(new, traceback)
+        if linked is not None:
+            field.__set__(new, known.get(id(linked), linked))
+    _suppress.__set__(new, _suppress.__get__(error))  # last, because a cause sets it, too
+    _traceback.__set__(new, traceback)
 
 
 def _is_same(new: Any, value: Any) -> bool:
@@ -196,7 +207,8 @@ def for_callers(
         traceback: that of the copy, a `snapshot`.
         items: the batch. `AttributeError.obj` is left out if it is one of them.
     """
-    originals = _reachable(error)
+    has_links = any(True for _ in _linked(error))  # perhaps to itself alone
+    originals = _reachable(error) if has_links else [error]
     known: dict[int, BaseException] = {}
     for one in originals:
         _copy(one, known)
@@ -204,7 +216,9 @@ def for_callers(
         new = known[id(one)]
         _set_links(new, one, traceback if one is error else snapshot(traceback_of(one)), known)
         if new is not one:
-            _exchange_fields(new, known, items)
+            if has_links:
+                _exchange_fields(new, known)
+            _hide_items(new, items)
     return known[id(error)]
 
 
@@ -226,8 +240,8 @@ def _leads_on(error: BaseException) -> bool:
 
 
 def _linked(error: BaseException) -> Iterator[BaseException]:
-    candidates: list[Any] = [vars(BaseException)[name].__get__(error) for name in _LINKS]
-    for value in (*vars(BaseException)["args"].__get__(error), *_dict_of(error).values()):
+    candidates: list[Any] = [field.__get__(error) for field in _links]
+    for value in (*_args.__get__(error), *_dict_of(error).values()):
         candidates += value if type(value) in (list, tuple) else [value]
     if _is_group(error):
         candidates += _content_of_group(error)[1]
@@ -247,9 +261,14 @@ def _copy(error: BaseException, known: dict[int, BaseException]) -> BaseExceptio
     return new
 
 
-def _exchange_fields(
-    new: BaseException, known: dict[int, BaseException], items: Sequence[Any]
-) -> None:
+def _hide_items(new: BaseException, items: Sequence[Any]) -> None:
+    if issubclass(type(new), AttributeError):
+        field = vars(AttributeError)["obj"]
+        if any(field.__get__(new) is item for item in items):
+            field.__set__(new, None)
+
+
+def _exchange_fields(new: BaseException, known: dict[int, BaseException]) -> None:
     """Exchange the exceptions in the fields of `new` for their copies."""
     state = _dict_of(new)
     state.update({name: _exchanged(value, known) for name, value in state.items()})
@@ -259,10 +278,6 @@ def _exchange_fields(
         if exchanged is not value:
             with contextlib.suppress(AttributeError, TypeError):  # read-only
                 field.__set__(new, exchanged)
-    if issubclass(type(new), AttributeError):
-        field = vars(AttributeError)["obj"]
-        if any(field.__get__(new) is item for item in items):
-            field.__set__(new, None)
 
 
 def _exchanged(value: Any, known: dict[int, BaseException], depth: int = 2) -> Any:
