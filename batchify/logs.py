@@ -16,19 +16,16 @@ _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 def location_of(error: BaseException) -> str:
     """Return where `error` was raised, as "app.py:41", or "no traceback".
 
-    The innermost frame counts. Frames of the standard library and of installed packages are
-    skipped, because the line that called them says more, unless there is no other frame.
+    The innermost frame counts. Frames of the standard library, of installed packages and of
+    batchify are skipped, because the line that called them says more, unless there is no other.
     """
-    found = None
-    is_user_code = False
+    found, best = None, 0
     traceback: TracebackType | None = error.__traceback__
     while traceback is not None:
         filename = traceback.tb_frame.f_code.co_filename
-        if not filename.startswith(_BATCHIFY):
-            is_own = not _is_library(filename)
-            if is_own or not is_user_code:
-                found = filename, traceback.tb_lineno
-            is_user_code = is_user_code or is_own
+        rank = _rank(filename)
+        if rank >= best:
+            found, best = (filename, traceback.tb_lineno), rank
         traceback = traceback.tb_next
     if found is None:
         return "no traceback"
@@ -36,7 +33,29 @@ def location_of(error: BaseException) -> str:
     return f"{os.path.basename(filename)}:{line}"
 
 
-def _is_library(filename: str) -> bool:
+def error_text(error: BaseException) -> str:
+    """Return the type of `error` and where it was raised, as "ValueError (app.py:41)".
+
+    An error that batchify made itself was raised nowhere; its cause may have been.
+    """
+    name = type(error).__name__
+    if error.__traceback__ is not None:
+        return f"{name} ({location_of(error)})"
+    cause = error.__cause__
+    if cause is not None and cause.__traceback__ is not None:
+        return f"{name} caused by {type(cause).__name__} ({location_of(cause)})"
+    return name
+
+
+def items(count: int) -> str:
+    """Return "1 item" or "3 items"."""
+    return f"{count} item{'' if count == 1 else 's'}"
+
+
+def _rank(filename: str) -> int:
+    """Return 2 for the user's code, 1 for a library, 0 for batchify."""
+    if filename.startswith(_BATCHIFY):
+        return 0
     if filename.startswith((_STANDARD_LIBRARY, "<frozen ")):
-        return True
-    return "site-packages" in filename or "dist-packages" in filename
+        return 1
+    return 1 if "site-packages" in filename or "dist-packages" in filename else 2

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .logs import error_text
 from .options import kind
 
 log = logging.getLogger("batchify")
@@ -90,7 +91,7 @@ class Observers:
                     entry.untold.pop()
                 except IndexError:
                     continue
-                log.error("an observer of %s raised %s", event.name, kind(error))
+                log.error("%s: an observer raised %s", event.name, error_text(error))
         return errors
 
 

@@ -12,8 +12,8 @@ import logging
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
+from .logs import error_text
 from .observe import BatchEvent
-from .options import kind
 
 if TYPE_CHECKING:
     from .future import BatchFuture
@@ -44,12 +44,12 @@ class Tracer:
         raise NotImplementedError
 
     def has_raised(self, error: BaseException, name: str) -> None:
-        """It raised, which is nobody else's affair: the first time is logged, by its type."""
+        """Log an error of this tracer; the first one only."""
         try:
             self._untold.pop()
         except IndexError:
             return
-        log.error("a tracer of %s raised %s", name, kind(error))
+        log.error("%s: a tracer raised %s", name, error_text(error))
 
 
 tracers: list[Tracer] = []  # changed by single steps, from any thread

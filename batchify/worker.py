@@ -25,7 +25,8 @@ from .calls import Asked, Calls
 from .decorator import Batched
 from .errors import DeadLetter, DeadlineExceeded
 from .future import BatchFuture
-from .options import kind, whole
+from .logs import error_text
+from .options import whole
 
 log = logging.getLogger("batchify")
 
@@ -151,13 +152,14 @@ class Worker:
                     self._inbox.tidy()
                 self._step()
                 was_there = True
-            except Unreachable:
-                log.warning("%s: the broker cannot be reached", self._name)
+            except Unreachable as error:
+                text = error_text(error.__cause__ or error)
+                log.warning("%s: cannot reach the broker: %s", self._name, text)
                 time.sleep(PAUSE)
             except Exception as error:
                 if not was_there:  # a wrong password, say
                     raise
-                log.error("%s: items cannot be taken: %s", self._name, kind(error))
+                log.error("%s: taking items failed with %s", self._name, error_text(error))
                 time.sleep(PAUSE)
 
     def _helper(self, target: Callable[[], None], name: str) -> threading.Thread:
@@ -247,7 +249,7 @@ class Worker:
                 if self._is_over.wait(PAUSE):
                     return
             except Exception as error:  # they stay leased, and are delivered again
-                log.error("%s: answers cannot be sent: %s", self._name, kind(error))
+                log.error("%s: sending answers failed with %s", self._name, error_text(error))
                 break
         for delivery, _ in answers:
             self._held.pop(delivery.id, None)
@@ -260,7 +262,7 @@ class Worker:
             except Unreachable:
                 continue
             except Exception as error:
-                log.error("%s: leases cannot be renewed: %s", self._name, kind(error))
+                log.error("%s: renewing leases failed with %s", self._name, error_text(error))
 
     # ---- flushes ----
 
@@ -274,7 +276,8 @@ class Worker:
                 continue
             except Exception as error:
                 if not self._is_over.wait(PAUSE):  # else it was closed
-                    log.error("%s: flushes are not heard: %s", self._name, kind(error))
+                    text = error_text(error)
+                    log.error("%s: listening for flushes failed with %s", self._name, text)
                 continue
             for last in marks:
                 if not self._inbox.is_up_to(last, self._flushed):

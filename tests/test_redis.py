@@ -325,7 +325,7 @@ def test_who_hears_the_answers_goes_on_when_it_is_killed(
     (ear,) = [one for one in threading.enumerate() if one.name == "batchify:heard:answers"]
     set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
     set_exception(ctypes.c_ulong(ear.ident or 0), ctypes.py_object(Killed))
-    until(lambda: "heard: a thread met Killed, and goes on" in caplog.text)
+    until(lambda: "heard: a thread of batchify was hit by Killed (" in caplog.text)
     with working(same):
         assert future.result(LIMIT) == 7
 

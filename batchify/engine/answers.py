@@ -19,7 +19,8 @@ from .. import waits
 from ..broker import Broker, Letter, Outbox, Unreachable
 from ..errors import DeadlineExceeded
 from ..future import BatchFuture, Failure
-from ..options import Live, kind
+from ..logs import error_text, items
+from ..options import Live
 from ..outcome import Give
 from . import lifecycle
 from .base import Closer
@@ -96,7 +97,8 @@ class Answered(ThreadEngine):
         except Unreachable:
             self._is_flush_wanted = True  # the listener tries again
         except Exception as error:
-            log.error("%s: a flush cannot be told of: %s", self.options.name, kind(error))
+            name, text = self.options.name, error_text(error)
+            log.error("%s: sending a flush to the workers failed with %s", name, text)
 
     def _listen(self) -> None:
         """Start the thread that hears the answers (under the lock).
@@ -133,7 +135,7 @@ class Answered(ThreadEngine):
             time.sleep(LONGEST_PAUSE)
             self._looked = -math.inf  # what the server lost, if it was started anew
         except Exception as error:
-            log.error("%s: answers cannot be read: %s", self.options.name, kind(error))
+            log.error("%s: reading answers failed with %s", self.options.name, error_text(error))
             time.sleep(LONGEST_PAUSE)
         with self._lock:
             if self._under_way or self._heard or self.batches or self.forming.pending:
@@ -210,7 +212,8 @@ class Answered(ThreadEngine):
             elif self._under_way.pop(number, None) is not None:
                 self._give(batch, [place], [None])  # detached: nobody waits for it
         if letters:
-            log.warning("%s: %d lost items are sent again", self.options.name, len(letters))
+            lost = items(len(letters))
+            log.warning("%s: the broker lost %s, sending again", self.options.name, lost)
             while letters:
                 letters = letters[self.outbox.send(letters) :]
 

@@ -21,7 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import Deadlock
 from ..future import run_callbacks
-from ..options import Options, kind
+from ..logs import error_text
 from . import lifecycle
 from .telling import Telling
 
@@ -119,14 +119,14 @@ def _recover(
             continue
     if name is not None:
         with contextlib.suppress(BaseException):
-            log.error("%s: a thread met %s, and goes on", name, kind(fault))
+            text = error_text(fault)
+            log.error("%s: a thread of batchify was hit by %s and continues", name, text)
     return pause
 
 
 class Mending(Telling):
     """The lock, and the note that a change is being made under it."""
 
-    options: Options
     _nested: Any
 
     def __init__(self) -> None:

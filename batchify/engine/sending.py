@@ -22,6 +22,7 @@ from ..broker import Letter, Unreachable
 from ..errors import DeadlineExceeded
 from ..forming import Route
 from ..future import BatchFuture, Failure
+from ..logs import error_text
 from ..observe import EVERYWHERE, Observers
 from ..options import Live, Options, kind
 from ..outcome import Raised, caught
@@ -203,7 +204,8 @@ class SendingEngine(Answered):
                 if self.seam.clock() - began > self.broker.send_timeout:
                     why = error.__cause__ or error
                     break
-                log.warning("%s: the broker cannot be reached", self.options.name)
+                text = error_text(error.__cause__ or error)
+                log.warning("%s: cannot reach the broker: %s", self.options.name, text)
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             except Exception as error:  # it is refused

@@ -93,7 +93,10 @@ class RedisInbox:
             except ValueError:
                 others.append((entry, fields))
         if others:  # somebody wrote them who is not one of ours
-            log.error("%d entries of the stream cannot be read: dead letters", len(others))
+            log.error(
+                "%s: entries of the stream that cannot be read: %d; they became dead letters",
+                self._keys.stream, len(others),
+            )  # fmt: skip
             with one_step(self._redis) as pipe:
                 for entry, fields in others:
                     pipe.xadd(self._keys.dead, {**fields, DELIVERIES: 1})
