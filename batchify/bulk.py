@@ -16,6 +16,7 @@ from collections.abc import (
     Iterator,
 )
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -72,11 +73,11 @@ class How:
             flag("ordered", ordered),
             most,
             flag("return_exceptions", return_exceptions),
-            _progress(progress),
+            _progress(progress, options.name),
         )
 
 
-def _progress(progress: object) -> Callable[[Any], Iterable[Any]] | None:
+def _progress(progress: object, name: str) -> Callable[[Any], Iterable[Any]] | None:
     if progress is False:
         return None
     if progress is not True:
@@ -90,7 +91,7 @@ def _progress(progress: object) -> Callable[[Any], Iterable[Any]] | None:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        log.warning("progress=True shows a bar where tqdm is installed: pip install tqdm")
+        log.warning("%s: progress=True needs tqdm for its bar: pip install tqdm", name)
         return None
     wrap: Callable[[Any], Iterable[Any]] = tqdm
     return wrap
@@ -161,6 +162,7 @@ class Bulk:
         self.arrived: deque[_Lot] = deque()  # those that did
         self.outcomes: list[Any] = []  # those that are being yielded
         self.is_over = False
+        self.has_raised = False  # the caller knows that something failed
         self.notify: Callable[[], object] = _nobody
 
     @property
@@ -265,14 +267,17 @@ class Bulk:
         """Take out what has not started."""
         self.source = None
         self.is_over = True
-        _cancel_rest(self.outcomes)
+        drop = _drop_asked if self.has_raised else _drop
+        drop(self.outcomes)
         self.outcomes.clear()  # who yields from it ends
         for lot in list(self.lots):
             future = lot.future
             # What has started goes on, but not what of it is to run again.
-            is_left = future is not None and not future.cancel() and lot.is_chunk
-            if future is not None and is_left and not future._watch((_cancel_rest_of,)):
-                _cancel_rest_of(future)
+            is_left = future is not None and not future.cancel()
+            if future is not None and is_left and (lot.is_chunk or self.has_raised):
+                poke = partial(_when_done, drop)
+                if not future._watch((poke,)):
+                    poke(future)
         self.lots.clear()
 
     def told(self, outcome: Any) -> Any:
@@ -281,7 +286,9 @@ class Bulk:
             if type(outcome) is not Failure:
                 return outcome
             if not self.how.return_exceptions:
+                self.has_raised = True
                 outcome.throw()
+            outcome.note_asked()
             return outcome.error
         finally:
             del self, outcome  # no cycle through this frame
@@ -291,15 +298,25 @@ def _nobody() -> None:
     return
 
 
-def _cancel_rest_of(chunk: BatchFuture[Any]) -> None:
-    if not chunk.cancelled():
-        _cancel_rest(chunk._v)
+def _when_done(drop: Callable[[list[Any]], None], future: BatchFuture[Any]) -> None:
+    """Drop the outcomes of a future that is done, and that no caller has."""
+    if not future.cancelled():
+        drop(future._v if future._is_chunk else [future._v])
 
 
-def _cancel_rest(outcomes: list[Any]) -> None:
+def _drop(outcomes: list[Any]) -> None:
+    """Cancel items that are to run again."""
     for outcome in outcomes:
         if type(outcome) is Alone:
             outcome.future.cancel()
+
+
+def _drop_asked(outcomes: list[Any]) -> None:
+    """Do the same after an error was raised: the caller knows, so log no others."""
+    _drop(outcomes)
+    for outcome in outcomes:
+        if type(outcome) is Failure:
+            outcome.note_asked()
 
 
 _OTHERS = {Failure, Alone}

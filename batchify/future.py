@@ -34,7 +34,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from . import waits
+from .logs import error_text
 from .terms import NO_TERMS, Terms
+from .unasked import ErrorReport
 
 if TYPE_CHECKING:
     from .engine.base import Engine
@@ -59,17 +61,43 @@ CANCELLED = Done("CANCELLED_AND_NOTIFIED")
 
 
 class Failure:
-    """The error of one item, with the traceback that it starts from at every raise."""
+    """The error of one item, with the traceback that it starts from at every raise.
 
-    __slots__ = ("error", "traceback")
+    It knows whether a caller asked for it. If none did, `unasked` logs it when it is gone.
+    """
+
+    __slots__ = ("_number", "_report", "_text", "error", "traceback")
 
     def __init__(self, error: BaseException, traceback: TracebackType | None = None) -> None:
+        self._report: ErrorReport | None = None  # first: `__del__` reads it
+        self._number = 0
         self.error = error
         self.traceback = traceback
+        self._text = error_text(error)
+
+    def __del__(self) -> None:
+        if self._report is not None:
+            self._report.note_gone(self._number)
+
+    def report_to(self, report: ErrorReport) -> None:
+        """Add this error, which a future is about to get, to a report, unless it is in one."""
+        if self._report is None:
+            self._number = report.add(self._text)
+            self._report = report
+
+    def note_asked(self) -> None:
+        """Note that a caller asked for this error: it is not logged."""
+        if self._report is not None:
+            self._report.note_asked(self._number)
+
+    def retrieve(self) -> BaseException:
+        """Return the error, with its traceback, to a caller who asked for it."""
+        self.note_asked()
+        return self.error.with_traceback(self.traceback)
 
     def throw(self) -> NoReturn:
         try:
-            raise self.error.with_traceback(self.traceback)
+            raise self.retrieve()
         finally:
             del self  # no cycle through this frame
 
@@ -131,14 +159,14 @@ class _Callbacks(threading.local):
     """
 
     def __init__(self) -> None:
-        self.queue: deque[tuple[Poke, BatchFuture[Any]]] = deque()
+        self.queue: deque[tuple[Poke, BatchFuture[Any], Engine]] = deque()
         self.is_busy = False
 
 
 _callbacks = _Callbacks()
 
 
-def fire(pokes: deque[Poke], future: BatchFuture[Any]) -> None:
+def fire(pokes: deque[Poke], future: BatchFuture[Any], engine: Engine) -> None:
     """Tell everyone who watches a future, whoever calls this and however often."""
     queue = _callbacks.queue
     while True:
@@ -150,7 +178,7 @@ def fire(pokes: deque[Poke], future: BatchFuture[Any]) -> None:
     for poke in copied:
         # In the order in which they came: who flushes hears of the end after the callbacks.
         if queue or poke.__class__ is list:
-            queue.append((poke, future))
+            queue.append((poke, future, engine))
         else:
             poke[0](future)
     if queue:
@@ -169,14 +197,14 @@ def run_callbacks() -> None:
             callbacks.is_busy = False
 
 
-def _run_all(queue: deque[tuple[Poke, BatchFuture[Any]]]) -> None:
+def _run_all(queue: deque[tuple[Poke, BatchFuture[Any], Engine]]) -> None:
     while queue:
-        poke, future = queue[0]
-        _run_callback(poke, future)
+        poke, future, engine = queue[0]
+        _run_callback(poke, future, engine)
         queue.popleft()
 
 
-def _run_callback(poke: Poke, future: BatchFuture[Any]) -> None:
+def _run_callback(poke: Poke, future: BatchFuture[Any], engine: Engine) -> None:
     if poke.__class__ is tuple:
         poke[0](future)
         return
@@ -188,7 +216,9 @@ def _run_callback(poke: Poke, future: BatchFuture[Any]) -> None:
     try:
         callback(future)
     except BaseException as error:  # also SystemExit: the neighbours must hear too
-        log.error("a done-callback raised %s", type(error).__name__)
+        log.error("%s: a done-callback raised %s", engine.options.name, error_text(error))
+    if future._s is ERROR:
+        future._v.note_asked()
 
 
 class BatchFuture(Future[R], Generic[R]):
@@ -233,7 +263,7 @@ class BatchFuture(Future[R], Generic[R]):
                 return self._v  # type: ignore[no-any-return]
             if self._s is CANCELLED:
                 raise self._make_cancelled_error()
-            raise self._v.error.with_traceback(self._v.traceback)
+            raise self._v.retrieve()
         finally:
             del self  # no cycle through this frame
 
@@ -248,8 +278,9 @@ class BatchFuture(Future[R], Generic[R]):
                 return None
             if self._s is CANCELLED:
                 raise self._make_cancelled_error()
-            error: BaseException = self._v.error
-            return error
+            failure: Failure = self._v
+            failure.note_asked()
+            return failure.error
         finally:
             del self  # as in `result`
 
@@ -288,7 +319,9 @@ class BatchFuture(Future[R], Generic[R]):
             try:
                 fn(self)
             except Exception as error:
-                log.error("a done-callback raised %s", type(error).__name__)
+                log.error("a done-callback raised %s", error_text(error))
+            if self._s is ERROR:
+                self._v.note_asked()
 
     def __await__(self) -> Generator[Any, None, R]:
         try:
@@ -337,7 +370,7 @@ class BatchFuture(Future[R], Generic[R]):
         if self._s.__class__ is Done:  # the end may have missed us
             if poke.__class__ is tuple:  # at once: who waits in a callback would wait for its turn
                 poke[0](self)
-            fire(pokes, self)
+            fire(pokes, self, engine)
             watched.pop(self, None)
         return True
 
@@ -388,6 +421,8 @@ class BatchFuture(Future[R], Generic[R]):
         view: View = self.__dict__.setdefault("view", new)
         if view is new and not self._watch([view.finish]):
             view.finish(self)  # others may have it already, and wait
+            if self._s is ERROR:
+                self._v.note_asked()
         return view
 
     @property

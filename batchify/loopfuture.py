@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from . import waits
-from .future import CANCELLED, RESULT, BatchFuture, Done
+from .future import CANCELLED, ERROR, RESULT, BatchFuture, Done
 from .interpreter import has_gil
+from .logs import error_text
 
 R = TypeVar("R")
 
@@ -102,10 +103,24 @@ def port_of(loop: Any) -> Port:
         return port
 
 
+class WithErrors(list[Any]):
+    """Futures that are done, some of them perhaps with an error: most batches have none."""
+
+    __slots__ = ()
+
+    def note_callbacks(self) -> None:
+        """Note that a caller asked for the errors of futures with loop callbacks."""
+        for future in self:
+            if future._s is ERROR and future._callback is not None:
+                future._v.note_asked()
+
+
 def _wake(loop: asyncio.AbstractEventLoop, futures: Sequence[LoopFuture[Any]]) -> None:
     """Run the loop callbacks of `futures`, as the loop would run each from a handle."""
     future = callback = context = None
     try:
+        if type(futures) is WithErrors:
+            futures.note_callbacks()
         for future in futures:
             callback = future._callback
             if callback is None:
@@ -123,7 +138,11 @@ def _wake(loop: asyncio.AbstractEventLoop, futures: Sequence[LoopFuture[Any]]) -
                 raise
             except BaseException as error:
                 loop.call_exception_handler(
-                    {"message": "a done-callback raised", "exception": error, "future": future}
+                    {
+                        "message": f"a done-callback of a batched call raised {error_text(error)}",
+                        "exception": error,
+                        "future": future,
+                    }
                 )
     except BaseException:  # also a signal handler's: those that are not woken yet are next
         loop.call_soon(_wake, loop, futures)
@@ -173,6 +192,8 @@ class LoopFuture(BatchFuture[R]):
         if context is None:
             context = copy_context()
         if self._s.__class__ is Done:
+            if self._s is ERROR:
+                self._v.note_asked()
             loop.call_soon(fn, self, context=context)
         elif self._callback is None:
             self._callback = fn

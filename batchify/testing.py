@@ -9,7 +9,6 @@ import time
 from asyncio import _get_running_loop as running_loop
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Sequence
-from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from typing import Any
@@ -26,6 +25,7 @@ from .outcome import Ask, Give, Work, caught, conduct, exhausted
 from .retry import Retry
 from .scopes import is_async
 from .terms import check_call
+from .unasked import ErrorReport
 
 __all__ = [
     "ManualClock",
@@ -82,6 +82,8 @@ def _run_at_once(
                 value = exhausted(value, tries, options.name)
                 break
             value, tries = _outcome(work, item), tries + 1
+        if isinstance(value, Failure):
+            value.report_to(ErrorReport(options.name))
         return _done(value)
     finally:
         del value  # an error leads to this frame by `f_back`: that would be a cycle
@@ -234,9 +236,7 @@ def _until_none_left(left: Callable[[Any], list[BatchFuture[Any]]], timeout: flo
 def _wait(futures: Sequence[BatchFuture[Any]], end: float) -> None:
     for future in futures:
         try:
-            future.exception(max(0.0, end - time.monotonic()))
-        except (CancelledError, asyncio.CancelledError):
-            continue
+            future._wait(max(0.0, end - time.monotonic()))
         except TimeoutError:
             if not future.done():
                 left = ", ".join(f"{count} of {name}" for name, count in unresolved().items())

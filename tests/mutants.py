@@ -88,7 +88,7 @@ mutant(
     "            if poke.__class__ is tuple:"
     "  # at once: who waits in a callback would wait for its turn\n"
     "                poke[0](self)\n"
-    "            fire(pokes, self)\n"
+    "            fire(pokes, self, engine)\n"
     "            watched.pop(self, None)\n"
     "        return True",
     "        return True",

@@ -314,7 +314,7 @@ class Engine(Ending):
         self._is_configured = True
         self.forming = self._new_forming()
         self.batches.clear()
-        self._end_with(futures, self._forked)
+        self._end_with(futures, self._forked, is_reported=False)  # the parent's items
         for future in (*futures, *before):
             future.__dict__.pop("view", None)  # its condition may be held in the parent
         self._ended = {}

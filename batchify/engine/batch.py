@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BatchAborted
 from ..forming import Route
-from ..future import BatchFuture
+from ..future import BatchFuture, Failure
 from ..observe import BatchEvent
 from ..outcome import Ask, Talk, Work, asked, concluded, conduct
 from ..tracing import Tracer, tracer_of
+from ..unasked import ErrorReport
 
 if TYPE_CHECKING:
     from .running import Running
@@ -35,6 +36,7 @@ class Batch:
     left = 0  # how many of them are not settled
     ran = 0.0  # seconds until the last was settled
     thread = 0  # the ident of the thread that runs it
+    report: ErrorReport | None = None  # of the errors of its items
 
     def __init__(self, engine: Running, route: Route, reason: str, began: float) -> None:
         self.engine = engine
@@ -47,6 +49,12 @@ class Batch:
     def queued(self) -> float:
         """For how many seconds the oldest had waited."""
         return max(0.0, self.began - self.futures[0]._t)
+
+    def report_error(self, failure: Failure) -> None:
+        """Add the failure of one item to this batch's report."""
+        if self.report is None:
+            self.report = ErrorReport(self.engine.options.name)
+        failure.report_to(self.report)
 
     def begin(self, can_await: bool) -> Ask | None:
         """Begin to run it: what to call first; None when `conduct` is to say so."""

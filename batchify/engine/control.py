@@ -103,7 +103,7 @@ async def until_admitted(
                 future.cancel()
                 raise
         if type(future._v) is Refused:
-            raise future._v.error
+            raise future._v.retrieve()
         return future
     finally:
         del future  # no cycle through this frame

@@ -94,7 +94,10 @@ class Ending(Running):
                 continue
             self._ended[future] = future._v
             late = DeadlineExceeded(f"{self.options.name}: the item did not start in time")
-            if self.forming.end(future, ERROR, Failure(late)) is None:
+            failure = Failure(late)
+            self._report_errors([failure])
+            if self.forming.end(future, ERROR, failure) is None:
+                failure.note_asked()  # no caller has it
                 continue
             self.counts.expired += 1
             self._tell_admitted(state)

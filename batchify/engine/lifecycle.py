@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from .. import waits
+from .. import unasked, waits
 
 log = logging.getLogger("batchify")
 
@@ -34,6 +34,9 @@ _locked: dict[int, list[list[Any]]] = {}
 _place = 0  # how many such hooks there were with the last of ours
 _is_hooked = False
 _is_ending = False
+
+# Registered early, so it runs late: after functions of the user that may ask for errors.
+atexit.register(unasked.log_all)
 
 
 def register(engine: Any) -> None:
@@ -179,6 +182,7 @@ if hasattr(os, "register_at_fork"):
         _locked.clear()  # the engines get new locks
         _held = set()  # a new one: see `Engine.forked`
         waits.forget()
+        unasked.forget_all()
         for hook in _child_hooks:
             hook()
         for engine in all_engines():
@@ -242,7 +246,7 @@ def _wait(engine: Any, future: Any, end: float) -> None:
     while not engine.is_safe(future):
         left = max(0.0, end - time.monotonic())
         try:
-            future.exception(min(left, engine.LOOK))
+            future._wait(min(left, engine.LOOK))
             return
         except TimeoutError:
             if left <= engine.LOOK and not engine.is_safe(future):

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import BatchAborted
 from ..forming import Chunk, Route
 from ..future import CANCELLED, ERROR, RESULT, Alone, BatchFuture, Failure
+from ..loopfuture import WithErrors
 from ..observe import EVERYWHERE, Observers
 from ..options import Live
 from ..outcome import Ask, Give, exhausted, is_simple
@@ -207,7 +208,7 @@ class Running(Entry):
             self._end()
         if self.has_kinds:
             self._forget_routes()
-        self._announce([future for future in futures if future.done()])  # not who runs again
+        self._announce(WithErrors(future for future in futures if future.done()))
         if self._nested:
             self._look_again()
 
@@ -229,6 +230,7 @@ class Running(Entry):
                 failure = value if isinstance(value, Failure) else Failure(self._closed())
                 if future._s is batch:
                     failed += 1
+                    batch.report_error(failure)
                     future._v = failure
                     future._s = ERROR
             elif future._s is batch:  # no handler has cancelled it just now
@@ -418,7 +420,9 @@ class Running(Entry):
                     outcomes[place] = Alone(alone)
                     self._run_again(batch, alone, place, now, value.after)
                     retried += 1
-            failed += type(value) is Failure
+            if type(value) is Failure:
+                batch.report_error(value)
+                failed += 1
         return failed, retried
 
     def _break_up(self) -> None:

@@ -1,0 +1,102 @@
+"""Log the errors that no caller asked for: one line for each batch.
+
+A report counts the errors of one batch. It is complete when the last of them is gone, or when the
+process exits. The global set of open reports holds each report until it is logged, so that no
+weak reference is needed, and whichever thread removes a report from the set logs it.
+Engines add errors to a report; `Failure` says when a caller asks for an error and when it is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from typing import ClassVar
+
+from .logs import items
+
+log = logging.getLogger("batchify")
+
+MOST_KINDS = 3  # errors of different types or places that a line names
+
+
+class ErrorReport:
+    """The errors of one batch of the function `name`.
+
+    Its methods are called in finalizers. So each step is a single C call, and no lock is taken.
+    """
+
+    __slots__ = ("_errors", "_lost", "_next", "name")
+    # Of the class, because the interpreter clears the names of a module before the last finalizers.
+    still_open: ClassVar[set[ErrorReport]] = set()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._next = 0
+        # By number: the texts of the errors that are not gone; None: a caller has asked for it.
+        self._errors: dict[int, str | None] = {}
+        self._lost: list[str] = []  # the texts of those that went before any caller asked
+
+    def add(self, text: str) -> int:
+        """Add an error and return its number. The engine's lock is held.
+
+        The batch holds all its futures until it is over, so no error is gone before the last is
+        added.
+        """
+        number = self._next
+        self._next = number + 1
+        self._errors[number] = text
+        self.still_open.add(self)
+        return number
+
+    def note_asked(self, number: int) -> None:
+        """Note that a caller asked for this error."""
+        if number in self._errors:
+            self._errors[number] = None
+
+    def note_gone(self, number: int) -> None:
+        """Note that this error is gone; log the report if it was the last."""
+        text = self._errors.get(number)
+        if text is not None:
+            self._lost.append(text)  # first: the thread that removes the last one logs them all
+        self._errors.pop(number, None)
+        if not self._errors:
+            self.close()
+
+    def close(self) -> None:
+        """Log the errors that no caller asked for, unless another thread does, or the parent."""
+        try:
+            self.still_open.remove(self)
+        except KeyError:
+            return
+        lost = self._lost + [text for text in list(self._errors.values()) if text is not None]
+        if not lost:
+            return
+        try:
+            whose = "their results" if len(lost) > 1 else "its result"
+            log.warning(
+                "%s: %s failed with %s, and no caller asked for %s",
+                self.name, items(len(lost)), _kinds(lost), whose,
+            )  # fmt: skip
+        except Exception:  # of a handler or a filter; there is no caller to raise it to
+            return
+
+
+def _kinds(errors: Iterable[str]) -> str:
+    kinds = Counter(errors)
+    named = sorted(kinds, key=lambda text: (-kinds[text], text))[:MOST_KINDS]
+    others = len(kinds) - len(named)
+    if others:
+        named.append(f"{others} other {'errors' if others > 1 else 'error'}")
+    return " or ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+
+
+def log_all() -> None:
+    """Log all open reports. The process exits: nothing will ask for these errors any more."""
+    for report in list(ErrorReport.still_open):
+        report.close()
+
+
+def forget_all() -> None:
+    """Drop all open reports. This is a forked child: the parent logs them."""
+    ErrorReport.still_open.clear()
