@@ -1,8 +1,9 @@
 """Log the errors that no caller asked for: one line for each batch.
 
-A report counts the errors of one batch. It is complete when the last of them is gone, or when the
-process exits. The global set of open reports holds each report until it is logged, so that no
-weak reference is needed, and whichever thread removes a report from the set logs it.
+A report counts the errors of one batch. It is complete when each of them is gone, or a caller has
+asked for it. The process exit completes all reports.
+The global set of open reports keeps each report alive until it is complete, so no weak reference
+is needed. The thread that removes a report from the set logs it, so each is logged once.
 Engines add errors to a report; `Failure` says when a caller asks for an error and when it is gone.
 """
 
@@ -33,8 +34,8 @@ class ErrorReport:
     def __init__(self, name: str) -> None:
         self.name = name
         self._next = 0
-        # By number: the texts of the errors that are not gone; None: a caller has asked for it.
-        self._errors: dict[int, str | None] = {}
+        # By number: the texts of the errors that are not gone, and that no caller asked for.
+        self._errors: dict[int, str] = {}
         self._lost: list[str] = []  # the texts of those that went before any caller asked
 
     def add(self, text: str) -> int:
@@ -51,8 +52,9 @@ class ErrorReport:
 
     def note_asked(self, number: int) -> None:
         """Note that a caller asked for this error."""
-        if number in self._errors:
-            self._errors[number] = None
+        self._errors.pop(number, None)
+        if self._lost and not self._errors:  # else the batch may get more errors
+            self.close()
 
     def note_gone(self, number: int) -> None:
         """Note that this error is gone; log the report if it was the last."""
@@ -69,7 +71,7 @@ class ErrorReport:
             self.still_open.remove(self)
         except KeyError:
             return
-        lost = self._lost + [text for text in list(self._errors.values()) if text is not None]
+        lost = self._lost + list(self._errors.values())
         if not lost:
             return
         try:

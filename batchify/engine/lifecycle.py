@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
@@ -205,6 +206,14 @@ def _at_exit() -> None:
             elsewhere = getattr(engine, "elsewhere", None)
             if elsewhere is not None:
                 elsewhere.abandon()
+        if _is_multiprocessing_child():
+            unasked.log_all()
+
+
+def _is_multiprocessing_child() -> bool:
+    """Return True if this process may end without a call of the `atexit` functions."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
 
 
 def _run_what_is_left() -> None:
