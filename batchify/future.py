@@ -319,7 +319,7 @@ class BatchFuture(Future[R], Generic[R]):
             try:
                 fn(self)
             except Exception as error:
-                log.error("a done-callback raised %s", error_text(error))
+                log.error("a done-callback of a finished future raised %s", error_text(error))
             if self._s is ERROR:
                 self._v.note_asked()
 

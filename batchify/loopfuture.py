@@ -21,6 +21,7 @@ from . import waits
 from .future import CANCELLED, ERROR, RESULT, BatchFuture, Done
 from .interpreter import has_gil
 from .logs import error_text
+from .options import Options
 
 R = TypeVar("R")
 
@@ -45,7 +46,7 @@ class Port:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.thread = get_ident()
-        self._box: deque[Sequence[LoopFuture[Any]]] = deque()
+        self._box: deque[tuple[Sequence[LoopFuture[Any]], Options]] = deque()
         self._is_called = False
         self._has_gil = has_gil()
         # Those who run batches on this loop, and what keeps its end open for them.
@@ -53,12 +54,15 @@ class Port:
         self.guard: tuple[object, Any] | None = None  # with its name
         self.is_ending = False
 
-    def post(self, futures: Sequence[LoopFuture[Any]]) -> None:
-        """Wake `futures`, which are done, on their loop. A closed loop has nobody to wake."""
+    def post(self, futures: Sequence[LoopFuture[Any]], options: Options) -> None:
+        """Wake `futures`, which are done, on their loop. A closed loop has nobody to wake.
+
+        `options` are those of their function: they have its name.
+        """
         if running_loop() is self.loop:
-            self.loop.call_soon(_wake, self.loop, futures)
+            self.loop.call_soon(_wake, self.loop, futures, options)
             return
-        self._box.append(futures)
+        self._box.append((futures, options))
         # One call for all that is posted until the loop comes to it (2.6 us a call); without the
         # GIL one for each, as nobody could trust what the other wrote (see `interpreter`).
         if not (self._is_called and self._has_gil):
@@ -81,7 +85,7 @@ class Port:
     def _wake_all(self) -> None:
         box = self._box
         while box:
-            _wake(self.loop, box[0])
+            _wake(self.loop, *box[0])
             box.popleft()
 
     def call(self, function: Callable[..., object], *args: Any) -> bool:
@@ -115,7 +119,9 @@ class WithErrors(list[Any]):
                 future._v.note_asked()
 
 
-def _wake(loop: asyncio.AbstractEventLoop, futures: Sequence[LoopFuture[Any]]) -> None:
+def _wake(
+    loop: asyncio.AbstractEventLoop, futures: Sequence[LoopFuture[Any]], options: Options
+) -> None:
     """Run the loop callbacks of `futures`, as the loop would run each from a handle."""
     future = callback = context = None
     try:
@@ -139,13 +145,13 @@ def _wake(loop: asyncio.AbstractEventLoop, futures: Sequence[LoopFuture[Any]]) -
             except BaseException as error:
                 loop.call_exception_handler(
                     {
-                        "message": f"a done-callback of a batched call raised {error_text(error)}",
+                        "message": f"{options.name}: a done-callback raised {error_text(error)}",
                         "exception": error,
                         "future": future,
                     }
                 )
     except BaseException:  # also a signal handler's: those that are not woken yet are next
-        loop.call_soon(_wake, loop, futures)
+        loop.call_soon(_wake, loop, futures, options)
         raise
     finally:
         # The error of a future, raised by who awaits it, leads to this frame by `f_back`.

@@ -790,7 +790,7 @@ def ports(sim: Sim) -> None:
         return one
 
     def post(*numbers: int) -> Callable[[], None]:
-        return lambda: [port.post([future(n)]) for n in numbers] and None
+        return lambda: [port.post([future(n)], None) for n in numbers] and None
 
     running = sim.go(loop.run_forever)
     for task in [sim.go(post(1, 2)), sim.go(post(3)), sim.go(post(4, 5))]:

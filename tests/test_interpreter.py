@@ -149,7 +149,7 @@ def test_without_a_gil_each_post_calls_the_loop() -> None:
         loop.call_soon_threadsafe = lambda function: calls.append(function)  # type: ignore
         port = port_of(loop)
         for _ in range(3):
-            in_thread(lambda: port.post([])).result()
+            in_thread(lambda: port.post([], None)).result()
         assert len(calls) == 3
 
     asyncio.run(main())

@@ -297,4 +297,4 @@ def give_up(engine: Any) -> None:
         try:
             warnings.warn(told, RuntimeWarning, stacklevel=2)
         except RuntimeWarning:  # made an error; the others must come to their end all the same
-            log.error(told)
+            log.error("%s", told)

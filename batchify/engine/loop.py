@@ -167,7 +167,7 @@ class LoopEngine(Engine):
 
     def _post(self, futures: Sequence[BatchFuture[Any]]) -> None:
         if self.home is None:  # all its futures were made on this loop
-            self.port.post(futures)  # type: ignore[arg-type]
+            self.port.post(futures, self.options)  # type: ignore[arg-type]
         else:  # by callers without a loop, and by batches that run on this one
             super()._post(futures)
 

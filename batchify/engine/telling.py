@@ -105,11 +105,11 @@ class Telling:
         if {LoopFuture}.issuperset(map(type, futures)):
             ports = set(map(_port_of, futures))
             if len(ports) == 1:  # the usual case, all in C: 0.05 instead of 0.3 us an item
-                ports.pop().post(futures)
+                ports.pop().post(futures, self.options)
                 return
         by_port: dict[Any, WithErrors] = {}
         for future in futures:
             if isinstance(future, LoopFuture):
                 by_port.setdefault(future._port, WithErrors()).append(future)
         for port, ended in by_port.items():
-            port.post(ended)
+            port.post(ended, self.options)
