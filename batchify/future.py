@@ -73,7 +73,7 @@ class Failure:
         self._number = 0
         self.error = error
         self.traceback = traceback
-        self._text = error_text(error)
+        self._text = error_text(error, traceback)
 
     def __del__(self) -> None:
         if self._report is not None:

@@ -19,8 +19,11 @@ def location_of(error: BaseException) -> str:
     The innermost frame counts. Frames of the standard library, of installed packages and of
     batchify are skipped, because the line that called them says more, unless there is no other.
     """
+    return _location(error.__traceback__)
+
+
+def _location(traceback: TracebackType | None) -> str:
     found, best = None, 0
-    traceback: TracebackType | None = error.__traceback__
     while traceback is not None:
         filename = traceback.tb_frame.f_code.co_filename
         rank = _rank(filename)
@@ -33,14 +36,19 @@ def location_of(error: BaseException) -> str:
     return f"{os.path.basename(filename)}:{line}"
 
 
-def error_text(error: BaseException) -> str:
+def error_text(error: BaseException, traceback: TracebackType | None = None) -> str:
     """Return the type of `error` and where it was raised, as "ValueError (app.py:41)".
 
     An error that batchify made itself was raised nowhere; its cause may have been.
+
+    Args:
+        error: the exception.
+        traceback: its traceback; None: the one that it has.
     """
     name = type(error).__name__
-    if error.__traceback__ is not None:
-        return f"{name} ({location_of(error)})"
+    traceback = traceback or error.__traceback__
+    if traceback is not None:
+        return f"{name} ({_location(traceback)})"
     cause = error.__cause__
     if cause is not None and cause.__traceback__ is not None:
         return f"{name} caused by {type(cause).__name__} ({location_of(cause)})"
