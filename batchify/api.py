@@ -56,6 +56,8 @@ else:
                 for its batch to fill. 0 never waits: what arrives while all workers are busy
                 forms the next batch. None leaves only when full, flushed or closed.
             workers: how many batches may run at the same time (for `async def`: on each loop).
+                With `linger=0` more workers make smaller batches, because a free worker takes
+                items that would have joined the next batch.
             capacity: the most unresolved items, queued and running (for `async def`: on each
                 loop); by default 10 000, or `2 * size * workers` where that is more. None is
                 without a bound. When full, a thread blocks, first come first served; on an

@@ -299,7 +299,7 @@ class Calls:
 
     @property
     def workers(self) -> int:
-        """How many batches may run at the same time."""
+        """How many batches may run at the same time; with `linger=0`, more make smaller batches."""
         return self._options().workers
 
     @workers.setter

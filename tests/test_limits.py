@@ -2276,7 +2276,7 @@ def test_explain_counts_in_words_and_figures_that_one_reads() -> None:
 
     assert told(1, 1).startswith("1 batch had 1 item on average")
     assert told(12_345, 4321).startswith("12345 batches had 4321 items on average")
-    assert told(0, 0) == "No batch has left yet (1 item pending)."
+    assert told(0, 0) == "No batch has been dispatched yet (1 item pending)."
 
 
 LIMITS = st.fixed_dictionaries(

@@ -1,0 +1,49 @@
+"""`stats().explain()`: which option would make larger batches (contract 2, `workers`)."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchify.distribution import Recorder
+from batchify.stats import REASONS, Limits, Stats
+
+
+def explained(
+    reason: str, *, workers: int, size: int = 4, linger: float | None = 0.0, others: int = 0
+) -> str:
+    """Explain ten batches of `size` items that were dispatched because of `reason`."""
+    recorder = Recorder(11)
+    recorder.add([size] * 10)
+    reasons = {**dict.fromkeys(REASONS, 0), reason: 10 - others}
+    reasons["flush"] += others
+    return Stats(
+        batches=10,
+        reasons=reasons,
+        sizes=recorder.distribution(),
+        limits=Limits(size=64, linger=linger, workers=workers, capacity=10_000),
+    ).explain()
+
+
+ADVICE = "fewer workers, or a linger, would make larger batches"
+
+
+@pytest.mark.parametrize("workers", [2, 16])
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("others", [0, 4])
+def test_free_workers_that_make_small_batches(workers: int, size: int, others: int) -> None:
+    text = explained("idle", workers=workers, size=size, others=others)
+    assert f"workers={workers}" in text
+    assert ADVICE in text
+
+
+def test_one_worker_cannot_be_fewer() -> None:
+    assert "fewer workers" not in explained("idle", workers=1)
+
+
+@pytest.mark.parametrize("reason", [reason for reason in REASONS if reason != "idle"])
+def test_workers_are_no_cause_of_other_reasons(reason: str) -> None:
+    assert "fewer workers" not in explained(reason, workers=4, linger=0.01)
+
+
+def test_the_advice_is_not_given_for_a_few_idle_batches() -> None:
+    assert "fewer workers" not in explained("idle", workers=4, others=8)
