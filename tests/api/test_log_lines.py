@@ -14,9 +14,9 @@ import pytest
 
 import batchify
 from batchify import batched
+from tests.limits import LIMIT
 from tests.log_lines import Lines, line_in, lines_of
 
-LIMIT = 60.0
 ROOT = Path(batchify.__file__).parent
 
 

@@ -14,9 +14,8 @@ import pytest
 
 from batchify import QueueFull, batched
 from batchify.testing import eager
+from tests.limits import LIMIT
 from tests.log_lines import Lines, line_in, lines_of
-
-LIMIT = 60.0
 
 
 class Marker(Exception):

@@ -19,9 +19,8 @@ import pytest
 
 from batchify import BatchFailure, Retry, batched
 from batchify.testing import eager, manual_clock
+from tests.limits import LIMIT
 from tests.log_lines import Lines, line_in, lines_of
-
-LIMIT = 60.0
 
 
 class Marker(Exception):
