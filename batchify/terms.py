@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from datetime import datetime, time
+from numbers import Number, Rational
 from typing import Any
 
 from .errors import ItemTooHeavy
@@ -28,7 +30,7 @@ class Terms:
         self.priority = priority
         self.deadline = deadline  # on the engine's clock
         self.weight = weight
-        self.twin = twin  # equal to that of an equal item (`dedupe`)
+        self.twin = twin  # the same key as that of an equal item (`dedupe`), see `same_key`
         self.tries = 0  # how often it ran, as long as it goes back to the queue
         self.again = 0.0  # when it went back: other kinds see it as if it had come then
         self.is_flushed = False  # it is to leave without delay, however often it goes back
@@ -72,9 +74,29 @@ def terms_of(
     return Terms(priority=priority, deadline=deadline, weight=weight, twin=twin)
 
 
+def same_key(value: Any) -> Any:
+    """Return a key that is equal for two values only if they have equal value and type.
+
+    `==` alone is not enough: `1 == True`, `0.0 == -0.0`, `Decimal("1.0") == Decimal("1.00")`, and
+    one instant is equal in all time zones. So the type counts, in tuples and frozensets that of
+    each element too. Numbers that are not rational, datetimes and times also need an equal `repr`.
+    For all other objects their own `==` decides.
+    """
+    cls = type(value)
+    if cls is str or cls is int or value is None:  # all other keys are tuples
+        return value
+    if isinstance(value, tuple):
+        return cls, value, tuple(map(same_key, value))
+    if isinstance(value, frozenset):
+        return cls, value, frozenset(map(same_key, value))
+    if isinstance(value, (Number, datetime, time)) and not isinstance(value, Rational):
+        return cls, value, repr(value)
+    return cls, value
+
+
 def _twin(dedupe: Callable[[Any], Any], item: Any) -> Any:
     if dedupe is not itself:
-        return hashable("dedupe", dedupe(item))
+        return same_key(hashable("dedupe", dedupe(item)))
     try:
         hash(item)
     except TypeError:
@@ -82,7 +104,7 @@ def _twin(dedupe: Callable[[Any], Any], item: Any) -> Any:
             f"dedupe=True needs items that can be hashed, got {kind(item)} "
             "(or a function of an item that gives something hashable)"
         ) from None
-    return item
+    return same_key(item)
 
 
 def hashable(option: str, value: Any) -> Any:
@@ -126,6 +148,20 @@ def check_extra(name: str, takes_more: bool, args: tuple[Any, ...], kwargs: dict
         raise TypeError(f"{name} takes one item and no extra arguments")
 
 
+def extra_key(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the key of a call's extra arguments: only calls with equal keys share a batch.
+
+    Raises:
+        TypeError: one cannot be hashed.
+    """
+    if not kwargs:
+        return same_key(args) if args else args
+    try:
+        return same_key(args), frozenset((word, same_key(value)) for word, value in kwargs.items())
+    except TypeError as error:
+        raise unhashable_extra(name, error) from None
+
+
 def unhashable_extra(name: str, error: TypeError) -> TypeError:
     """What a call with extra arguments that cannot be hashed raises."""
     return TypeError(
@@ -143,7 +179,7 @@ def check_call(
     """
     check_extra(options.name, takes_more, args, kwargs)
     try:
-        hash((args, frozenset(kwargs.items())))
+        hash(extra_key(options.name, args, kwargs))
     except TypeError as error:
         raise unhashable_extra(options.name, error) from None
     if options.key is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..forming import Grouped, Plain, Route
 from ..options import Options
-from ..terms import NO_TERMS, Terms, check_extra, hashable, terms_of, unhashable_extra
+from ..terms import NO_TERMS, Terms, check_extra, extra_key, hashable, terms_of, unhashable_extra
 from .mending import Mending
 from .seam import Seam
 
@@ -57,9 +57,9 @@ class Routing(Mending):
                 terms = terms_of(options, item, priority, end)
             if not self.has_kinds:
                 return Route(self, function, batched=batched), terms
-            extra = (args, frozenset(kwargs.items())) if kwargs else (args,)
+            extra = extra_key(options.name, args, kwargs)
             if options.key is not None:
-                extra = (hashable("key", options.key(item)), *extra)
+                extra = hashable("key", options.key(item)), extra
             return self._route(extra, function, args, kwargs, batched), terms
         except BaseException:
             self.reject()
