@@ -156,6 +156,7 @@ class Bulk:
         self.how = how
         self.is_collection = isinstance(items, Collection)
         self.source: Iterator[Any] | None = None
+        self.fault: Exception | None = None  # an error of the iterable, raised after all results
         self.under_way = 0  # items
         self.lots: dict[_Lot, None] = {}  # in order of submission
         self.is_watched = is_watched  # each lot tells when it is done
@@ -238,16 +239,11 @@ class Bulk:
             return None
         size = self.submitter._options().size
         if not self.is_collection or size > self.how.window:
-            items = list(islice(self.source, 1))
-            if not items:
-                self.source = None
-            return items or None
+            return self._next_items(1) or None
         chunks = min(self.room // size, AT_ONCE)
         if not chunks:
             return None
-        items = list(islice(self.source, size * chunks))
-        if len(items) < size * chunks:
-            self.source = None
+        items = self._next_items(size * chunks)
         if size == 1:
             return items or None
         whole = [items[at : at + size] for at in range(0, len(items) - size + 1, size)]
@@ -255,6 +251,26 @@ class Bulk:
         for future in futures:
             self.add(future, size, is_chunk=True)
         return items[size * len(futures) :]
+
+    def _next_items(self, count: int) -> list[Any]:
+        """The next `count` items, or those before the end of the source or its error."""
+        items: list[Any] = []
+        try:
+            items.extend(islice(self.source, count))  # type: ignore[arg-type]
+        except Exception as error:
+            self.fault = error
+        if len(items) < count:
+            self.source = None
+        return items
+
+    def raise_fault(self) -> None:
+        """Raise the error of the iterable, if there was one."""
+        fault, self.fault = self.fault, None
+        try:
+            if fault is not None:
+                raise fault
+        finally:
+            del self, fault  # no cycle through this frame
 
     def before_wait(self) -> None:
         """Nothing more can be submitted now: what is there must not wait for it for ever."""
@@ -265,7 +281,7 @@ class Bulk:
 
     def give_up(self) -> None:
         """Take out what has not started."""
-        self.source = None
+        self.source = self.fault = None
         self.is_over = True
         drop = _drop_asked if self.has_raised else _drop
         drop(self.outcomes)

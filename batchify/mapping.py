@@ -22,6 +22,8 @@ def _iterator(items: Any) -> Iterator[Any]:
     try:
         return iter(items)
     except TypeError:
+        if hasattr(type(items), "__iter__") or hasattr(type(items), "__getitem__"):
+            raise  # by its own method
         raise TypeError(f"items must be an iterable, got {kind(items)}") from None
 
 
@@ -80,6 +82,7 @@ def _mapping(bulk: Bulk) -> Generator[list[Any], None, None]:
                     bulk.before_wait()
                     _wait(bulk, bell)
                 else:
+                    bulk.raise_fault()
                     return
             elif are_results(outcomes):
                 yield outcomes
@@ -222,6 +225,7 @@ async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:
                 else:
                     if feeder is not None:
                         feeder.result()  # an error of the iterable
+                    bulk.raise_fault()
                     return
                 continue
             has_room.set()
