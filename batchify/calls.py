@@ -32,7 +32,67 @@ NOTHING_ASKED = Asked()
 instead: list[Callable[..., BatchFuture[Any]]] = []
 
 
-class Calls:
+class Maps:
+    """`map` and `amap`, of a batched function and of a view with options for its calls."""
+
+    __slots__ = ()
+
+    def _options(self) -> Options:
+        raise NotImplementedError
+
+    def map(
+        self,
+        items: Any,
+        *,
+        ordered: bool = True,
+        window: int | None = None,
+        return_exceptions: bool = False,
+        progress: Any = False,
+    ) -> Iterator[Any]:
+        """Submit every item lazily, and yield the results.
+
+        Args:
+            items: any iterable. Of a plain sequence, whole batches are submitted at a time.
+            ordered: yield in the order of the items, else as they are done.
+            window: the most items that are submitted and not yielded; by default `capacity`.
+            return_exceptions: yield errors instead of raising the first one.
+            progress: True for a bar by tqdm, where installed, or a function that wraps an
+                iterable as tqdm does.
+
+        Returns:
+            An iterator. Closing it, or an error of an item, cancels what has not started. An
+            error of `items` is raised after the results of the items before it.
+
+        Raises:
+            TypeError: an argument has a wrong type.
+            ValueError: an argument has a wrong value.
+        """
+        from .bulk import How
+        from .mapping import mapped
+
+        how = How.checked(ordered, window, return_exceptions, progress, self._options())
+        submitter: Any = self
+        return mapped(submitter, items, how)
+
+    def amap(
+        self,
+        items: Any,
+        *,
+        ordered: bool = True,
+        window: int | None = None,
+        return_exceptions: bool = False,
+        progress: Any = False,
+    ) -> AsyncGenerator[Any, None]:
+        """`map` for iterables and async iterables: an async iterator of the results."""
+        from .bulk import How
+        from .mapping import amapped
+
+        how = How.checked(ordered, window, return_exceptions, progress, self._options())
+        submitter: Any = self
+        return amapped(submitter, items, how)
+
+
+class Calls(Maps):
     """What can be called on a batched function, method, class method or static method."""
 
     def _scope(self) -> Scope:
@@ -48,9 +108,6 @@ class Calls:
 
     def _plain(self) -> Callable[..., Any]:
         """The undecorated function, bound where it is a method."""
-        raise NotImplementedError
-
-    def _options(self) -> Options:
         raise NotImplementedError
 
     def _submit(
@@ -162,54 +219,6 @@ class Calls:
             priority_of(priority),
         )
         return CallOptions(self, asked)
-
-    def map(
-        self,
-        items: Any,
-        *,
-        ordered: bool = True,
-        window: int | None = None,
-        return_exceptions: bool = False,
-        progress: Any = False,
-    ) -> Iterator[Any]:
-        """Submit every item lazily, and yield the results.
-
-        Args:
-            items: any iterable. Of a plain sequence, whole batches are submitted at a time.
-            ordered: yield in the order of the items, else as they are done.
-            window: the most items that are submitted and not yielded; by default `capacity`.
-            return_exceptions: yield errors instead of raising the first one.
-            progress: True for a bar by tqdm, where installed, or a function that wraps an
-                iterable as tqdm does.
-
-        Returns:
-            An iterator. Closing it, or an error, cancels what has not started.
-
-        Raises:
-            TypeError: an argument has a wrong type.
-            ValueError: an argument has a wrong value.
-        """
-        from .bulk import How
-        from .mapping import mapped
-
-        how = How.checked(ordered, window, return_exceptions, progress, self._options())
-        return mapped(self, items, how)
-
-    def amap(
-        self,
-        items: Any,
-        *,
-        ordered: bool = True,
-        window: int | None = None,
-        return_exceptions: bool = False,
-        progress: Any = False,
-    ) -> AsyncGenerator[Any, None]:
-        """`map` for iterables and async iterables: an async iterator of the results."""
-        from .bulk import How
-        from .mapping import amapped
-
-        how = How.checked(ordered, window, return_exceptions, progress, self._options())
-        return amapped(self, items, how)
 
     def batch(self, items: list[Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call the undecorated function, with a list that you have already."""
@@ -336,7 +345,7 @@ class Calls:
         await self.aclose()
 
 
-class CallOptions:
+class CallOptions(Maps):
     """A batched function, with options for the calls made through this view."""
 
     __slots__ = ("_asked", "_calls")
@@ -358,3 +367,22 @@ class CallOptions:
     async def asubmit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Wait for room without blocking the loop, submit, and give the future."""
         return await self._calls._asubmit(item, args, kwargs, self._asked)
+
+    # ---- as `map` and `amap` use it ----
+
+    def _options(self) -> Options:
+        return self._calls._options()
+
+    def _submit(self, item: Any, args: Any, kwargs: Any) -> BatchFuture[Any]:
+        return self._calls._submit(item, args, kwargs, self._asked)
+
+    async def _asubmit(self, item: Any, args: Any, kwargs: Any) -> BatchFuture[Any]:
+        return await self._calls._asubmit(item, args, kwargs, self._asked)
+
+    def _chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
+        if self._asked.priority or self._asked.deadline is not None:
+            return []  # each item has its own place in the queue
+        return self._calls._chunks(chunks)  # as far as there is capacity: no timeout to respect
+
+    def _push(self) -> None:
+        self._calls._push()

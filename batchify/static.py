@@ -69,40 +69,8 @@ Async = Coroutine[Any, Any, T]
 Progress = bool | Callable[[Any], Iterable[Any]]
 
 
-class CallOptions(Generic[T, P, R]):
-    """A batched function, with options for the calls made through this view."""
-
-    def __call__(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-    def submit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-    def submit_nowait(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-    async def asubmit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-
-class Batched(Generic[T, P, R]):
-    """A batched function: called with one item, it gives a `BatchFuture`."""
-
-    __name__: str
-    __qualname__: str
-    __wrapped__: Callable[..., Any]
-
-    def __call__(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-    def submit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-    def submit_nowait(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-    async def asubmit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
-
-    def options(
-        self,
-        *,
-        timeout: float | timedelta | None = None,
-        deadline: float | timedelta | None = None,
-        priority: float = 0,
-    ) -> CallOptions[T, P, R]: ...
+class Maps(Generic[T, R]):
+    """`map` and `amap`, of a batched function and of a view with options for its calls."""
 
     @overload
     def map(
@@ -151,6 +119,42 @@ class Batched(Generic[T, P, R]):
     ) -> AsyncGenerator[R | BaseException, None]: ...
 
     def amap(self, items: Any, **how: Any) -> Any: ...
+
+
+class CallOptions(Maps[T, R], Generic[T, P, R]):
+    """A batched function, with options for the calls made through this view."""
+
+    def __call__(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def submit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def submit_nowait(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    async def asubmit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+
+class Batched(Maps[T, R], Generic[T, P, R]):
+    """A batched function: called with one item, it gives a `BatchFuture`."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def submit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def submit_nowait(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    async def asubmit(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
+
+    def options(
+        self,
+        *,
+        timeout: float | timedelta | None = None,
+        deadline: float | timedelta | None = None,
+        priority: float = 0,
+    ) -> CallOptions[T, P, R]: ...
 
     def batch(self, items: list[T], /, *args: P.args, **kwargs: P.kwargs) -> Any: ...
 

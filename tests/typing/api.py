@@ -218,6 +218,9 @@ def calls(user: User, users: list[User]) -> None:
     assert_type(list(bare.map(users)), list[int])
     assert_type(list(bare.map(users, ordered=False, window=3, progress=True)), list[int])
     assert_type(list(bare.map(users, return_exceptions=True)), list[int | BaseException])
+    view = insert.options(timeout=1, deadline=timedelta(seconds=2), priority=3)
+    assert_type(list(view.map(users, window=3)), list[int])
+    assert_type(list(view.map(users, return_exceptions=True)), list[int | BaseException])
     assert_type(everything(("users", 1)), BatchFuture[int])
 
 
@@ -226,6 +229,10 @@ async def acalls(users: AsyncIterator[User], more: list[User]) -> None:
     assert_type([x async for x in bare.amap(more, ordered=False)], list[int])
     both = [x async for x in bare.amap(more, return_exceptions=True)]
     assert_type(both, list[int | BaseException])
+    view = bare.options(deadline=2)
+    assert_type([x async for x in view.amap(more)], list[int])
+    several = [x async for x in view.amap(users, return_exceptions=True)]
+    assert_type(several, list[int | BaseException])
 
 
 def observer(event: BatchEvent) -> None:
@@ -262,6 +269,7 @@ def checked(user: User) -> None:
 def wrong(repository: Repository, user: User) -> None:
     bare.size = "x"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
     bare.map([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bare.options().map([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType, reportCallIssue]
     bare(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bare(user, 2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     insert(user)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
