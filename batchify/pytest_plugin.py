@@ -38,9 +38,11 @@ def batchify_eager() -> Iterator[None]:
 def batchify_clock(request: pytest.FixtureRequest) -> Iterator[ManualClock]:
     """A clock for the times of all batched functions; see `batchify.testing.manual_clock`.
 
-    With `batchify_check`, a test fails that leaves items that are not done on it: they are run now,
-    when the clock ends.
+    With `batchify_check`, in either order, a test fails that leaves items that are not done on it:
+    they are run now, when the clock ends.
     """
+    if "batchify_check" in request.fixturenames:
+        request.getfixturevalue("batchify_check")  # so that its teardown comes after this one's
     before = unresolved_futures()
     with manual_clock() as clock:
         yield clock
