@@ -103,7 +103,7 @@ class Calls(Maps):
         """`_scope`, for a call: refuses what its executor could not run."""
         scope: Any = self._scope()
         if scope.options.executor is not None:
-            scope.elsewhere.check(self._plain())
+            scope.check_executor(self._plain())
         return scope  # type: ignore[no-any-return]
 
     def _plain(self) -> Callable[..., Any]:
@@ -137,14 +137,18 @@ class Calls(Maps):
         """Submit the first of `chunks` as batches of their own, as far as that is possible."""
         if instead:
             return []
-        scope = self._called()
-        engine = scope.here()
+        scope: Any = self._scope()
         function = self._plain()
+        if scope.options.executor is not None and not scope.elsewhere.has_checked(function):
+            return []  # the calls one by one check it
+        engine: Any = scope.here()
         # A generator's results are to come one by one, as they are yielded.
         is_stream = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         if engine.takes_more or is_stream or not engine.options.is_plain:
             return []
-        return engine.submit_chunks(function, chunks, self._gives_itself(scope))
+        futures: list[BatchFuture[Any]]
+        futures = engine.submit_chunks(function, chunks, self._gives_itself(scope))
+        return futures
 
     def _push(self) -> None:
         """Let what is there leave now, and do not wait for it."""

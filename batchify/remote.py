@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import logging
 import pickle
 import sys
 import threading
@@ -24,6 +25,7 @@ from weakref import ref
 
 from . import waits
 from .engine import lifecycle
+from .engine.seam import THREADS
 from .errors import BatchAborted
 from .interpreter import STARTS_NO_THREAD_AT_EXIT
 from .options import kind
@@ -33,15 +35,25 @@ from .outcome.copies import from_parts, has_same_content, parts_of
 if TYPE_CHECKING:
     from .engine.batch import Batch
 
+log = logging.getLogger("batchify")
+
+_ALONE = [object()]  # to compare with: nothing else refers to what is in it
+
 
 class Elsewhere:
-    """Where the batches of one decorated function run, and how they get there."""
+    """Where the batches of one decorated function run, and how they get there.
+
+    An executor that the given function made is shut down by `end`, unless something else referred
+    to it when it was made: then others may use it.
+    """
 
     def __init__(self, given: Any) -> None:
         self._given = given
         self._is_maker = isinstance(given, type) or not callable(getattr(given, "submit", None))
         self._is_inherited = False
         self._made: Any = None  # by the function that was given, if it is one
+        self._is_shared = False  # something else refers to it
+        self._ending: Any = None  # the thread that shuts the last one down
         self._lock = threading.RLock()
         self._checked: Any = None  # a function that it can run
         self._waiting: list[Any] = []  # the executors that batches are on: one entry for each
@@ -49,16 +61,34 @@ class Elsewhere:
     def forked(self) -> None:
         """In the child of a fork: what there was is the parent's."""
         self._lock = threading.RLock()
-        self._made = self._checked = None
+        self._made = self._checked = self._ending = None
         self._waiting = []
         self._is_inherited = True
 
-    def let_go(self) -> None:
-        """Forget what was made: the next call has a new one.
+    def has_made(self) -> bool:
+        """Return True if there is an executor to `end`, or one that is ending."""
+        return self._made is not None or self._ending is not None
 
-        The standard library's executors end when nobody holds them; one that others share lives on.
+    def end(self, name: str, timeout: float | None) -> None:
+        """Shut down the executor that was made, and wait for that at most `timeout` seconds.
+
+        A shared one is forgotten. The next call makes a new one.
         """
-        self._made = self._checked = None
+        with self._lock:
+            made, self._made, self._checked = self._made, None, None
+            shutdown = None if self._is_shared else getattr(made, "shutdown", None)
+            if shutdown is not None:
+                # In a thread: a shutdown takes no timeout, and another close waits for it too. If
+                # no thread can be started, the interpreter ends, and waits for executors itself.
+                with contextlib.suppress(RuntimeError):
+                    thread = f"batchify:{name}:executor"
+                    self._ending = THREADS.spawn(_shut_down, (name, shutdown), thread)
+            ending = self._ending
+        if ending is not None:
+            ending.join(timeout)
+            with self._lock:
+                if self._ending is ending and not ending.is_alive():
+                    self._ending = None
 
     def abandon(self) -> None:
         """At the end of the process: end the processes of batches that hang."""
@@ -82,13 +112,13 @@ class Elsewhere:
                 )
             return self._given
         with self._lock:
-            made = self._made
-            if made is None:
-                made = self._given()
-                if not callable(getattr(made, "submit", None)):
-                    raise TypeError(f"executor must give an executor, got {kind(made)}")
-                self._made = made
-            return made
+            if self._made is None:
+                made = [self._given()]
+                if not callable(getattr(made[0], "submit", None)):
+                    raise TypeError(f"executor must give an executor, got {kind(made[0])}")
+                self._is_shared = sys.getrefcount(made[0]) > sys.getrefcount(_ALONE[0])
+                self._made = made[0]
+            return self._made
 
     def check(self, function: Callable[..., Any]) -> None:
         """See to it that batches of `function` can run, in its first call.
@@ -96,16 +126,19 @@ class Elsewhere:
         The executor is made here: at the end of the process none could be.
 
         Raises:
+            TypeError: what was made is no executor.
             ValueError: it has no name to be found by, and the executor needs one.
+            Exception: what the function raises that makes the executor.
         """
-        own = function.__func__ if inspect.ismethod(function) else function
-        if own is self._checked:
+        if self.has_checked(function):
             return
+        own = function.__func__ if inspect.ismethod(function) else function
         executor = None
-        with contextlib.suppress(Exception):  # its batch will tell
+        if self._is_maker or not self._is_inherited:  # else its batch fails
             executor = self.executor()
             if STARTS_NO_THREAD_AT_EXIT or not _is_of_the_library(executor):
-                executor.submit(_nothing)  # what it needs for its first task is there, too
+                with contextlib.suppress(Exception):  # its batch fails
+                    executor.submit(_nothing)  # what it needs for its first task is there, too
         if executor is not None and not _is_of_threads(executor):
             why = _why_not_found(own)
             if why is None and own.__module__ == "__main__" and not _forks(executor):
@@ -117,6 +150,11 @@ class Elsewhere:
                 )
         lifecycle.come_first()  # at the end of the process: before that of executors
         self._checked = own
+
+    def has_checked(self, function: Callable[..., Any]) -> bool:
+        """Return True if `check` let pass the last call of `function`."""
+        own = function.__func__ if inspect.ismethod(function) else function
+        return own is self._checked
 
     def runner(self, batch: Batch, context: Context) -> Callable[..., Any]:
         """What runs the calls of `batch`: gives what a call gives, or a `Raised`."""
@@ -162,6 +200,13 @@ class Elsewhere:
             if self._made is executor:
                 self._made = None
         return self._is_maker
+
+
+def _shut_down(name: str, shutdown: Callable[[], object]) -> None:
+    try:
+        shutdown()
+    except Exception as error:
+        log.error("%s: the executor cannot be shut down: %s", name, kind(error))
 
 
 class _Runner:

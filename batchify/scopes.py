@@ -149,7 +149,8 @@ class Scopes:
         )
         scope.observers = (EVERYWHERE, self.observers, Observers())
         if self._elsewhere is not None:
-            scope.elsewhere, scope.owns_elsewhere = self._elsewhere, owner is None
+            scope.elsewhere = self._elsewhere
+            scope.owns_elsewhere = owner is None or isinstance(owner, type)
         if before is not None:
             from .engine import control
             from .engine.looking import OPEN

@@ -94,6 +94,22 @@ def awaiting(target: Any, me: Any) -> Generator[None, None, None]:
         _restore(me, before)
 
 
+@contextmanager
+def joining(ident: int | None, timeout: float | None) -> Generator[None, None, None]:
+    """Note that this thread waits until the thread `ident` has done something.
+
+    Raises:
+        Deadlock: that thread waits for this one.
+    """
+    if ident is None:  # it has not started
+        yield
+        return
+    target = _Thread(ident)
+    check(target)
+    with waiting(target, timeout):
+        yield
+
+
 def is_blocked(ident: int, me: Any) -> bool:
     """Does the thread `ident` wait, or would it as `me`? An event loop there stands still."""
     return ident == me or ident in _waits_for

@@ -544,7 +544,7 @@ def test_a_class_makes_an_executor() -> None:
     f.close()
 
 
-def test_a_factory_that_fails_fails_the_batch() -> None:
+def test_a_factory_that_fails_fails_the_call() -> None:
     fails = True
 
     def make() -> Any:
@@ -554,13 +554,13 @@ def test_a_factory_that_fails_fails_the_batch() -> None:
 
     f = batched(elsewhere.where, executor=make)
     with pytest.raises(OSError, match="no machine"):
-        f(1).result(LIMIT)
+        f(1)
     fails = False
     assert f(1).result(LIMIT)[0] == 1
     f.close()
     wrong: Any = lambda: "no executor"
     with pytest.raises(TypeError, match="executor must give an executor, got str"):
-        batched(elsewhere.where, executor=wrong)(1).result(LIMIT)
+        batched(elsewhere.where, executor=wrong)(1)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -242,7 +242,19 @@ class Engine(Ending):
         raise NotImplementedError
 
     def join(self, timeout: float | None) -> None:
-        """Wait for the workers to be gone, where that is possible from here."""
+        """Wait until the workers of a closed engine have ended, with all events and spans.
+
+        At most `timeout` seconds, and only where it would not be a wait for the caller itself.
+        """
+        raise NotImplementedError
+
+    def call_when_ended(self, done: Callable[[], object]) -> None:
+        """Call `done()`, in any thread, when the workers of a closed engine have ended."""
+        raise NotImplementedError
+
+    def can_end(self) -> bool:
+        """Return False if nothing runs that could end the workers."""
+        return True
 
     @mended
     def start(self) -> None:

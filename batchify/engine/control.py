@@ -16,7 +16,7 @@ from ..options import Options
 from ..stats import Stats
 from .base import Closer, Countdown, Engine, items_of
 from .looking import CLOSED, CLOSING, OPEN
-from .seam import Seam
+from .seam import LOOK, Limit, Seam
 
 
 class Scope(Protocol):
@@ -53,32 +53,60 @@ async def aflush(scope: Scope, timeout: float | None) -> None:
 def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
     _refuse_in_the_middle(scope)
     closer = Closer()
+    limit = Limit(timeout)
     try:
         futures = _closing(scope, cancel, closer, _refuse_to_block)
         try:
             _wait(scope, futures, timeout)
         except TimeoutError:
             _close(scope, closer, abandon=True)
+            _join(scope, Limit(0.0))
             raise
         _close(scope, closer, abandon=False)
-        for engine in scope.engines():
-            engine.join(timeout)
+        _join(scope, limit)
     finally:
         closer.is_over = True
 
 
 async def aclose(scope: Scope, timeout: float | None, cancel: bool) -> None:
     closer = Closer()
+    limit = Limit(timeout)
     try:
         futures = _closing(scope, cancel, closer, _refuse_to_await)
         try:
             await _await(futures, timeout)
         except TimeoutError:
             _close(scope, closer, abandon=True)
+            _join(scope, Limit(0.0))
             raise
         _close(scope, closer, abandon=False)
+        await _ajoin(scope, limit)
     finally:
         closer.is_over = True
+
+
+def _join(scope: Scope, limit: Limit) -> None:
+    """Wait for the workers, the last events and spans, and the executor that batchify made."""
+    for engine in scope.engines():
+        engine.join(limit.left())
+
+
+async def _ajoin(scope: Scope, limit: Limit) -> None:
+    port = port_of(asyncio.get_running_loop())
+    batch = waits.serving_batch() if waits.serving_tasks else None
+    for engine in scope.engines():
+        if waits.serves(engine):
+            engine.join(0.0)
+            continue
+        if batch is not None and batch.engine is engine:
+            continue  # it would wait for itself
+        over = port.loop.create_future()
+        engine.call_when_ended(lambda over=over: port.call(set_done, over))  # type: ignore[misc]
+        while not over.done() and engine.can_end():
+            left = limit.left()
+            await asyncio.wait([over], timeout=LOOK if left is None else min(LOOK, left))
+            if left == 0.0:
+                break
 
 
 def start(scope: Scope) -> None:

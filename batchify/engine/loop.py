@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import types
 import warnings
@@ -24,6 +25,7 @@ from typing import Any
 from weakref import ref
 
 from .. import waits
+from ..errors import Deadlock
 from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import Port, set_done
@@ -34,7 +36,7 @@ from . import lifecycle
 from .base import Countdown, Engine
 from .batch import Batch
 from .mending import holding, mended
-from .seam import YEAR, Handle, Seam
+from .seam import LOOK, YEAR, Handle, Limit, Seam
 
 
 class LoopEngine(Engine):
@@ -48,7 +50,7 @@ class LoopEngine(Engine):
         takes_more: bool,
         seam: Seam,
         port: Port,
-        home: object,
+        home: Any,
         on_loop_closed: Callable[[Port], None],
     ) -> None:
         super().__init__(live, takes_more, seam)
@@ -135,6 +137,35 @@ class LoopEngine(Engine):
 
     def _end_workers(self) -> None:
         return
+
+    def join(self, timeout: float | None) -> None:
+        if running_loop() is self.port.loop:
+            return  # the caller would wait for itself
+        # Without a limit this would hang if user code blocks the loop until the close returns.
+        limit = Limit(self.options.exit_timeout if timeout is None else timeout)
+        bell = self.seam.bell()
+        with contextlib.suppress(Deadlock), waits.joining(self.port.thread, None):
+            self.call_when_ended(bell.ring)
+            while not bell.wait(min(LOOK, limit.left() or 0.0)):
+                if not (limit.left() and self.can_end()):
+                    return
+
+    def call_when_ended(self, done: Callable[[], object]) -> None:
+        if not (self.can_end() and self.port.call(self._call_when_ended, done)):
+            done()
+
+    def _call_when_ended(self, done: Callable[[], object], _: object = None) -> None:
+        for task in self._tasks:
+            again = functools.partial(self._call_when_ended, done)
+            task.add_done_callback(again, context=Context())
+            return
+        # In the next step: the last batch may have scheduled its observers for this one.
+        self.port.loop.call_soon(done, context=Context())
+
+    def can_end(self) -> bool:
+        if self.home is not None:
+            return not self.home.is_ended()
+        return self.port.loop.is_running()
 
     def _reset_workers(self) -> None:
         self._tasks.clear()

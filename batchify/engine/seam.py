@@ -24,6 +24,7 @@ from ..interpreter import BEGAN_WITH_GREENLETS, has_greenlets
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+LOOK = 0.05  # seconds, between two looks whether a loop still runs
 YEAR = 365 * 24 * 3600.0  # the longest time that a timer of a loop is set to
 
 
@@ -178,6 +179,20 @@ def _start(thread: threading.Thread) -> None:
             raise broken_off
         finally:
             del broken_off  # no cycle through this frame
+
+
+class Limit:
+    """How long a caller waits for several things in a row, in real seconds."""
+
+    __slots__ = ("_end",)
+
+    def __init__(self, timeout: float | None) -> None:
+        most = threading.TIMEOUT_MAX / 2
+        self._end = None if timeout is None else THREADS.clock() + min(timeout, most)
+
+    def left(self) -> float | None:
+        """Return the seconds that are left; None without a limit."""
+        return None if self._end is None else max(0.0, self._end - THREADS.clock())
 
 
 _starting: list[threading.Thread] = []  # while they do, the collector is off

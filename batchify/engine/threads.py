@@ -11,22 +11,25 @@ that it stays until the worker is awake.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable
 from contextvars import Context
-from threading import TIMEOUT_MAX, get_ident
+from threading import get_ident
 from typing import Any
 from weakref import ref
 
 from .. import waits
+from ..errors import Deadlock
 from ..options import Live, kind
 from ..outcome import caught
 from ..tracing import tracers
 from . import lifecycle
 from .base import Engine
 from .batch import Batch
-from .looking import CLOSED
+from .looking import CLOSED, OPEN
 from .mending import holding, live_on
-from .seam import Bell, Seam, collect_again
+from .seam import THREADS, Bell, Limit, Seam, collect_again
 
 
 class Stop:
@@ -48,7 +51,7 @@ class ThreadEngine(Engine):
         self._threads: dict[Bell, Any] = {}
         self._idle: list[Bell] = []  # those who sleep
         self._alarms: dict[Bell, float] = {}  # when a sleeper wakes up by itself
-        self._leaving: list[Any] = []  # threads that were told to go
+        self._leaving: dict[Bell, Any] = {}  # threads that were told to go
         self._started = 0
         self._hire_nobody()
         lifecycle.register(self)
@@ -161,7 +164,8 @@ class ThreadEngine(Engine):
 
     def _end_workers(self) -> None:
         # They are told to go for good, whoever starts again: new ones come then.
-        self._leaving += [thread for thread in self._threads.values() if thread is not None]
+        left = {**self._leaving, **self._threads}.items()
+        self._leaving = {bell: one for bell, one in left if one is not None and bell in self._bells}
         for bell in self._idle:
             bell.ring()
         watch, self._watch = self._watch, None  # first: it looks without the lock
@@ -171,21 +175,57 @@ class ThreadEngine(Engine):
         self._idle.clear()
         self._alarms.clear()
         self._threads.clear()  # last: whoever is in none of these is not told any more
-        if self.owns_elsewhere:
-            self.elsewhere.let_go()
 
     def join(self, timeout: float | None) -> None:
-        threads, self._leaving = self._leaving, []
-        if not waits.serves(self):
-            end = None if timeout is None else self.seam.clock() + min(timeout, TIMEOUT_MAX / 2)
-            for thread in threads:
-                thread.join(None if end is None else max(0.0, end - self.seam.clock()))
+        if waits.serves(self) or get_ident() in self._worker_idents:
+            timeout = 0.0  # it would wait for itself
+        limit = Limit(timeout)
+        for bell, thread in list(self._leaving.items()):
+            ident = getattr(thread, "ident", None)
+            with contextlib.suppress(Deadlock), waits.joining(ident, timeout):
+                if ident != get_ident():
+                    thread.join(limit.left())
+            if bell not in self._bells:
+                self._leaving.pop(bell, None)
+        self._end_executor(limit.left())
+
+    def call_when_ended(self, done: Callable[[], object]) -> None:
+        if not (self._leaving or (self.owns_elsewhere and self.elsewhere.has_made())):
+            done()
+            return
+        try:
+            THREADS.spawn(_join, (self, done), f"batchify:{self.options.name}:close")
+        except RuntimeError:  # no thread can be started
+            self.join(0.0)
+            done()
+
+    # ---- the executor ----
+
+    def check_executor(self, function: Callable[..., Any]) -> None:
+        """Refuse a call of `function` whose batch the executor could not run.
+
+        Raises: as `Elsewhere.check`.
+        """
+        if self.state is not OPEN:
+            return  # the call is refused for that, and needs no executor
+        try:
+            self.elsewhere.check(function)
+        except BaseException:
+            self.reject()
+            raise
+        self._end_executor(0.0)  # it may have been made after a close
+
+    def _end_executor(self, timeout: float | None) -> None:
+        """If closed, shut down the executor that batchify made, unless it is for other instances."""
+        if self.owns_elsewhere and self.state is CLOSED:
+            self.elsewhere.end(self.options.name, timeout)
 
     def _reset_workers(self) -> None:
         self._threads.clear()
         self._worker_idents.clear()
         self._idle.clear()
         self._alarms.clear()
+        self._leaving = {}
         self._hire_nobody()
 
     def holders(self, me: Any) -> list[Any] | None:
@@ -336,6 +376,13 @@ def _serve(weak: ref[ThreadEngine], bell: Bell) -> None:
             bell.wait(None)
         else:
             engine.seam.sleep_until(bell, step)
+
+
+def _join(engine: ThreadEngine, done: Callable[[], object]) -> None:
+    try:
+        engine.join(None)
+    finally:
+        done()
 
 
 def _keep_watch(weak: ref[ThreadEngine], bell: Bell) -> None:
