@@ -67,8 +67,9 @@ else:
             weight, max_weight: `weight(item)`, a number: the weights of a batch add up to at most
                 `max_weight`. An item that alone weighs more is refused with `ItemTooHeavy`; one
                 that does not fit stays in front, for the next batch.
-            dedupe: True, or a function of an item that gives something hashable: equal items of
-                one batch reach the function once, and every caller has a future of its own.
+            dedupe: True, or a function of an item that gives something hashable: items of one
+                batch that are equal in value and type reach the function once, and every caller
+                has a future of its own.
             isolate: when a batch raises, halve it and run the halves, until only the callers
                 whose items are at fault get the error. Only for functions that may be called
                 again with the same items. When all four quarters fail alike, that is taken for
@@ -80,9 +81,10 @@ else:
             executor: any `concurrent.futures.Executor`, or a function of no arguments that makes
                 one: the batches run there instead of in the workers' own threads, `workers` at
                 a time. The function is called by the first call (in each process), again after
-                a `BrokenExecutor`, and by the first call after a `close`. To another process go
-                the function's module and qualified name, and a pickled list: by name it must
-                be found there, else the first call raises `ValueError`. For `def` only.
+                a `BrokenExecutor`, and by the first call after a `close`, which shuts down what it
+                made unless something else refers to that. To another process go the function's
+                module and qualified name, and a pickled list: by name it must be found there,
+                else the first call raises `ValueError`. For `def` only.
             broker: a durable queue that many machines share, such as `batchify.redis.RedisStreams`:
                 calls send their items there, and worker processes (`python -m batchify worker`)
                 run them, by all the other options. For functions and static methods; not

@@ -163,7 +163,8 @@ class Calls(Maps):
 
         Args:
             item: the item.
-            args, kwargs: extra arguments; only calls with equal ones share a batch.
+            args, kwargs: extra arguments; only calls whose extra arguments are equal in value and
+                type share a batch.
 
         Returns:
             The future of this item's result.
@@ -249,7 +250,10 @@ class Calls(Maps):
         await control.aflush(self._scope(), seconds_or_none("timeout", timeout))
 
     def close(self, timeout: float | None = None, *, cancel: bool = False) -> None:
-        """Refuse new items, run what was accepted, end the workers.
+        """Refuse new items, run the accepted ones, stop the workers.
+
+        Returns after the last observer and span, and after the executor has ended that a function
+        given as `executor` made. It never waits for its own thread or batch.
 
         Args:
             timeout: the most seconds to wait; what is left then ends in `Closed`.

@@ -59,7 +59,8 @@ def read_page(_app: Any, name: str, source: list[str]) -> None:
 
 def put_words_to_types() -> None:
     """Join what `static.py` tells a checker of the types with the docstrings of what runs."""
-    for typed, runs in ((static.Batched, BoundBatched), (static.CallOptions, CallOptions)):
+    both = ((static.Batched, BoundBatched), (static.CallOptions, CallOptions))
+    for typed, runs in (*both, (static.Maps, CallOptions)):
         for name, member in vars(typed).items():
             told = getattr(getattr_static(runs, name, None), "__doc__", None)
             if isinstance(member, property):

@@ -216,7 +216,7 @@ class ThreadEngine(Engine):
         self._end_executor(0.0)  # it may have been made after a close
 
     def _end_executor(self, timeout: float | None) -> None:
-        """If closed, shut down the executor that batchify made, unless it is for other instances."""
+        """Shut down the executor that batchify made, if closed, and if not for other instances."""
         if self.owns_elsewhere and self.state is CLOSED:
             self.elsewhere.end(self.options.name, timeout)
 
