@@ -19,7 +19,7 @@ else:
     def batched(
         func=None,
         /,
-        *,
+        *more,
         size=DEFAULT_SIZE,
         linger=0.0,
         workers=1,
@@ -34,6 +34,7 @@ else:
         broker=None,
         exit_timeout=DEFAULT_EXIT_TIMEOUT,
         name=None,
+        **unknown,
     ):
         """Turn a function that takes a list into one that is called with one item.
 
@@ -89,23 +90,30 @@ else:
                 calls send their items there, and worker processes (`python -m batchify worker`)
                 run them, by all the other options. For functions and static methods; not
                 together with `executor`.
-            exit_timeout: the most seconds that the end of the process waits for this function's
-                items.
+            exit_timeout: the maximum time in seconds (or a timedelta) that process exit waits for
+                this function's items. inf means no limit.
             name: used in thread names and messages; by default the function's qualified name.
 
         Returns:
             The decorated function (a `Batched`), or a decorator when `func` is not given.
 
         Raises:
-            TypeError: an option has a wrong type, or `func` is no function.
+            TypeError: an option has a wrong type or is unknown, or `func` is no function.
             ValueError: an option has a wrong value.
         """
         from dataclasses import replace
 
-        from .decorator import check_function, default_name
+        from .decorator import check_function
+        from .options import default_name
 
+        if unknown:
+            from .hints import unknown_option
+
+            raise unknown_option(unknown)
         if func is not None:
             check_function(func)
+        if more:
+            raise TypeError("options are given by name: write batched(function, size=500)")
         given = Options.checked(
             size=size,
             linger=linger,

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .observe import Observer, Observers
-from .options import Options, seconds_or_none
+from .options import FIXED, Options, default_name, full_name, time_limit
 from .stats import Stats
 from .terms import priority_of
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .future import BatchFuture
 
 _COROUTINE_FLAGS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+# The default of the item, so that a call without one gets an error that names the function.
+MISSING: Any = object()
 
 
 class Asked(NamedTuple):
@@ -48,6 +52,7 @@ class Maps:
         window: int | None = None,
         return_exceptions: bool = False,
         progress: Any = False,
+        **unknown: Any,
     ) -> Iterator[Any]:
         """Submit every item lazily, and yield the results.
 
@@ -70,6 +75,8 @@ class Maps:
         from .bulk import How
         from .mapping import mapped
 
+        if unknown:
+            raise self._unknown_argument("map", unknown)
         how = How.checked(ordered, window, return_exceptions, progress, self._options())
         submitter: Any = self
         return mapped(submitter, items, how)
@@ -82,14 +89,22 @@ class Maps:
         window: int | None = None,
         return_exceptions: bool = False,
         progress: Any = False,
+        **unknown: Any,
     ) -> AsyncGenerator[Any, None]:
         """`map` for iterables and async iterables: an async iterator of the results."""
         from .bulk import How
         from .mapping import amapped
 
+        if unknown:
+            raise self._unknown_argument("amap", unknown)
         how = How.checked(ordered, window, return_exceptions, progress, self._options())
         submitter: Any = self
         return amapped(submitter, items, how)
+
+    def _unknown_argument(self, call: str, unknown: dict[str, Any]) -> TypeError:
+        from .hints import MAP_ARGUMENTS, unknown_argument
+
+        return unknown_argument(f"{self._options().name}.{call}()", unknown, MAP_ARGUMENTS)
 
 
 class Calls(Maps):
@@ -158,7 +173,7 @@ class Calls(Maps):
         """For `on_error`: the decorated object."""
         raise NotImplementedError
 
-    def submit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+    def submit(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Submit one item; the same as calling the function.
 
         Args:
@@ -172,20 +187,26 @@ class Calls(Maps):
         Raises:
             Closed: after `close`.
             Deadlock: a batch or callback of this function would wait for its own full queue.
-            TypeError: an extra argument cannot be hashed.
+            TypeError: there is no item, or an extra argument cannot be hashed.
         """
+        if item is MISSING:
+            raise self._no_item(".submit")
         return self._submit(item, args, kwargs)
 
-    def submit_nowait(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item without ever waiting for room.
+    def submit_nowait(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Submit one item without ever waiting for capacity.
 
         Raises:
-            QueueFull: `capacity` items are unresolved.
+            QueueFull: `capacity` items are pending.
         """
+        if item is MISSING:
+            raise self._no_item(".submit_nowait")
         return self._submit(item, args, kwargs, wait=False)
 
-    async def asubmit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Wait for room without blocking the loop, submit, and give the future."""
+    async def asubmit(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Wait for capacity without blocking the loop, submit, and return the future."""
+        if item is MISSING:
+            raise self._no_item(".asubmit")
         return await self._asubmit(item, args, kwargs)
 
     async def _asubmit(
@@ -201,26 +222,37 @@ class Calls(Maps):
             lambda admitted: self._submit(item, args, kwargs, asked, admitted=admitted)
         )
 
+    def _no_item(self, call: str = "") -> TypeError:
+        """Return the error for a call without an item."""
+        name = default_name(self._plain())
+        return TypeError(f"{name}{call}() takes the item as its first positional argument")
+
     def options(
-        self, *, timeout: Any = None, deadline: Any = None, priority: float = 0
+        self, *, timeout: Any = None, deadline: Any = None, priority: float = 0, **unknown: Any
     ) -> CallOptions:
         """A light view of this function, with options for its calls.
 
         Args:
-            timeout: the most seconds (or a timedelta) to wait for room; then `QueueFull`.
+            timeout: the maximum time in seconds (or a timedelta) that a call waits for capacity;
+                then `QueueFull`. None and inf mean no limit.
             deadline: seconds (or a timedelta) from the call. An item that has not started by
-                then ends in `DeadlineExceeded`, at once, and its room is free.
+                then fails with `DeadlineExceeded`, on time, and frees its capacity. None and inf
+                mean no limit.
             priority: a number; higher ones leave earlier, equal ones in the order of submission.
                 Nothing starves: while the oldest item has waited for longer than a second, every
                 other batch is taken by age.
 
         Raises:
-            TypeError: an option has a wrong type.
+            TypeError: an option has a wrong type, or is none of these.
             ValueError: an option has a wrong value.
         """
+        if unknown:
+            from .hints import unknown_call_option
+
+            raise unknown_call_option(default_name(self._plain()), unknown)
         asked = Asked(
-            seconds_or_none("timeout", timeout),
-            seconds_or_none("deadline", deadline),
+            time_limit("timeout", timeout),
+            time_limit("deadline", deadline),
             priority_of(priority),
         )
         return CallOptions(self, asked)
@@ -233,21 +265,22 @@ class Calls(Maps):
         """Let everything accepted so far leave now, and wait until it is done.
 
         Args:
-            timeout: the most seconds to wait.
+            timeout: the maximum time in seconds (or a timedelta) to wait. None and inf mean no
+                limit.
 
         Raises:
-            TimeoutError: it is not done in time; it goes on.
+            TimeoutError: it is not done in time; it continues.
             Deadlock: waiting here could never end.
         """
         from .engine import control
 
-        control.flush(self._scope(), seconds_or_none("timeout", timeout))
+        control.flush(self._scope(), time_limit("timeout", timeout))
 
     async def aflush(self, timeout: float | None = None) -> None:
         """`flush` without blocking the loop."""
         from .engine import control
 
-        await control.aflush(self._scope(), seconds_or_none("timeout", timeout))
+        await control.aflush(self._scope(), time_limit("timeout", timeout))
 
     def close(self, timeout: float | None = None, *, cancel: bool = False) -> None:
         """Refuse new items, run the accepted ones, stop the workers.
@@ -256,7 +289,8 @@ class Calls(Maps):
         given as `executor` made. It never waits for its own thread or batch.
 
         Args:
-            timeout: the most seconds to wait; what is left then ends in `Closed`.
+            timeout: the maximum time in seconds (or a timedelta) to wait; then the remaining items
+                fail with `Closed`. None and inf mean no limit.
             cancel: end what has not started in `Closed` instead of running it.
 
         Raises:
@@ -265,13 +299,24 @@ class Calls(Maps):
         """
         from .engine import control
 
-        control.close(self._scope(), seconds_or_none("timeout", timeout), cancel)
+        control.close(self._scope(), self._close_limit("close", timeout), cancel)
 
     async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> None:
         """`close` without blocking the loop."""
         from .engine import control
 
-        await control.aclose(self._scope(), seconds_or_none("timeout", timeout), cancel)
+        await control.aclose(self._scope(), self._close_limit("aclose", timeout), cancel)
+
+    def _close_limit(self, call: str, timeout: object) -> float | None:
+        """Return the time limit of a close, which a framework may have called with its app."""
+        try:
+            return time_limit("timeout", timeout)
+        except TypeError as error:
+            close = f"{default_name(self._plain())}.{call}()"
+            raise TypeError(
+                f"{error}; if a framework calls shutdown hooks with its app, "
+                f"register a function that takes the app and calls {close}"
+            ) from None
 
     def start(self) -> None:
         """Open again after a close. (The first call needs no start.)"""
@@ -332,6 +377,18 @@ class Calls(Maps):
     def capacity(self, value: int | None) -> None:
         self._configure("capacity", value)
 
+    def _repr_name(self) -> str:
+        return f"function {full_name(self._plain())}"
+
+    def __repr__(self) -> str:
+        options = self._options()
+        linger = options.linger if options.linger is None else f"{options.linger:g}"
+        return f"<batched {self._repr_name()} (size={options.size}, linger={linger})>"
+
+    # Not those of the wrapped method: they show the repr of its instance.
+    __str__ = __repr__
+    __format__ = object.__format__
+
     @property
     def __code__(self) -> Any:
         """The code of the plain function, no coroutine function any more: a call gives a future."""
@@ -353,6 +410,29 @@ class Calls(Maps):
         await self.aclose()
 
 
+class _FixedOption:
+    """An option of the decorator that cannot be changed: reads go to the function, as ever."""
+
+    def __init__(self, option: str) -> None:
+        self.option = option
+
+    def __get__(self, calls: Any, owner: Any = None) -> Any:
+        return self if calls is None else getattr(calls.__wrapped__, self.option)
+
+    def __set__(self, calls: Any, value: object) -> None:
+        self.__delete__(calls)
+
+    def __delete__(self, calls: Any) -> None:
+        raise AttributeError(
+            f"{self.option} of {calls._options().name} cannot be changed at run time: "
+            "size, linger, workers and capacity can"
+        )
+
+
+for _option in FIXED:
+    setattr(Calls, _option, _FixedOption(_option))
+
+
 class CallOptions(Maps):
     """A batched function, with options for the calls made through this view."""
 
@@ -362,18 +442,29 @@ class CallOptions(Maps):
         self._calls = calls
         self._asked = asked
 
-    def __call__(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+    def __repr__(self) -> str:
+        asked = {name: value for name, value in self._asked._asdict().items() if value}
+        shown = ", ".join(f"{name}={value:g}" for name, value in asked.items())
+        return f"<options({shown}) of {self._calls!r}>"
+
+    def __call__(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Submit one item; see `Calls.submit`."""
+        if item is MISSING:
+            raise self._calls._no_item()
         return self._calls._submit(item, args, kwargs, self._asked)
 
     submit = __call__
 
-    def submit_nowait(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item without ever waiting for room; see `Calls.submit_nowait`."""
+    def submit_nowait(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Submit one item without ever waiting for capacity; see `Calls.submit_nowait`."""
+        if item is MISSING:
+            raise self._calls._no_item(".submit_nowait")
         return self._calls._submit(item, args, kwargs, self._asked, wait=False)
 
-    async def asubmit(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Wait for room without blocking the loop, submit, and give the future."""
+    async def asubmit(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        """Wait for capacity without blocking the loop, submit, and return the future."""
+        if item is MISSING:
+            raise self._calls._no_item(".asubmit")
         return await self._calls._asubmit(item, args, kwargs, self._asked)
 
     # ---- as `map` and `amap` use it ----

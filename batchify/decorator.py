@@ -7,18 +7,20 @@ function and the bound method differ in where they find their scope.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import wrapt
 
-from .calls import Calls, instead
+from .calls import MISSING, CallOptions, Calls, instead
 from .observe import Observers
-from .options import Options, kind
-from .scopes import Scopes, is_async
+from .options import Options, default_name, full_name, kind
+from .scopes import Scopes, is_async, unpicklable
 from .tracing import tracer_of
 
 if TYPE_CHECKING:
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
         _self_binding: str
 
         def __init__(self, *args: Any) -> None: ...
+
+        def __get__(self, instance: Any, owner: Any = None) -> Any: ...
+
+        def __set_name__(self, owner: type, name: str) -> None: ...
 
     _BoundWrapper = _Wrapper
 else:
@@ -76,7 +82,17 @@ def _refuse_default_call(*_: object) -> Any:
     raise AssertionError("wrapt's own call is never used: it costs more than the whole engine")
 
 
-class BoundBatched(Calls, _BoundWrapper):
+class _BoundType(type(_BoundWrapper)):  # type: ignore[misc]
+    """The type of `BoundBatched`: calling it binds, as calling `types.MethodType` does."""
+
+    def __call__(cls, function: Batched, owner: Any) -> Any:
+        """Return the method of `owner`; `weakref.WeakMethod` calls this."""
+        if function._self_binding == "classmethod":
+            return function.__get__(None, owner)
+        return function.__get__(owner, type(owner))
+
+
+class BoundBatched(Calls, _BoundWrapper, metaclass=_BoundType):
     """A batched function looked up on an instance or a class: made anew by each look-up."""
 
     def _parts(self) -> tuple[Any, Callable[..., Any]]:
@@ -117,12 +133,19 @@ class BoundBatched(Calls, _BoundWrapper):
     def __func__(self) -> Any:
         return self._self_parent
 
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        # cloudpickle takes a static method for a plain function, and would lose the batching.
+        return {"_self_parent": self._self_parent}
+
     def _gives_itself(self, scope: Scope) -> Callable[[], Any]:
         # It keeps the scope as long as items wait, also of an owner without weak references.
         return lambda _scope=scope: self  # type: ignore[misc]
 
-    def __call__(self, item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+    def __call__(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Submit one item; see `submit`."""
+        if item is MISSING:
+            raise self._no_item()
         if self._is_unbound() and isinstance(item, self._self_owner) and args:
             bound: BoundBatched = self._self_parent.__get__(item, type(item))
             return bound._submit(args[0], args[1:], kwargs)
@@ -135,12 +158,29 @@ class BoundBatched(Calls, _BoundWrapper):
             "staticmethod",
         )
 
+    def _repr_name(self) -> str:
+        owner = self._owner()
+        if owner is None:
+            return super()._repr_name()
+        # Not the repr of the instance: it may show content.
+        of = type.__repr__(owner) if isinstance(owner, type) else object.__repr__(owner)
+        return f"method {full_name(self._plain())} of {of}"
+
     def __reduce__(self) -> Any:
-        owner = self._self_owner if self._self_instance is None else self._self_instance
-        return getattr, (owner, self.__name__)
+        owner = self._owner()
+        return getattr, (self._self_owner if owner is None else owner, self.__name__)
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
         return self.__reduce__()
+
+    def __copy__(self) -> BoundBatched:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        owner = self._owner()
+        if owner is None or isinstance(owner, type):
+            return self
+        return type(self)(self._self_parent, copy.deepcopy(owner, memo))
 
 
 class Batched(Calls, _Wrapper):
@@ -149,7 +189,9 @@ class Batched(Calls, _Wrapper):
     # The type finds what to call here, in C: the engine's own closure, from the first call on. A
     # `def __call__` is a frame more, and a dict: 5542 instead of 4052 instructions a call.
     __slots__ = ("__call__",)
-    __bound_function_wrapper__ = BoundBatched
+    # wrapt calls this at each look-up of a method: the class, past the `__call__` of its type.
+    __bound_function_wrapper__ = type.__call__.__get__(BoundBatched)
+    _self_class: type | None = None  # that has it as a method
 
     def __init__(self, function: Any, options: Options, seam: Any = None) -> None:
         super().__init__(function, _refuse_default_call)
@@ -170,8 +212,10 @@ class Batched(Calls, _Wrapper):
         self._self_is_called = False
         weak = ref(self)  # else it would be a cycle
 
-        def call(item: Any, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
+        def call(item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
             batched: Any = weak()  # it is there, as it is being called
+            if item is MISSING:
+                raise batched._no_item()
             return batched._call(item, args, kwargs)  # type: ignore[no-any-return]
 
         self._set_call(call)
@@ -181,29 +225,47 @@ class Batched(Calls, _Wrapper):
         Batched.__dict__["__call__"].__set__(self, call)
 
     def _call(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchFuture[Any]:
-        if args and self._is_under_classmethod(item):
-            bound = self.__bound_function_wrapper__(
-                self.__wrapped__.__get__(item, type(item)),
-                item,
-                _refuse_default_call,
-                None,
-                "classmethod",
-                self,
-                item,
-            )
-            return bound._submit(args[0], args[1:], kwargs)
+        if args:
+            bound = self._bound_to(item)
+            if bound is not None:
+                return bound._submit(args[0], args[1:], kwargs)
         if not self._self_is_called and not instead:
             scopes = self._self_scopes
             scope: Any = self._called()
             name = scope.options.name
             tracer = tracer_of(name)  # the hot path is another where there is one
             if not scope.takes_more and scope.options.is_plain:
-                self._set_call(scope.submitter(self._plain(), self._gives_itself(scope)))
+                submit = scope.submitter(self._plain(), self._gives_itself(scope))
+                # Python's error for a call without an item names the function by this.
+                submit.__qualname__ = default_name(self.__wrapped__)
+                self._set_call(submit)
             self._self_is_called = True
             is_other = self._self_scopes is not scopes or tracer_of(name) is not tracer
             if instead or is_other:  # since a moment ago
                 self._forget_way()
         return self._submit(item, args, kwargs)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Remember the class whose body contains this function."""
+        self._self_class = owner
+        super().__set_name__(owner, name)
+
+    def _bound_to(self, owner: Any) -> BoundBatched | None:
+        """Return the method of `owner` if a call is `function(owner, item)`, as of `__func__`."""
+        if self._self_class is not None and isinstance(owner, self._self_class):
+            return self.__get__(owner, type(owner))  # type: ignore[no-any-return]
+        if self._is_under_classmethod(owner):
+            bound: BoundBatched = self.__bound_function_wrapper__(
+                self.__wrapped__.__get__(owner, type(owner)),
+                owner,
+                _refuse_default_call,
+                None,
+                "classmethod",
+                self,
+                owner,
+            )
+            return bound
+        return None
 
     def _is_under_classmethod(self, owner: Any) -> bool:
         """`@classmethod` above `@batched`: from 3.13 on it binds nothing, but passes the class."""
@@ -233,7 +295,13 @@ class Batched(Calls, _Wrapper):
         return ref(self)
 
     def __reduce__(self) -> Any:
-        return self.__qualname__  # pickled by name, as functions are
+        name = default_name(self.__wrapped__)
+        found: Any = sys.modules.get(self.__module__)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is not self:
+            raise unpicklable(name)
+        return name  # pickled by name, as functions are
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
         return self.__reduce__()
@@ -250,7 +318,25 @@ def check_function(function: Any) -> None:
     if isinstance(function, type) or not (
         callable(function) or isinstance(function, (classmethod, staticmethod))
     ):
-        raise TypeError(f"batched needs a function that takes a list, got {kind(function)}")
+        is_size = isinstance(function, int)
+        hint = f"; options are given by name: write @batched(size={function})" if is_size else ""
+        raise TypeError(f"batched needs a function that takes a list, got {kind(function)}{hint}")
+    known: set[int] = set()
+    link = function
+    while link is not None and id(link) not in known:
+        if issubclass(type(link), (Calls, CallOptions)):
+            raise TypeError(f"{default_name(function)} is batched already: decorate it once")
+        known.add(id(link))
+        link = _under(link)
+
+
+def _under(link: Any) -> Any:
+    """Return what `link` wraps or binds, None if that is nothing."""
+    if isinstance(link, functools.partial):
+        return link.func
+    if isinstance(link, (classmethod, staticmethod)) or inspect.ismethod(link):
+        return link.__func__
+    return getattr(link, "__wrapped__", None)
 
 
 def check_options(options: Options, is_async_function: bool) -> None:
@@ -264,10 +350,3 @@ def check_options(options: Options, is_async_function: bool) -> None:
         raise TypeError("executor is for def functions only: an async def runs on its loop")
     if is_async(options.on_error) and not is_async_function:
         raise TypeError("on_error may be an async function for async functions only")
-
-
-def default_name(function: Any) -> str:
-    """How the function is called in thread names and messages."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from numbers import Real
 from typing import Any
 
 DEFAULT_SIZE = 64
 DEFAULT_CAPACITY = 10_000
 DEFAULT_EXIT_TIMEOUT = 30.0
+
+# What cannot be changed at run time.
+FIXED = (
+    "key", "weight", "max_weight", "dedupe", "isolate", "on_error", "executor", "broker",
+    "exit_timeout", "name",
+)  # fmt: skip
 
 
 class Unset:
@@ -76,7 +85,7 @@ class Options:
             missing = "weight" if weight is None else "max_weight"
             raise ValueError(f"weight and max_weight go together: {missing} is missing")
         if executor is not None and broker is not None:
-            raise TypeError("executor and broker exclude each other: a worker runs what it gets")
+            raise TypeError("executor and broker exclude each other: leave out one of them")
         return cls(
             size=size_,
             linger=seconds_or_none("linger", linger),
@@ -90,7 +99,7 @@ class Options:
             on_error=_function("on_error", on_error),
             executor=_executor(executor),
             broker=_broker(broker),
-            exit_timeout=seconds("exit_timeout", exit_timeout),
+            exit_timeout=_exit_timeout(exit_timeout),
             name=default_name if name is None else _name(name),
             is_capacity_given=not isinstance(capacity, Unset),
         )
@@ -161,40 +170,93 @@ def kind(value: object) -> str:
     return "None" if value is None else type(value).__name__
 
 
+def default_name(function: Any) -> str:
+    """Return the qualified name of `function`, also of a partial or a callable object."""
+    function = _inner(function)
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def full_name(function: Any) -> str:
+    """Return `module.qualified_name` of `function`."""
+    return f"{getattr(_inner(function), '__module__', None)}.{default_name(function)}"
+
+
+def _inner(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def whole(option: str, value: object, least: int = 1) -> int:
-    """An int >= `least`; a bool is no int."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{option} must be an int >= {least}, got {kind(value)}")
-    if value < least:
-        raise ValueError(f"{option} must be an int >= {least}, got {value}")
-    return value
+    """Return an integer >= `least` as an int; a bool is no integer."""
+    number = None if isinstance(value, bool) else _index(value)
+    if number is None:
+        raise TypeError(f"{option} must be an int >= {least}, got {_got(value)}")
+    if number < least:
+        raise ValueError(f"{option} must be an int >= {least}, got {number}")
+    return number
 
 
-def seconds(option: str, value: object) -> float:
-    """A finite number of seconds >= 0, also given as a timedelta.
+def _index(value: Any) -> int | None:
+    try:
+        return int(operator.index(value))
+    except TypeError:
+        return None
 
-    Numbers beyond the range of a float are taken as its largest value: a wait "for ever" is
+
+def _got(value: object) -> str:
+    """How a message names a wrong value of an option that will take "auto"."""
+    is_auto = isinstance(value, str) and value == "auto"
+    return 'str ("auto" is not supported yet)' if is_auto else kind(value)
+
+
+def as_float(value: Any) -> float | None:
+    """Return a real number as a float, None for anything else; a bool is no number.
+
+    Numbers beyond the range of a float become its largest value: a wait that is limited by it is
     clamped again where it reaches the operating system.
     """
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{option} must be a number of seconds or a timedelta, got {kind(value)}")
+    if isinstance(value, bool):
+        return None
+    number = value if issubclass(type(value), Real) else _index(value)
+    if number is None:
+        return None
     try:
-        number = float(value)
+        return float(number)
     except OverflowError:
-        number = sys.float_info.max if value > 0 else -sys.float_info.max
-    if not math.isfinite(number):
-        hint = " (None means without a limit)" if option == "linger" else ""
-        raise ValueError(f"{option} must be finite, got {number}{hint}")
-    if number < 0:
-        raise ValueError(f"{option} must be >= 0, got {number}")
+        return sys.float_info.max if value > 0 else -sys.float_info.max
+
+
+def seconds(option: str, value: object, *, takes_none: bool = False) -> float:
+    """Return a finite number of seconds >= 0, also given as a timedelta."""
+    number = _seconds(option, value, takes_none)
+    if number == math.inf:
+        hint = "; write None for no limit" if takes_none else ""
+        raise ValueError(f"{option} must be finite, got inf{hint}")
     return number
 
 
 def seconds_or_none(option: str, value: object) -> float | None:
-    """As `seconds`, or None."""
-    return None if value is None else seconds(option, value)
+    """Return None, or what `seconds` returns."""
+    return None if value is None else seconds(option, value, takes_none=True)
+
+
+def time_limit(option: str, value: object) -> float | None:
+    """Return a number of seconds >= 0, or None for no limit, which is given as None or inf."""
+    number = None if value is None else _seconds(option, value, takes_none=True)
+    return None if number == math.inf else number
+
+
+def _seconds(option: str, value: object, takes_none: bool = False) -> float:
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    number = as_float(value)
+    if number is None:
+        form = ", a timedelta or None" if takes_none else " or a timedelta"
+        raise TypeError(f"{option} must be a number of seconds{form}, got {_got(value)}")
+    if not number >= 0:  # also nan
+        raise ValueError(f"{option} must be >= 0, got {number}")
+    return number
 
 
 def capacity_of(value: object, size: int, workers: int) -> int | None:
@@ -240,8 +302,9 @@ def _executor(value: object) -> object:
 
 def _broker(value: object) -> Any:
     if value is not None and not (hasattr(value, "outbox") and hasattr(value, "inbox")):
+        hint = " (URLs are not supported yet)" if isinstance(value, str) else ""
         raise TypeError(
-            f"broker must be a broker (such as RedisStreams) or None, got {kind(value)}"
+            f"broker must be a broker such as RedisStreams(url), or None, got {kind(value)}{hint}"
         )
     return value
 
@@ -262,8 +325,14 @@ def itself(item: Any) -> Any:
 
 
 def _positive(option: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = as_float(value)
+    if number is None:
         raise TypeError(f"{option} must be a number > 0, got {kind(value)}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{option} must be a number > 0, got {value}")
-    return value
+    if not 0 < number < math.inf:
+        raise ValueError(f"{option} must be a number > 0, got {number}")
+    return number
+
+
+def _exit_timeout(value: object) -> float:
+    number = _seconds("exit_timeout", value)
+    return min(number, sys.float_info.max)  # inf: no limit

@@ -6,7 +6,6 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
-from copy import copy
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -59,6 +58,10 @@ class Scopes:
         if self._elsewhere is not None:
             self._elsewhere.forked()
 
+    def __reduce__(self) -> Any:
+        # cloudpickle takes a batched function for a plain one, and pickles all that it consists of.
+        raise unpicklable(self.live.now.name)
+
     def on(self, seam: Any) -> Scopes:
         """The like, without any item, on another seam: to stand in for these for a while.
 
@@ -67,7 +70,8 @@ class Scopes:
         """
         from .engine import lifecycle
 
-        new = copy(self)
+        new = object.__new__(Scopes)
+        vars(new).update(vars(self))
         new.live = Live(self.live.now)
         new._is_changed = False
         new._seam = seam
@@ -190,6 +194,16 @@ class Scopes:
         # Without the lock: theirs are taken first elsewhere.
         found = [scope() if isinstance(scope, ref) else scope for scope in known]
         return [scope for scope in found if scope is not None]
+
+
+def unpicklable(name: str) -> Exception:
+    """Return the error for a batched function that cannot be pickled by its name."""
+    from pickle import PicklingError
+
+    return PicklingError(
+        f"{name} is a batched function, which is pickled by its name only: "
+        "define it at the top level of a module that the other process can import"
+    )
 
 
 def is_async(function: Any) -> bool:

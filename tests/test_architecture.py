@@ -21,7 +21,7 @@ ROOT = Path(batchify.__file__).parent
 
 # From the ground up. A module may import from the layers below its own, and from no other.
 LAYERS = [
-    ["errors", "_version", "distribution", "interpreter", "logs"],
+    ["errors", "_version", "distribution", "hints", "interpreter", "logs"],
     ["options", "unasked", "waits"],
     ["stats", "observe", "retry", "terms"],
     ["explain", "future", "tracing", "outcome.tracebacks"],
