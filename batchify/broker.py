@@ -165,7 +165,8 @@ def refuse_method(function: Callable[..., Any]) -> None:
     """Raise TypeError for a method: the instance, or the class, cannot be sent."""
     if inspect.ismethod(function):
         raise TypeError(
-            "broker is for functions and static methods: an instance or a class cannot be sent"
+            f"broker is for functions and static methods, got the method {function.__qualname__}: "
+            "an instance or a class cannot be sent"
         )
 
 

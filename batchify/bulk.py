@@ -91,7 +91,7 @@ def _progress(progress: object, name: str) -> Callable[[Any], Iterable[Any]] | N
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        log.warning("%s: progress=True needs tqdm for its bar: pip install tqdm", name)
+        log.warning('%s: progress=True needs tqdm: pip install "batchify-py[progress]"', name)
         return None
     wrap: Callable[[Any], Iterable[Any]] = tqdm
     return wrap

@@ -74,5 +74,19 @@ class DeadLetter(BatchifyError):
     """The item was delivered too often without an end, and lies with the dead letters."""
 
 
+def missing_extra(what: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Return the error for an import of a part of batchify whose extra is not installed."""
+    return ModuleNotFoundError(
+        f'{what} needs {error.name}: pip install "batchify-py[{extra}]"', name=error.name
+    )
+
+
+def late_error(name: str) -> DeadlineExceeded:
+    """Return the error of an item of the function `name` whose deadline passed."""
+    return DeadlineExceeded(
+        f"{name}: the item did not start before its deadline; raise the deadline, or add workers"
+    )
+
+
 class Forked(BatchifyError):
     """This future was copied by a fork; its item is run by the parent process only."""

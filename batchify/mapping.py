@@ -18,13 +18,13 @@ from .loopfuture import port_of
 from .options import kind
 
 
-def _iterator(items: Any) -> Iterator[Any]:
+def _iterator(name: str, items: Any) -> Iterator[Any]:
     try:
         return iter(items)
     except TypeError:
         if hasattr(type(items), "__iter__") or hasattr(type(items), "__getitem__"):
             raise  # by its own method
-        raise TypeError(f"items must be an iterable, got {kind(items)}") from None
+        raise TypeError(f"{name}: items must be an iterable, got {kind(items)}") from None
 
 
 # ---- map ----
@@ -33,7 +33,7 @@ def _iterator(items: Any) -> Iterator[Any]:
 def mapped(submitter: Submitter, items: Any, how: How) -> Iterator[Any]:
     """See `Calls.map`."""
     bulk = Bulk(submitter, items, how, is_watched=not how.is_ordered)
-    bulk.source = _iterator(items)
+    bulk.source = _iterator(submitter._options().name, items)
     results = _Results.of(bulk)
     return results if how.progress is None else _with_bar(results, items, how.progress)
 
@@ -131,7 +131,7 @@ def amapped(submitter: Submitter, items: Any, how: How) -> AsyncGenerator[Any, N
     is_async = isinstance(items, AsyncIterable)
     bulk = Bulk(submitter, items, how, is_watched=is_async or not how.is_ordered)
     if not is_async:
-        bulk.source = _iterator(items)
+        bulk.source = _iterator(submitter._options().name, items)
     results = _amapping(bulk, items if is_async else None)
     return results if how.progress is None else _awith_bar(results, items, how.progress)
 

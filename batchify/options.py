@@ -16,6 +16,7 @@ DEFAULT_SIZE = 64
 DEFAULT_CAPACITY = 10_000
 DEFAULT_EXIT_TIMEOUT = 30.0
 
+ADAPTIVE = ("size", "linger", "workers")
 # What cannot be changed at run time.
 FIXED = (
     "key", "weight", "max_weight", "dedupe", "isolate", "on_error", "executor", "broker",
@@ -191,7 +192,7 @@ def whole(option: str, value: object, least: int = 1) -> int:
     """Return an integer >= `least` as an int; a bool is no integer."""
     number = None if isinstance(value, bool) else _index(value)
     if number is None:
-        raise TypeError(f"{option} must be an int >= {least}, got {_got(value)}")
+        raise TypeError(f"{option} must be an int >= {least}, got {_got(option, value)}")
     if number < least:
         raise ValueError(f"{option} must be an int >= {least}, got {number}")
     return number
@@ -204,9 +205,9 @@ def _index(value: Any) -> int | None:
         return None
 
 
-def _got(value: object) -> str:
-    """How a message names a wrong value of an option that will take "auto"."""
-    is_auto = isinstance(value, str) and value == "auto"
+def _got(option: str, value: object) -> str:
+    """How a message names a wrong value of an option, some of which will take "auto"."""
+    is_auto = isinstance(value, str) and value == "auto" and option in ADAPTIVE
     return 'str ("auto" is not supported yet)' if is_auto else kind(value)
 
 
@@ -253,7 +254,7 @@ def _seconds(option: str, value: object, takes_none: bool = False) -> float:
     number = as_float(value)
     if number is None:
         form = ", a timedelta or None" if takes_none else " or a timedelta"
-        raise TypeError(f"{option} must be a number of seconds{form}, got {_got(value)}")
+        raise TypeError(f"{option} must be a number of seconds{form}, got {_got(option, value)}")
     if not number >= 0:  # also nan
         raise ValueError(f"{option} must be >= 0, got {number}")
     return number

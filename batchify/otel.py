@@ -17,9 +17,14 @@ from time import time_ns
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from opentelemetry import metrics, trace
-from opentelemetry.context import Context, attach
-from opentelemetry.metrics import CallbackOptions, Observation
+try:
+    from opentelemetry import metrics, trace
+    from opentelemetry.context import Context, attach
+    from opentelemetry.metrics import CallbackOptions, Observation
+except ModuleNotFoundError as error:
+    from .errors import missing_extra
+
+    raise missing_extra("batchify.otel", "otel", error) from None
 
 from ._version import __version__
 from .calls import Calls

@@ -47,8 +47,9 @@ class Elsewhere:
     to it when it was made: then others may use it.
     """
 
-    def __init__(self, given: Any) -> None:
+    def __init__(self, given: Any, name: str) -> None:
         self._given = given
+        self.name = name  # of the batched function
         self._is_maker = isinstance(given, type) or not callable(getattr(given, "submit", None))
         self._is_inherited = False
         self._made: Any = None  # by the function that was given, if it is one

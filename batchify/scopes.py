@@ -37,7 +37,7 @@ class Scopes:
         if options.executor is not None:
             from .remote import Elsewhere
 
-            self._elsewhere = Elsewhere(options.executor)
+            self._elsewhere = Elsewhere(options.executor, options.name)
         self._kind: Any = AsyncEngine if is_async else ThreadEngine
         if options.broker is not None:
             from .engine.sending import SendingScope

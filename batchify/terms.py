@@ -9,7 +9,7 @@ from numbers import Number, Rational
 from typing import Any
 
 from .errors import ItemTooHeavy
-from .options import Options, itself, kind
+from .options import Options, as_float, itself, kind
 
 
 class Terms:
@@ -62,13 +62,14 @@ def terms_of(
     weight: float = 0
     twin = None
     if options.weight is not None and options.max_weight is not None:
-        weight = _weight(options.weight(item))
+        weight = _weight(options.name, options.weight(item))
         if weight > options.max_weight:
             raise ItemTooHeavy(
-                f"{options.name}: the item weighs {weight:g}, max_weight is {options.max_weight:g}"
+                f"{options.name}: the item weighs {weight:g}, which is more than max_weight "
+                f"({options.max_weight:g}); split the item, or raise max_weight"
             )
     if options.dedupe is not None:
-        twin = _twin(options.dedupe, item)
+        twin = _twin(options.name, options.dedupe, item)
     elif not (priority or weight) and deadline is None:
         return NO_TERMS
     return Terms(priority=priority, deadline=deadline, weight=weight, twin=twin)
@@ -94,37 +95,39 @@ def same_key(value: Any) -> Any:
     return cls, value
 
 
-def _twin(dedupe: Callable[[Any], Any], item: Any) -> Any:
+def _twin(name: str, dedupe: Callable[[Any], Any], item: Any) -> Any:
     if dedupe is not itself:
-        return same_key(hashable("dedupe", dedupe(item)))
+        return same_key(hashable(name, "dedupe", dedupe(item)))
     try:
         hash(item)
     except TypeError:
         raise TypeError(
-            f"dedupe=True needs items that can be hashed, got {kind(item)} "
-            "(or a function of an item that gives something hashable)"
+            f"{name}: dedupe=True needs hashable items, got {kind(item)}; "
+            "write dedupe=function, where function(item) returns something hashable"
         ) from None
     return same_key(item)
 
 
-def hashable(option: str, value: Any) -> Any:
-    """What `option` gave, if it can be hashed; else a TypeError that names no content."""
+def hashable(name: str, option: str, value: Any) -> Any:
+    """Return `value`, which the `option` of the function `name` returned, if it can be hashed."""
     try:
         hash(value)
     except TypeError:
-        raise TypeError(f"{option} must give something hashable, got {kind(value)}") from None
+        raise TypeError(
+            f"{name}: {option} must return something hashable, got {kind(value)}"
+        ) from None
     return value
 
 
-def _weight(value: Any) -> float:
+def _weight(name: str, value: Any) -> float:
     if isinstance(value, bool) or not hasattr(type(value), "__float__"):
-        raise TypeError(f"weight must give a number, got {kind(value)}")
+        raise TypeError(f"{name}: weight must return a number, got {kind(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if math.isnan(number) or number < 0:
-        raise ValueError(f"weight must give a number >= 0, got {number}")
+        raise ValueError(f"{name}: weight must return a number >= 0, got {number}")
     return number
 
 
@@ -132,20 +135,24 @@ def priority_of(value: Any) -> float:
     """The priority that a call gives.
 
     Raises:
-        TypeError: it is no int or float.
+        TypeError: it is no real number.
         ValueError: it is nan.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    number = as_float(value)
+    if number is None:
         raise TypeError(f"priority must be a number, got {kind(value)}")
-    if isinstance(value, float) and math.isnan(value):
-        raise ValueError("priority must not be nan")
-    return value
+    if math.isnan(number):
+        raise ValueError("priority must be a number, got nan")
+    return number
 
 
 def check_extra(name: str, takes_more: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuse extra arguments, with a TypeError, where the function has no place for them."""
     if (args or kwargs) and not takes_more:
-        raise TypeError(f"{name} takes one item and no extra arguments")
+        raise TypeError(
+            f"{name} takes one item and no extra arguments, got {len(args) + len(kwargs)}; "
+            "give the function a parameter for each, or call it once per item"
+        )
 
 
 def extra_key(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -165,8 +172,8 @@ def extra_key(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def unhashable_extra(name: str, error: TypeError) -> TypeError:
     """What a call with extra arguments that cannot be hashed raises."""
     return TypeError(
-        f"extra arguments of {name} must be hashable, as only calls with equal ones share a "
-        f"batch: {error}"
+        f"extra arguments of {name} must be hashable, because only calls with equal ones share a "
+        f"batch: {error}; pass a tuple or a frozenset, or make them part of the item"
     )
 
 
@@ -183,6 +190,6 @@ def check_call(
     except TypeError as error:
         raise unhashable_extra(options.name, error) from None
     if options.key is not None:
-        hashable("key", options.key(item))
+        hashable(options.name, "key", options.key(item))
     if not options.is_plain:
         terms_of(options, item)

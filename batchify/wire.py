@@ -112,15 +112,15 @@ class Wire:
     # ---- outcomes ----
     # The first byte tells the form. An error is described in JSON, whatever results are written in.
 
-    def pack_result(self, value: Any) -> bytes:
+    def pack_result(self, value: Any, name: str = "a batched function") -> bytes:
         """A result; an error instead, where it has no form, or is too long."""
         try:
             return self._fitting(_RESULT + self._dumps(value))
         except Exception as error:
             told = str(error) if isinstance(error, TooLong) else f"{kind(error)} while writing it"
-            return self.pack_error(BatchAborted(f"the result cannot be sent: {told}"))
+            return self.pack_error(BatchAborted(f"{name}: the result cannot be sent: {told}"), name)
 
-    def pack_error(self, error: BaseException) -> bytes:
+    def pack_error(self, error: BaseException, name: str = "a batched function") -> bytes:
         """An error."""
         if self.is_pickle:
             with contextlib.suppress(Exception):
@@ -128,20 +128,20 @@ class Wire:
         try:
             return self._fitting(_DESCRIBED + _Json.dumps(described(error)).encode())
         except Exception:  # what it holds has no end, or no form, or is too long
-            told = described(BatchAborted(f"the batch raised {kind(error)}"))
+            told = described(BatchAborted(f"{name}: the batch raised {kind(error)}"))
             return _DESCRIBED + _Json.dumps(told).encode()
 
-    def unpack_outcome(self, payload: bytes) -> Any:
+    def unpack_outcome(self, payload: bytes, name: str = "a batched function") -> Any:
         """A result, or a `Failure`."""
         form, data = payload[:1], payload[1:]
         try:
             if form == _RESULT:
                 return self._serializer.loads(data)
             if form == _PICKLED and self.is_pickle:
-                return Failure(_presentable(_Pickle.loads(data)))
-            return Failure(_presentable(rebuilt(_Json.loads(data))))
+                return Failure(_presentable(_Pickle.loads(data), name))
+            return Failure(_presentable(rebuilt(_Json.loads(data), name), name))
         except Exception as error:
-            return Failure(BatchAborted(f"the outcome cannot be read: {kind(error)}"))
+            return Failure(BatchAborted(f"{name}: the outcome cannot be read: {kind(error)}"))
 
 
 _RESULT, _DESCRIBED, _PICKLED = b"r", b"e", b"p"
@@ -154,12 +154,21 @@ def _serializer(given: Any) -> Any:
         if given == "pickle":
             return _Pickle
         if given == "msgpack":
-            msgpack = importlib.import_module("msgpack")
+            msgpack = _msgpack()
             return _Functions(msgpack.packb, msgpack.unpackb)
         raise ValueError(f'serializer must be "json", "pickle" or "msgpack", got {given!r}')
     if not (callable(getattr(given, "dumps", None)) and callable(getattr(given, "loads", None))):
         raise TypeError(f"serializer must be a name, or have dumps and loads, got {kind(given)}")
     return given
+
+
+def _msgpack() -> Any:
+    try:
+        return importlib.import_module("msgpack")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'serializer="msgpack" needs msgpack: pip install msgpack', name=error.name
+        ) from None
 
 
 class _Functions:
@@ -213,19 +222,19 @@ def _is_plain(value: Any) -> bool:
     return type(value) in (str, int, float, bool, type(None))
 
 
-def rebuilt(told: Any) -> BaseException:
+def rebuilt(told: Any, name: str = "a batched function") -> BaseException:
     """The error of a description; `BatchAborted` where its type is not known here."""
     try:
         found = _class_of(told["module"], told["name"])
-        error = BatchAborted(f"the batch raised {told['name']}: {told['text']}")
+        error = BatchAborted(f"{name}: the batch raised {told['name']}: {told['text']}")
         if found is not None and "args" in told:
             made = _made(found, tuple(told["args"]), told.get("state", {}), told.get("fields", {}))
             error = made or error
         if "cause" in told:
-            error.__cause__ = rebuilt(told["cause"])
+            error.__cause__ = rebuilt(told["cause"], name)
         return error
     except Exception as fault:
-        return BatchAborted(f"the error of the batch cannot be read: {kind(fault)}")
+        return BatchAborted(f"{name}: the error of the batch cannot be read: {kind(fault)}")
 
 
 def _class_of(module: str, name: str) -> type[BaseException] | None:
@@ -254,8 +263,8 @@ def _made(
     return made
 
 
-def _presentable(error: Any) -> Exception:
+def _presentable(error: Any, name: str) -> Exception:
     """What a future can carry."""
     if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
         return error
-    return BatchAborted(f"the batch gave {kind(error)} where an error was expected")
+    return BatchAborted(f"{name}: the batch gave {kind(error)} where an error was expected")

@@ -23,7 +23,7 @@ from typing import Any
 from .broker import Broker, Delivery, Inbox, Overdue, Unreachable
 from .calls import Asked, Calls
 from .decorator import Batched
-from .errors import DeadLetter, DeadlineExceeded
+from .errors import DeadLetter, late_error
 from .future import BatchFuture
 from .logs import error_text
 from .options import whole
@@ -70,7 +70,7 @@ def broker_of(function: Any) -> Broker:
     if isinstance(function, Calls):
         broker = function._options().broker
     if broker is None:
-        raise TypeError("a function is needed that is batched with a broker")
+        raise TypeError(f"a function that is batched with a broker is needed, got {kind(function)}")
     return broker
 
 
@@ -199,7 +199,7 @@ class Worker:
             asked = _asked(delivery, self._name)
             future = self._local._submit(item, args, kwargs, asked)
         except Exception as error:  # it cannot be read, or the call refuses it
-            self._answer(delivery, self._broker.wire.pack_error(error))
+            self._answer(delivery, self._broker.wire.pack_error(error, self._name))
             return
         future.add_done_callback(partial(self._ended, delivery))
 
@@ -210,7 +210,10 @@ class Worker:
             return
         error = future.exception()
         self._answer(
-            delivery, wire.pack_result(future.result()) if error is None else wire.pack_error(error)
+            delivery,
+            wire.pack_result(future.result(), self._name)
+            if error is None
+            else wire.pack_error(error, self._name),
         )
 
     def _answer(self, delivery: Delivery, payload: bytes, is_dead: bool = False) -> None:
@@ -325,7 +328,7 @@ class Worker:
         for delivery in self._inbox.claim(dead) if dead else []:
             self._held[delivery.id] = delivery
             told = DeadLetter(f"{self._name}: the item was delivered {most} times, and never ended")
-            self._answer(delivery, self._broker.wire.pack_error(told), is_dead=True)
+            self._answer(delivery, self._broker.wire.pack_error(told, self._name), is_dead=True)
         again = [one for one in found if one.deliveries < most]
         if not again:
             return []
@@ -343,5 +346,5 @@ def _asked(delivery: Delivery, name: str) -> Asked:
     if letter.deadline is not None:
         deadline = letter.deadline - time.time()
         if deadline <= 0:
-            raise DeadlineExceeded(f"{name}: the item did not start in time")
+            raise late_error(name)
     return Asked(None, deadline, letter.priority)

@@ -166,7 +166,7 @@ class Answered(ThreadEngine):
             known = self._under_way.pop(number, None)
             if known is not None:  # an item that ran twice is answered twice
                 batch, place = known
-                outcome = self.broker.wire.unpack_outcome(payload)
+                outcome = self.broker.wire.unpack_outcome(payload, self.options.name)
                 by_batch.setdefault(batch, []).append((place, outcome))
         self._heard += by_batch.items()
         self._give_heard()

@@ -344,7 +344,10 @@ class Engine(Ending):
         self.need = 1 if self.state is OPEN else 0
 
     def _forked(self) -> Forked:
-        return Forked(f"this item of {self.options.name} is run by the parent process only")
+        return Forked(
+            f"{self.options.name}: this future was copied by a fork; only the parent process runs "
+            "its item, so submit the item again in this process"
+        )
 
     # ---- what it did ----
 

@@ -47,7 +47,7 @@ def flush(scope: Scope, timeout: float | None) -> None:
 
 
 async def aflush(scope: Scope, timeout: float | None) -> None:
-    await _await(_flushed(scope), timeout)
+    await _await(scope, _flushed(scope), timeout)
 
 
 def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
@@ -74,7 +74,7 @@ async def aclose(scope: Scope, timeout: float | None, cancel: bool) -> None:
     try:
         futures = _closing(scope, cancel, closer, _refuse_to_await)
         try:
-            await _await(futures, timeout)
+            await _await(scope, futures, timeout)
         except TimeoutError:
             _close(scope, closer, abandon=True)
             _join(scope, Limit(0.0))
@@ -211,12 +211,12 @@ def _wait(scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None) 
     try:
         with waits.waiting(futures[-1], timeout):
             if not bell.wait(timeout):
-                raise TimeoutError(_late(futures))
+                raise TimeoutError(_late(scope, futures))
     finally:
         countdown.give_up()  # who flushes again and again must not leave more and more to be told
 
 
-async def _await(futures: list[BatchFuture[Any]], timeout: float | None) -> None:
+async def _await(scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None) -> None:
     if not futures:
         return
     for future in _one_of_each(futures):
@@ -228,11 +228,11 @@ async def _await(futures: list[BatchFuture[Any]], timeout: float | None) -> None
     try:
         await asyncio.wait_for(over, timeout)
     except TimeoutError:
-        raise TimeoutError(_late(futures)) from None
+        raise TimeoutError(_late(scope, futures)) from None
     finally:
         countdown.give_up()  # as in `_wait`
 
 
-def _late(futures: list[BatchFuture[Any]]) -> str:
+def _late(scope: Scope, futures: list[BatchFuture[Any]]) -> str:
     left = items_of([future for future in futures if not future.done()])
-    return f"{left} items are not done yet"
+    return f"{scope.options.name}: {left} items were not done within the timeout"

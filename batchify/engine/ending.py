@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..errors import DeadlineExceeded
+from ..errors import late_error
 from ..forming import Waiting
 from ..future import CANCELLED, ERROR, BatchFuture, Done, Failure
 from ..loopfuture import LoopFuture
@@ -93,7 +93,7 @@ class Ending(Running):
             if state.__class__ is Done or state.is_running:
                 continue
             self._ended[future] = future._v
-            late = DeadlineExceeded(f"{self.options.name}: the item did not start in time")
+            late = late_error(self.options.name)
             failure = Failure(late)
             self._report_errors([failure])
             if self.forming.end(future, ERROR, failure) is None:

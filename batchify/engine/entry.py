@@ -254,12 +254,12 @@ class Entry(Looking):
                 self._begin()
                 was_waiting = self._waits(future) and self.forming.withdraw(future)
                 if was_waiting:
-                    self._refused(future, self._full())
+                    self._refused(future, self._full_too_long())
                 self._end()
             if self._nested:
                 self._look_again()
         if is_over and was_waiting:
-            raise self._full()
+            raise self._full_too_long()
         if future._s is CANCELLED:
             raise self._closed()
 
@@ -284,7 +284,7 @@ class Entry(Looking):
             if not is_late:
                 future._s = state
                 self.counts.rejected += 1
-                self._end_with((future,), self._full, Refused)
+                self._end_with((future,), self._full_too_long, Refused)
             self._end()
         if not is_late:
             self._tell_admitted(state)
@@ -324,7 +324,16 @@ class Entry(Looking):
             self._after()
 
     def _full(self) -> QueueFull:
-        return QueueFull(f"{self.options.name} has {self.forming.capacity} unresolved items")
+        return QueueFull(
+            f"{self.options.name}: the queue is full (capacity={self.forming.capacity}); "
+            "raise capacity, or wait with options(timeout=...)"
+        )
+
+    def _full_too_long(self) -> QueueFull:
+        return QueueFull(
+            f"{self.options.name}: the queue was still full (capacity={self.forming.capacity}) "
+            "when options(timeout=...) expired; raise capacity, workers or the timeout"
+        )
 
     def _own_queue_full(self) -> Deadlock:
         return Deadlock(

@@ -72,7 +72,7 @@ class LoopEngine(Engine):
         if running_loop() is self.port.loop:
             self._start_task()
         elif not self.port.call(self._come):
-            self._no_worker = "the event loop is closed"
+            self._no_worker = f"{self.options.name}: the event loop is closed"
             return
         self._roused = True
 

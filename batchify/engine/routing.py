@@ -59,7 +59,7 @@ class Routing(Mending):
                 return Route(self, function, batched=batched), terms
             extra = extra_key(options.name, args, kwargs)
             if options.key is not None:
-                extra = hashable("key", options.key(item)), extra
+                extra = hashable(options.name, "key", options.key(item)), extra
             return self._route(extra, function, args, kwargs, batched), terms
         except BaseException:
             self.reject()

@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import waits
 from ..broker import Letter, Unreachable
-from ..errors import DeadlineExceeded
+from ..errors import late_error
 from ..forming import Route
 from ..future import BatchFuture, Failure
 from ..logs import error_text
@@ -219,8 +219,7 @@ class SendingEngine(Answered):
         now = time.time()
         late = [one for one in letters if one.deadline is not None and one.deadline <= now]
         if late:
-            name = self.options.name
-            self._give_up(batch, late, DeadlineExceeded(f"{name}: the item did not start in time"))
+            self._give_up(batch, late, late_error(self.options.name))
         return [one for one in letters if one.deadline is None or one.deadline > now]
 
     def _give_up(self, batch: Batch, letters: list[Letter], error: BaseException) -> None:

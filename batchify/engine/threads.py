@@ -101,7 +101,7 @@ class ThreadEngine(Engine):
             self._spawn()
             self._roused = True
         except RuntimeError as error:  # no more threads are to be had
-            self._no_worker = str(error)
+            self._no_worker = f"{self.options.name}: no worker thread can be started: {error}"
 
     def _spawn(self) -> None:
         bell = self.seam.bell()

@@ -20,9 +20,9 @@ try:
         TimeoutError,  # noqa: A004
     )
 except ModuleNotFoundError as error:  # pragma: no cover
-    raise ModuleNotFoundError(
-        'RedisStreams needs redis-py: pip install "batchify-py[redis]"', name=error.name
-    ) from None
+    from ..errors import missing_extra
+
+    raise missing_extra("batchify.redis", "redis", error) from None
 
 from ..broker import Unreachable
 from ..options import kind
