@@ -20,7 +20,7 @@ import wrapt
 from .calls import MISSING, CallOptions, Calls, instead
 from .observe import Observers
 from .options import Options, default_name, full_name, kind
-from .scopes import Scopes, is_async, unpicklable
+from .scopes import Scopes, is_async
 from .tracing import tracer_of
 
 if TYPE_CHECKING:
@@ -300,6 +300,8 @@ class Batched(Calls, _Wrapper):
         for part in name.split("."):
             found = getattr(found, part, None)
         if found is not self:
+            from .remote import unpicklable
+
             raise unpicklable(name)
         return name  # pickled by name, as functions are
 

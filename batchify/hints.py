@@ -64,7 +64,7 @@ _RETRY = (
 
 # What is no option of the decorator under any name.
 ANSWERS = {
-    "caller_runs": "it was removed, as it saves nothing any more; leave it out",
+    "caller_runs": "it was removed, because it saved nothing; leave it out",
     "deadline": "it belongs to a call: write f.options(deadline=...)(item)",
     "priority": "it belongs to a call: write f.options(priority=...)(item)",
     "attempts": _RETRY,

@@ -319,6 +319,14 @@ def name_of(function: Any) -> tuple[Any, Any]:
     return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
 
 
+def unpicklable(name: str) -> pickle.PicklingError:
+    """Return the error for a batched function that its name does not lead to."""
+    return pickle.PicklingError(
+        f"{name} is a batched function, which is pickled by its name only: "
+        "define it at the top level of a module that the other process can import"
+    )
+
+
 def _why_not_found(function: Any) -> str | None:
     """Why `function` is not what its name leads to; None when it is."""
     module, name = name_of(function)

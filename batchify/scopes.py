@@ -60,6 +60,8 @@ class Scopes:
 
     def __reduce__(self) -> Any:
         # cloudpickle takes a batched function for a plain one, and pickles all that it consists of.
+        from .remote import unpicklable
+
         raise unpicklable(self.live.now.name)
 
     def on(self, seam: Any) -> Scopes:
@@ -194,16 +196,6 @@ class Scopes:
         # Without the lock: theirs are taken first elsewhere.
         found = [scope() if isinstance(scope, ref) else scope for scope in known]
         return [scope for scope in found if scope is not None]
-
-
-def unpicklable(name: str) -> Exception:
-    """Return the error for a batched function that cannot be pickled by its name."""
-    from pickle import PicklingError
-
-    return PicklingError(
-        f"{name} is a batched function, which is pickled by its name only: "
-        "define it at the top level of a module that the other process can import"
-    )
 
 
 def is_async(function: Any) -> bool:

@@ -84,7 +84,7 @@ def test_a_type_whose_index_raises_is_refused() -> None:
         def __index__(self) -> int:
             raise TypeError("no integer")
 
-    with pytest.raises(TypeError, match="^size must be an int >= 1, got Broken$"):
+    with pytest.raises(TypeError, match=r"^size must be an int >= 1, got Broken$"):
         batched(echo, size=Broken())
 
 
@@ -96,7 +96,9 @@ def test_real_numbers_are_times(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [Decimal(1), "1", 1j, [1]])
 def test_other_types_are_no_times(value: Any) -> None:
-    with pytest.raises(TypeError, match="^linger must be a number of seconds, a timedelta or None"):
+    with pytest.raises(
+        TypeError, match=r"^linger must be a number of seconds, a timedelta or None"
+    ):
         batched(echo, linger=value)
 
 
@@ -164,9 +166,9 @@ def test_other_times_out_of_range_are_refused(value: Any) -> None:
         lambda: asyncio.run(f.aclose(value)),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match="^timeout must be >= 0, got "):
+        with pytest.raises(ValueError, match=r"^timeout must be >= 0, got "):
             call()
-    with pytest.raises(ValueError, match="^deadline must be >= 0, got "):
+    with pytest.raises(ValueError, match=r"^deadline must be >= 0, got "):
         f.options(deadline=value)
     assert f(1).result(60) == 1  # nothing was closed by it
 
