@@ -33,10 +33,11 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from . import waits
+from . import progress, waits
 from .logs import error_text
 from .terms import NO_TERMS, Terms
 from .unasked import ErrorReport
+from .waiters import Waiters
 
 if TYPE_CHECKING:
     from .engine.base import Engine
@@ -131,7 +132,7 @@ class View:
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.is_done = False
-        self.waiters: list[Any] = []
+        self.waiters: list[Any] = Waiters()
 
     def finish(self, future: BatchFuture[Any]) -> None:
         with self.condition:
@@ -246,12 +247,12 @@ class BatchFuture(Future[R], Generic[R]):
         """Wait for the end and give the result.
 
         Args:
-            timeout: the most seconds to wait; None waits for ever.
+            timeout: how many seconds to wait at most; None or `inf`: no limit.
 
         Raises:
             concurrent.futures.CancelledError: the future was cancelled.
-            TimeoutError: not done in time. The item goes on.
-            Deadlock: waiting here could never end.
+            TimeoutError: the future is not done in time. The item stays queued or running.
+            Deadlock: this wait could never end.
             Exception: the error of this item, or of its whole batch.
         """
         if self._s is RESULT:
@@ -298,10 +299,10 @@ class BatchFuture(Future[R], Generic[R]):
         return state.__class__ is not Done and bool(state.is_running)
 
     def cancel(self) -> bool:
-        """Take the item out, if its batch has not started. No neighbour notices.
+        """Remove the item from the queue, if its batch has not started.
 
         Returns:
-            True when the future is cancelled now, False when it is too late.
+            True if the future is cancelled, by this call or before; False if it is too late.
         """
         engine = self._engine()
         return self._s is CANCELLED if engine is None else engine.cancel(self)
@@ -335,13 +336,13 @@ class BatchFuture(Future[R], Generic[R]):
 
     def __repr__(self) -> str:
         state = self._s
-        if state is RESULT or state is ERROR:
-            text = "finished" if state is RESULT else "failed"
-        elif state is CANCELLED:
-            text = "cancelled"
-        else:
-            text = "running" if state.is_running else "pending"
-        return f"<{type(self).__name__} at {id(self):#x} {text}>"
+        engine = self._engine()
+        if engine is not None:
+            text = "running" if state.__class__ is not Done and state.is_running else "pending"
+            return f"<BatchFuture of {engine.options.name}, {text}>"
+        if self._s is CANCELLED:
+            return "<BatchFuture, cancelled>"
+        return "<BatchFuture, finished>" if self._s is RESULT else "<BatchFuture, failed>"
 
     # ---- how it waits ----
 
@@ -354,6 +355,11 @@ class BatchFuture(Future[R], Generic[R]):
             engine: Engine | None = state.engine
             if engine is not None:  # else the state has just changed
                 return engine
+
+    def _function_name(self) -> str:
+        """Return the name of the batched function; "f" if the future is done."""
+        engine = self._engine()
+        return "f" if engine is None else engine.options.name
 
     def _watch(self, poke: Poke) -> bool:
         """Have `poke` told of the end; False when that has come already."""
@@ -398,10 +404,15 @@ class BatchFuture(Future[R], Generic[R]):
             if may_hold_up:
                 with waits.waiting(self, timeout):
                     rung = bell.wait(timeout)
-            else:
+            elif timeout is not None:
                 rung = bell.wait(timeout)
+            else:
+                rung = bell.wait(progress.FIRST_LOOK) or progress.wait(bell, engine)
             if not rung and self._s.__class__ is not Done:
-                raise TimeoutError("the item is not done yet")
+                raise TimeoutError(
+                    f"{engine.options.name}: no result within {timeout:g} s; "
+                    f"the item is still queued or running"
+                )
         finally:
             if poke is not None and not rung:
                 self._unwatch(engine, poke)
