@@ -177,6 +177,9 @@ class Bulk:
         lot = next(iter(self.lots), None)
         return None if lot is None else lot.future
 
+    def _function_name(self) -> str:
+        return self.submitter._options().name
+
     def holders(self, me: Any) -> list[Any] | None:
         """Who must act before any lot can end, see `waits`."""
         found: list[Any] = []

@@ -116,7 +116,7 @@ def _wait(bulk: Bulk, bell: Any) -> None:
         if bulk.how.is_ordered and first is not None:
             first._wait(None)
         else:
-            waits.check(bulk)
+            waits.check(bulk, "map()")
             with waits.waiting(bulk):
                 bell.wait(None)
     finally:
@@ -295,6 +295,6 @@ async def _change(bulk: Bulk, changed: asyncio.Event, is_fed: bool = False) -> N
     if batch is None or target is None:
         await changed.wait()
         return
-    waits.check_await(target, batch)
+    waits.check_await(target, batch, "amap()")
     with waits.awaiting(target, batch):
         await changed.wait()

@@ -1,23 +1,28 @@
-"""Who waits for whom: a wait that could never end raises `Deadlock` instead.
+"""Deadlock detection: raise `Deadlock` instead of a wait that can never end.
 
-Only those whose waiting can hold up a batch matter: a thread that runs one, a thread that runs
-an event loop, and an async batch that awaits. Each writes down what it waits for while it
-waits. Before a wait starts, it follows those notes from its target on: if every way leads back
-to itself, or to somebody who waits likewise, nobody is left to bring the end.
+Only waits that can hold up a batch matter: those of a thread that runs a batch, of a thread that
+runs an event loop, and of an async batch. Each of these notes what it waits for while it waits.
+Before a wait starts, it follows the notes from its target: if every path leads back to itself, or
+to another waiter of the same kind, the target can never end. Indirect waits of async batches, such
+as `asyncio.gather`, have no note; `stalls` finds them.
 
-The others go on meanwhile, so what is read one after the other may never have been true at once.
-Hence a note is a new object for each wait, and only those count that are found twice: whoever
-has the same note in a second round has waited all the time, and done nothing else.
+The other threads run meanwhile, so what is read one after the other may never have been true at
+once. Therefore each wait has a note of its own, and only notes that are found twice count: their
+owners have waited all the time.
 
 *Holders* are what a target depends on: a thread (its ident, an int) or a running batch.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from math import inf
 from threading import RLock, get_ident
+from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from .errors import Deadlock
@@ -25,10 +30,14 @@ from .interpreter import has_gil
 
 
 class Target(Protocol):
-    """What can be waited for: a state of a future, or room."""
+    """What can be waited for: a future, capacity, or the first of several futures."""
 
     def holders(self, me: Any) -> list[Any] | None:
-        """Who must act before this can end, if `me` waits; None when somebody is free to."""
+        """Return what must act before this can end, if `me` waits; None if something is free."""
+        ...
+
+    def _function_name(self) -> str:
+        """Return the name of the batched function."""
         ...
 
 
@@ -44,33 +53,112 @@ class Wait:
 # What runs where. A thread may serve several batches inside each other (a callback of one).
 serving_threads: dict[int, list[Any]] = {}
 serving_tasks: dict[Any, Any] = {}
+# True in the context of tasks that run batches, which the tasks that these start inherit.
+in_batch: ContextVar[bool] = ContextVar("batchify.in_batch", default=False)
 # The notes of the holders: what each waits for, without a limit of time.
 _waits_for: dict[Any, Wait] = {}
 _lock = RLock()  # see `interpreter`
 _NOTHING = nullcontext()
+_SUSPENDS = (
+    inspect.CO_COROUTINE
+    | inspect.CO_GENERATOR
+    | inspect.CO_ITERABLE_COROUTINE
+    | inspect.CO_ASYNC_GENERATOR
+)
+
+# Finds the wait of a holder that has no note: something equal, and the targets; None if unknown.
+Indirect = Callable[[Any], tuple[Any, list[Any]] | None]
 
 
-def check(target: Any) -> None:
-    """Raise `Deadlock` when this thread, by waiting for `target`, could only wait for ever."""
-    if may_hold_up() and _is_stuck(target, get_ident()):
-        raise Deadlock(
-            "waiting here could never end: the batch that is to bring the result can only run "
-            "when this wait is over (await it, use another function, or more workers)"
-        )
+def check(target: Any, call: str = "result()") -> None:
+    """Raise `Deadlock` if this thread could never stop waiting for `target`.
+
+    Args:
+        target: what it is about to wait for.
+        call: the user's call, for the message: "result()", "flush()", "close()", "map()", "wait()"
+            or "submit()".
+    """
+    me = get_ident()
+    if may_hold_up() and _is_stuck(target, me):
+        batches = serving_threads.get(me)
+        inside = batches[-1].engine.options.name if batches else None
+        raise Deadlock(explain(call, target._function_name(), inside))
 
 
-def check_await(target: Any, me: Any) -> None:
-    """The same for an async batch, `me`, that is about to await."""
+def check_await(target: Any, me: Any, call: str = "await") -> bool:
+    """Raise `Deadlock` if the async batch `me` could never stop awaiting `target`.
+
+    Returns:
+        False if the wait has a time limit: its task is in `asyncio.wait_for`.
+    """
+    if _is_in_wait_for():
+        return False
     if _is_stuck(target, me):
-        raise Deadlock(
-            "awaiting here could never end: the item waits for a free worker, and they all "
-            "wait for items like it (use another function, or more workers)"
+        raise Deadlock(explain(call, target._function_name(), me.engine.options.name))
+    return True
+
+
+def explain(call: str, name: str, inside: str | None) -> str:
+    """Return the message of a `Deadlock`: what was called where, and what to do instead.
+
+    Args:
+        call: the user's call.
+        name: the function that the call is about.
+        inside: the function whose batch called; None for an event loop.
+    """
+    if call == "submit()":
+        return (
+            f"{name}: the queue is full, and only a batch that waits for this call can free "
+            f"capacity; raise capacity, or use {name}.submit_nowait(...)"
         )
+    if inside is None:
+        instead = _ON_A_LOOP[call].format(name=name)
+        return (
+            f'{call} of {name} was called on the event loop that must run {name}: use "{instead}"'
+        )
+    where = f"{call} of {name} was called inside a batch of {inside}"
+    if call in ("flush()", "close()", "aflush()", "aclose()"):
+        return f"{where}, for which it would wait: call it outside of the batch"
+    instead = f"{'await ' if call == 'await' else ''}{name}.batch([...])"
+    if name == inside:
+        return (
+            f"{where}, and no other worker can run that item: "
+            f'use "{instead}" there, or raise workers'
+        )
+    return f'{where}, and {name} waits for that batch: use "{instead}" there'
+
+
+_ON_A_LOOP = {
+    "result()": "await {name}(...)",
+    "wait()": "await asyncio.wait(...)",
+    "flush()": "await {name}.aflush()",
+    "close()": "await {name}.aclose()",
+    "map()": "async for ... in {name}.amap(...)",
+}
+
+
+def _is_in_wait_for() -> bool:
+    """Return True if the current task is in `asyncio.wait_for` with a time limit."""
+    code = sys.modules["asyncio"].wait_for.__code__
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and not frame.f_code.co_flags & _SUSPENDS:
+        frame = frame.f_back
+    while frame is not None and frame.f_code.co_flags & _SUSPENDS:  # those of the task
+        if has_time_limit(frame, code):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def has_time_limit(frame: FrameType, wait_for: CodeType) -> bool:
+    """Return True if `frame` is one of `wait_for`, called with a timeout."""
+    return frame.f_code is wait_for and frame.f_locals.get("timeout") is not None
 
 
 def waiting(target: Any, timeout: float | None = None) -> AbstractContextManager[None]:
-    """Note that this thread waits for `target`; a wait with a limit ends by itself."""
-    return _noted(get_ident(), target) if timeout is None and may_hold_up() else _NOTHING
+    """Note that this thread waits for `target`; a wait with a time limit ends without help."""
+    is_endless = timeout is None or timeout == inf
+    return _noted(get_ident(), target) if is_endless and may_hold_up() else _NOTHING
 
 
 @contextmanager
@@ -111,7 +199,7 @@ def joining(ident: int | None, timeout: float | None) -> Generator[None, None, N
 
 
 def is_blocked(ident: int, me: Any) -> bool:
-    """Does the thread `ident` wait, or would it as `me`? An event loop there stands still."""
+    """Return True if the thread `ident` waits, or is `me`. An event loop there stands still."""
     return ident == me or ident in _waits_for
 
 
@@ -122,7 +210,7 @@ def begin_to_serve(batch: Any) -> None:
 
 
 def end_to_serve(batch: Any, ident: int | None = None) -> None:
-    """End what `begin_to_serve` began, whoever calls this and however often."""
+    """End what `begin_to_serve` began; may be called from any thread, and again."""
     where: int = batch.thread if ident is None else ident
     batches = serving_threads.get(where, [])
     if batch in batches:
@@ -148,7 +236,7 @@ def lent(batch: Any) -> Generator[None, None, None]:
 
 
 class _Thread:
-    """The target of who waits for what another thread does."""
+    """The target of a thread that waits for what another thread does."""
 
     __slots__ = ("_ident",)
 
@@ -160,7 +248,7 @@ class _Thread:
 
 
 def serves(engine: Any) -> bool:
-    """Does this thread run a batch, or a callback, of `engine`?"""
+    """Return True if this thread runs a batch, or a callback, of `engine`."""
     return any(batch.engine is engine for batch in serving_threads.get(get_ident(), ()))
 
 
@@ -172,7 +260,7 @@ def forget() -> None:
 
 
 def _note(me: Any, target: Any) -> Wait | None:
-    """Write down what `me` waits for, and give the note that was there before."""
+    """Note what `me` waits for, and return the note that was there before."""
     before = _waits_for.get(me)
     _waits_for[me] = Wait(target)
     if not has_gil():  # the others write, and look at this, likewise: see `interpreter`
@@ -189,16 +277,16 @@ def _restore(me: Any, before: Wait | None) -> None:
 
 
 def serving_batch() -> Any:
-    """The async batch whose own task this is, or None.
-
-    A task that the batch function started for itself does not count: others may go on.
-    """
+    """Return the async batch whose own task is running; None in a task that a batch started."""
     asyncio = sys.modules["asyncio"]
     return serving_tasks.get(asyncio.current_task())
 
 
 def may_hold_up() -> bool:
-    """Does this thread run a batch, or an event loop? (Without asyncio imported, none does.)"""
+    """Return True if this thread runs a batch or an event loop.
+
+    (Without asyncio imported, no thread runs an event loop.)
+    """
     if get_ident() in serving_threads:
         return True
     asyncio = sys.modules.get("asyncio")
@@ -206,16 +294,22 @@ def may_hold_up() -> bool:
 
 
 def _is_stuck(target: Any, me: Any) -> bool:
-    """Is nobody free among all that `target` depends on, if `me` waits?"""
-    before, found = None, _who_waits(target, me)
+    """Return True if everything that `target` depends on waits too, if `me` waits."""
+    before, found = None, who_waits(target, me)
     while found is not None and found != before:
-        before, found = found, _who_waits(target, me)
+        before, found = found, who_waits(target, me)
     return found is not None
 
 
-def _who_waits(target: Any, me: Any) -> dict[Any, Wait | None] | None:
-    """All that `target` depends on, with their notes; None when one of them is free."""
-    seen: dict[Any, Wait | None] = {me: None}
+def who_waits(target: Any, me: Any, indirect: Indirect | None = None) -> dict[Any, Any] | None:
+    """Return all holders that `target` depends on, with their waits; None if one of them is free.
+
+    Args:
+        target: what is waited for.
+        me: the waiter.
+        indirect: finds the waits of holders without a note.
+    """
+    seen: dict[Any, Any] = {me: None}
     targets = [target]
     while targets:
         target = targets.pop()
@@ -226,8 +320,14 @@ def _who_waits(target: Any, me: Any) -> dict[Any, Wait | None] | None:
         for holder in holders:
             if holder in seen:
                 continue
-            wait = seen[holder] = _waits_for.get(holder)
-            if wait is None:
-                return None
-            targets.append(wait.target)
+            wait: Any = _waits_for.get(holder)
+            if wait is not None:
+                targets.append(wait.target)
+            else:
+                found = None if indirect is None else indirect(holder)
+                if found is None:
+                    return None
+                wait, more = found
+                targets += more
+            seen[holder] = wait
     return seen

@@ -26,7 +26,7 @@ from .decorator import Batched
 from .errors import DeadLetter, late_error
 from .future import BatchFuture
 from .logs import error_text
-from .options import whole
+from .options import kind, whole
 
 log = logging.getLogger("batchify")
 

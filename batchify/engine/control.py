@@ -14,6 +14,7 @@ from ..loopfuture import port_of, set_done
 from ..observe import Observers
 from ..options import Options
 from ..stats import Stats
+from ..taskgraph import own_waits
 from .base import Closer, Countdown, Engine, items_of
 from .looking import CLOSED, CLOSING, OPEN
 from .seam import LOOK, Limit, Seam
@@ -43,11 +44,11 @@ class Scope(Protocol):
 
 def flush(scope: Scope, timeout: float | None) -> None:
     _refuse_in_the_middle(scope)
-    _wait(scope, _flushed(scope), timeout)
+    _wait(scope, _flushed(scope), timeout, "flush()")
 
 
 async def aflush(scope: Scope, timeout: float | None) -> None:
-    await _await(scope, _flushed(scope), timeout)
+    await _await(scope, _flushed(scope), timeout, "aflush()")
 
 
 def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
@@ -57,7 +58,7 @@ def close(scope: Scope, timeout: float | None, cancel: bool) -> None:
     try:
         futures = _closing(scope, cancel, closer, _refuse_to_block)
         try:
-            _wait(scope, futures, timeout)
+            _wait(scope, futures, timeout, "close()")
         except TimeoutError:
             _close(scope, closer, abandon=True)
             _join(scope, Limit(0.0))
@@ -74,7 +75,7 @@ async def aclose(scope: Scope, timeout: float | None, cancel: bool) -> None:
     try:
         futures = _closing(scope, cancel, closer, _refuse_to_await)
         try:
-            await _await(scope, futures, timeout)
+            await _await(scope, futures, timeout, "aclose()")
         except TimeoutError:
             _close(scope, closer, abandon=True)
             _join(scope, Limit(0.0))
@@ -125,6 +126,8 @@ async def until_admitted(
     future = submit(lambda: port.call(set_done, room))
     try:
         if future._s.__class__ is Waiting:
+            if waits.serving_tasks and waits.in_batch.get():
+                port.watch.add(future)
             try:
                 await room
             except asyncio.CancelledError:
@@ -135,6 +138,9 @@ async def until_admitted(
         return future
     finally:
         del future  # no cycle through this frame
+
+
+own_waits[until_admitted.__code__] = "future"
 
 
 def _flushed(scope: Scope) -> list[BatchFuture[Any]]:
@@ -191,21 +197,21 @@ def _refuse_in_the_middle(scope: Scope) -> None:
         engine.refuse_to_wait()
 
 
-def _refuse_to_block(future: BatchFuture[Any]) -> None:
-    waits.check(future)
+def _refuse_to_block(future: BatchFuture[Any], call: str = "close()") -> None:
+    waits.check(future, call)
 
 
-def _refuse_to_await(future: BatchFuture[Any]) -> None:
+def _refuse_to_await(future: BatchFuture[Any], call: str = "aclose()") -> None:
     batch = waits.serving_batch() if waits.serving_tasks else None
     if batch is not None:
-        waits.check_await(future, batch)
+        waits.check_await(future, batch, call)
 
 
-def _wait(scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None) -> None:
+def _wait(scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None, call: str) -> None:
     if not futures:
         return
     for future in _one_of_each(futures):
-        _refuse_to_block(future)
+        _refuse_to_block(future, call)
     bell = scope.seam.bell()
     countdown = Countdown(futures, bell.ring)
     try:
@@ -216,11 +222,13 @@ def _wait(scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None) 
         countdown.give_up()  # who flushes again and again must not leave more and more to be told
 
 
-async def _await(scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None) -> None:
+async def _await(
+    scope: Scope, futures: list[BatchFuture[Any]], timeout: float | None, call: str
+) -> None:
     if not futures:
         return
     for future in _one_of_each(futures):
-        _refuse_to_await(future)
+        _refuse_to_await(future, call)
     loop = asyncio.get_running_loop()
     port = port_of(loop)
     over = loop.create_future()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import late_error
 from ..forming import Waiting
-from ..future import CANCELLED, ERROR, BatchFuture, Done, Failure
+from ..future import CANCELLED, ERROR, RESULT, BatchFuture, Done, Failure, Refused
 from ..loopfuture import LoopFuture
 from .mending import mended
 from .running import Running
@@ -73,6 +74,29 @@ class Ending(Running):
         if not any(future in batch.futures for batch in self.batches):
             future._v = None
         self._recount()
+
+    @mended
+    def fail_stuck(self, future: BatchFuture[Any], error: Callable[[], Exception]) -> None:
+        """Fail an item that can never start, so that its waiter can continue."""
+        with self._lock:
+            self._begin()
+            state, count = future._s, future._count
+            if not (state.__class__ is Done or state.is_running):
+                self._ended[future] = future._v
+                kind = Refused if state.__class__ is Waiting else Failure
+                value: Any = kind(error())
+                is_chunk = future._is_chunk  # the result of which is a list of outcomes
+                was_accepted = self.forming.end(
+                    future, RESULT if is_chunk else ERROR, [value] * count if is_chunk else value
+                )
+                if was_accepted:
+                    self.counts.failed += count
+                elif was_accepted is not None:
+                    self.counts.rejected += 1
+            self._look()
+            self._end()
+        self._tell_admitted(state)
+        self._after()
 
     @mended
     def expire(self) -> float | None:

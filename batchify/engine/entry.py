@@ -40,6 +40,8 @@ from .mending import holding, mended
 class Entry(Looking):
     """The way in."""
 
+    has_stalled = False  # a stall was logged, see `progress`
+
     # ---- in ----
 
     def submitter(
@@ -245,7 +247,7 @@ class Entry(Looking):
         end = math.inf if timeout is None else self.seam.clock() + timeout
         try:
             room = Room(future)
-            waits.check(room)
+            waits.check(room, "submit()")
             with waits.waiting(room, timeout):
                 self._sleep_until_let_in(future, bell, end)
             is_over = True
@@ -336,7 +338,8 @@ class Entry(Looking):
         )
 
     def _own_queue_full(self) -> Deadlock:
+        name = self.options.name
         return Deadlock(
-            f"a batch or a callback of {self.options.name} submitted to its own full queue: "
-            "the room could only come from the worker that would wait for it"
+            f"{name}: the queue is full, and a batch or a done-callback of {name} submitted to it: "
+            f"raise capacity, or use {name}.submit_nowait(...) there"
         )

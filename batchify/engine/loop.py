@@ -38,6 +38,9 @@ from .batch import Batch
 from .mending import holding, mended
 from .seam import LOOK, YEAR, Handle, Limit, Seam
 
+_CONTEXT = Context()  # what batches run in: nothing but the mark that they do
+_CONTEXT.run(waits.in_batch.set, True)
+
 
 class LoopEngine(Engine):
     """An engine whose batches run on one event loop."""
@@ -94,7 +97,7 @@ class LoopEngine(Engine):
                 work,
                 loop=self.port.loop,
                 name=f"batchify:{self.options.name}",
-                context=Context(),  # nobody's: never that of the caller who came first
+                context=_CONTEXT.copy(),  # not that of the caller that came first
             )
         except BaseException:
             work.close()
@@ -258,7 +261,7 @@ class LoopEngine(Engine):
         Not when its batch left something that the next one would find: a variable in the context,
         or a request to cancel it.
         """
-        if len(copy_context()) or task.cancelling():
+        if len(copy_context()) > len(_CONTEXT) or task.cancelling():
             return False
         with self._lock:
             batch = self._tasks.get(task)

@@ -207,9 +207,10 @@ class Mending(Telling):
         Whoever it waits for needs the lock, which this thread holds until it returns.
         """
         if self._is_nested():
+            name = self.options.name
             raise Deadlock(
-                f"waiting here could never end: this came in the middle of a call of "
-                f"{self.options.name} (in a signal handler or a finalizer), which must end first"
+                f"a signal handler or a finalizer that interrupted a call of {name} may not wait "
+                f"for {name}: submit there, and wait elsewhere"
             )
         if self._lost():  # it was hit once more while it mended
             self._mend()

@@ -89,6 +89,10 @@ class Room:
         # Once it has room, its call goes on, awake already or not.
         return state.holders(me) if state.__class__ is Waiting else None
 
+    def _function_name(self) -> str:
+        name: str = self.entry._function_name()
+        return name
+
 
 class Line(_Pending):
     """The accepted entries of a `Plain` forming that are not in the intake any more."""
