@@ -386,14 +386,14 @@ class BatchFuture(Future[R], Generic[R]):
         except (LookupError, ValueError):  # an IndexError: changed by the `__eq__` of another
             return
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None, call: str = "result()") -> None:
         engine = self._engine()
         if engine is None:
             return
         engine.refuse_to_wait()
         may_hold_up = waits.may_hold_up()  # else nobody depends on this thread
         if may_hold_up:
-            waits.check(self)
+            waits.check(self, call)
         poke: Poke | None = None
         rung = False
         try:

@@ -114,7 +114,7 @@ def _wait(bulk: Bulk, bell: Any) -> None:
     first = bulk.first
     try:
         if bulk.how.is_ordered and first is not None:
-            first._wait(None)
+            first._wait(None, "map()")
         else:
             waits.check(bulk, "map()")
             with waits.waiting(bulk):

@@ -14,10 +14,10 @@ from contextvars import Context
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from . import waits
+from . import progress, waits
 from .errors import Deadlock
 from .future import BatchFuture, Done
-from .progress import PATIENCE, Progress
+from .progress import Progress
 from .taskgraph import awaited
 
 FIRST_PAUSE, LAST_PAUSE = 0.001, 1.0  # seconds between two looks; each is twice the one before
@@ -100,14 +100,14 @@ class Watch:
 
 def watch_loop(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
     """Watch a loop that a batch of `engine` runs in its thread, for example by `asyncio.run`."""
-    progress = Progress(engine)
+    watched = Progress(engine)
 
     def look() -> None:
-        progress.check()
+        watched.check()
         if not engine.has_stalled:
-            loop.call_later(PATIENCE, look, context=Context())
+            loop.call_later(progress.PATIENCE, look, context=Context())
 
-    loop.call_later(PATIENCE, look, context=Context())
+    loop.call_later(progress.PATIENCE, look, context=Context())
 
 
 def _is_awaited(future: Any, holders: dict[Any, Any]) -> bool:

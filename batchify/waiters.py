@@ -7,7 +7,6 @@ So the event is replaced by one that checks the wait first. `future` makes the l
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from threading import Event
 from typing import Any
 
@@ -39,28 +38,34 @@ class _CheckedEvent(Event):
         pending = [future for future in futures if not future.done()]
         if timeout is not None or not pending or self.is_set():
             return super().wait(timeout)
-        for target in map(_First, ([one] for one in pending) if self._needs_all else [pending]):
-            waits.check(target, "wait()")
-        with waits.waiting(_First(pending)):
+        for target in pending if self._needs_all else ():
+            waits.check(_Joined([target], needs_all=True), "wait()")
+        target = _Joined(pending, self._needs_all)
+        waits.check(target, "wait()")
+        with waits.waiting(target):
             return super().wait()
 
 
-class _First:
-    """The target of a wait that ends with any of `futures`."""
+class _Joined:
+    """The target of a wait for several futures."""
 
-    def __init__(self, futures: Iterable[Any]) -> None:
-        self._futures = list(futures)
+    def __init__(self, futures: list[Any], needs_all: bool) -> None:
+        self._futures = futures
+        self._needs_all = needs_all
 
     def holders(self, me: Any) -> list[Any] | None:
-        """Return what must act before any of them can end, see `waits`."""
+        """Return what must act before the next of them can end, see `waits`."""
+        futures = self._futures
+        if self._needs_all:
+            futures = [future for future in futures if not future.done()]
+        states: set[Any] = {getattr(future, "_s", None) for future in futures}
         found: list[Any] = []
-        states: set[Any] = {getattr(future, "_s", None) for future in self._futures}
         for state in states:
             holders = state.holders(me) if hasattr(state, "holders") else None
             if holders is None:
                 return None
             found += holders
-        return found
+        return found or None
 
     def _function_name(self) -> str:
         names = (future._function_name() for future in self._futures if hasattr(future, "_s"))
