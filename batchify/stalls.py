@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from . import progress, waits
 from .errors import Deadlock
-from .future import BatchFuture, Done
 from .progress import Progress
 from .taskgraph import awaited
+
+if TYPE_CHECKING:
+    from .future import BatchFuture
 
 FIRST_PAUSE, LAST_PAUSE = 0.001, 1.0  # seconds between two looks; each is twice the one before
 
@@ -28,6 +30,7 @@ class Watch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._new: list[BatchFuture[Any]] = []  # since the last look
         self._futures: WeakKeyDictionary[BatchFuture[Any], Progress] = WeakKeyDictionary()
         self._timer: asyncio.TimerHandle | None = None
         self._is_next = False  # the loop looks in its next step
@@ -36,28 +39,28 @@ class Watch:
 
     def add(self, future: BatchFuture[Any]) -> None:
         """Watch `future`, for which a task of a batch is about to wait."""
-        if future not in self._futures:
-            self._futures[future] = Progress(future._engine())
-        self._pause = FIRST_PAUSE
-        self._look_next()
+        self._new.append(future)
+        if not self._is_next:
+            self._pause = FIRST_PAUSE
+            self._look_next()
 
     def _look_next(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._is_next:
-            self._is_next = True
-            self._loop.call_soon(self._look, context=Context())
+        self._is_next = True
+        self._loop.call_soon(self._look, context=Context())
 
     def _look(self) -> None:
         self._timer, self._is_next = None, False
-        queued = []
-        for future in list(self._futures):
-            state = future._s
-            if state.__class__ is Done or state.is_running:
-                del self._futures[future]
-            else:
+        for future in [future for future in self._futures if future.done()]:
+            del self._futures[future]
+        queued = [future for future in self._futures if _is_queued(future)]
+        for future in self._new:
+            if _is_queued(future) and future not in self._futures:
                 queued.append(future)
+                self._futures[future] = Progress(future._engine())
+        self._new.clear()
         before, self._stuck = self._stuck, self._endless(queued)
         if self._stuck:
             if self._stuck == before:  # else callbacks that are due may still end one of the waits
@@ -108,6 +111,10 @@ def watch_loop(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
             loop.call_later(progress.PATIENCE, look, context=Context())
 
     loop.call_later(progress.PATIENCE, look, context=Context())
+
+
+def _is_queued(future: BatchFuture[Any]) -> bool:
+    return not (future.done() or future.running())
 
 
 def _is_awaited(future: Any, holders: dict[Any, Any]) -> bool:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .future import BatchFuture
 from .waits import has_time_limit
+
+if TYPE_CHECKING:
+    from .future import BatchFuture
 
 # Coroutines and generators of batchify that await for a future: the name of their local variable.
 own_waits: dict[CodeType, str] = {}
@@ -48,7 +50,7 @@ def awaited(task: Any, futures: Collection[Any]) -> list[BatchFuture[Any]] | Non
         if future in seen:
             continue
         seen.add(future)
-        if isinstance(future, BatchFuture):
+        if _is_ours(future):
             found.append(future)
             continue
         parts = _awaited_by_task(future, futures) if _is_task(future) else _joined(future)
@@ -57,6 +59,10 @@ def awaited(task: Any, futures: Collection[Any]) -> list[BatchFuture[Any]] | Non
             return None
         left += pending
     return found or None
+
+
+def _is_ours(future: Any) -> bool:
+    return hasattr(future, "_function_name")
 
 
 def _is_task(future: Any) -> bool:
@@ -70,7 +76,7 @@ def _awaited_by_task(task: Any, futures: Collection[Any]) -> Iterable[Any]:
     frames = _frames(task)
     if any(has_time_limit(frame, _WAIT_FOR) for frame in frames):
         return ()
-    if isinstance(waiter, BatchFuture) or _is_task(waiter) or not frames:
+    if _is_ours(waiter) or _is_task(waiter) or not frames:
         return (waiter,)
     last = frames[-1]
     if last.f_code in own_waits:

@@ -23,10 +23,8 @@ ROOT = Path(batchify.__file__).parent
 LAYERS = [
     ["errors", "_version", "distribution", "hints", "interpreter", "logs"],
     ["options", "unasked", "waits"],
-    ["stats", "observe", "retry", "terms", "progress", "waiters"],
-    ["explain", "future", "tracing", "outcome.tracebacks"],
-    ["taskgraph"],
-    ["stalls"],
+    ["stats", "observe", "retry", "terms", "progress", "taskgraph", "waiters"],
+    ["explain", "future", "stalls", "tracing", "outcome.tracebacks"],
     ["loopfuture", "outcome.copies", "outcome.talk", "forming.states", "forming.ranking"],
     ["outcome.faults", "forming.base"],
     ["outcome.values", "forming.plain", "forming.recounting"],
