@@ -255,8 +255,8 @@ class LoopFuture(BatchFuture[R]):
             if self._s.__class__ is not Done:
                 if running_loop() is not self._port.loop:
                     yield from foreign_await(self)
-                elif waits.serving_tasks and waits.in_batch.get():
-                    yield from self._await_in_batch()
+                elif waits.serving_tasks and waits.in_batch.get() and self._is_in_batch():
+                    yield from self._await_in(waits.serving_batch())
                 else:
                     self._asyncio_future_blocking = True
                     yield self
@@ -270,14 +270,18 @@ class LoopFuture(BatchFuture[R]):
 
     __iter__ = __await__
 
-    def _await_in_batch(self) -> Generator[Any, None, None]:
-        """Await it in the task of a batch, or in one that such a task started."""
-        batch = waits.serving_batch()
+    def _is_in_batch(self) -> bool:
+        """Return True in the task of a batch; watch the future in a task that a batch started."""
+        if waits.serving_batch() is not None:
+            return True
+        self._port.watch.add(self)
+        return False
+
+    def _await_in(self, batch: Any) -> Generator[Any, None, None]:
+        """Await it in the task of `batch`."""
         note: AbstractContextManager[None] = nullcontext()
         try:
-            if batch is None:
-                self._port.watch.add(self)
-            elif waits.check_await(self, batch):
+            if waits.check_await(self, batch):
                 note = waits.awaiting(self, batch)
                 holders = getattr(self._s, "holders", None)
                 if holders is not None and holders(batch) is not None:

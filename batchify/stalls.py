@@ -114,7 +114,8 @@ def watch_loop(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
 
 
 def _is_queued(future: BatchFuture[Any]) -> bool:
-    return not (future.done() or future.running())
+    state = future._s
+    return getattr(state, "is_running", None) is False  # a final state has none
 
 
 def _is_awaited(future: Any, holders: dict[Any, Any]) -> bool:
