@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
 
 from . import waits
-from .engine import lifecycle
 from .engine.seam import THREADS
 from .errors import BatchAborted
 from .interpreter import STARTS_NO_THREAD_AT_EXIT
@@ -149,7 +148,6 @@ class Elsewhere:
                     f"executor: {kind(executor)} runs batches where functions are found by their "
                     f"names: {why} (define it at the top of a module that can be imported)"
                 )
-        lifecycle.come_first()  # at the end of the process: before that of executors
         self._checked = own
 
     def has_checked(self, function: Callable[..., Any]) -> bool:
@@ -182,7 +180,6 @@ class Elsewhere:
                     held = _Call(*what)
                     task = (_run_lent, ref(held))
                 future = self.executor().submit(*task)
-            lifecycle.come_first()  # some register their end with their first task
             return future.result()
         except futures.CancelledError:
             raise BatchAborted(

@@ -1,9 +1,9 @@
 """The ends that come from outside: exit and fork. The only module that knows of them.
 
-Exit: `threading._register_atexit` runs before the interpreter waits for threads, in the main
-process and in the children of multiprocessing alike (`atexit` does not run in those). The
-workers are daemons, so a batch that hangs can be given up. Threads that the interpreter waits
-for after that may still submit: `atexit` has a second look, and their calls wait for the result.
+Exit: the hook runs before `threading` and `multiprocessing` shut down, in the main process and in
+child processes, so batches can still use thread pools, process pools and name resolution. The
+workers are daemons, so the hook can give up a hung batch. Threads that the interpreter joins after
+that may still submit: `atexit` runs the hook again, and their calls wait for their results.
 
 Fork: one hook for the module, over all engines that live.
 """
@@ -32,8 +32,8 @@ _child_hooks: list[Callable[[], None]] = []
 _register_hooks: list[Callable[[Any], None]] = []
 # By thread: the locks it holds while it forks; a list for each fork, as a finalizer may fork, too.
 _locked: dict[int, list[list[Any]]] = {}
-_place = 0  # how many such hooks there were with the last of ours
 _is_hooked = False
+_is_before_multiprocessing = False
 _is_ending = False
 
 # Registered early, so it runs late: after functions of the user that may ask for errors.
@@ -93,25 +93,49 @@ def _hook() -> None:
     global _is_hooked, _is_ending
     _is_hooked = True
     atexit.register(_at_exit)
-    early = getattr(threading, "_register_atexit", None)  # private: gh-86128 asks for a public one
-    if early is not None:
-        try:
-            early(_at_exit)
-        except RuntimeError:  # the exit has begun, perhaps in an atexit function: calls wait
-            _is_ending = True
+    if getattr(threading, "_SHUTTING_DOWN", False):  # perhaps decorated in an `atexit` function
+        _is_ending = True
+    elif hasattr(threading, "_shutdown"):
+        _come_before_threading()
+    _come_before_multiprocessing()
 
 
-def come_first() -> None:
-    """Come before what was registered meanwhile, which may end what our batches run on.
+def _come_before_threading() -> None:
+    """Run the exit hook before `threading` shuts down.
 
-    The last that is registered is the first to be called.
+    `threading._register_atexit` would be too late: it calls the last function first, and thread and
+    process pools register theirs when they are imported. It also refuses the pools that a batch
+    imports during exit. The interpreter and `multiprocessing` look `_shutdown` up by its name, and
+    gevent replaces it in the same way. gh-86128 asks for a public hook.
     """
-    global _place
-    hooks: list[Any] = getattr(threading, "_threading_atexits", [])
-    if len(hooks) != _place:
-        with contextlib.suppress(RuntimeError):  # the exit has begun
-            threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-        _place = len(hooks)
+    shutdown = threading._shutdown  # type: ignore[attr-defined]
+
+    def run_and_shut_down() -> None:
+        try:
+            _at_exit()
+        finally:
+            shutdown()
+
+    threading._shutdown = run_and_shut_down  # type: ignore[attr-defined]
+
+
+def _come_before_multiprocessing() -> None:
+    """Run the exit hook before `multiprocessing` ends the queues and pools of a child process.
+
+    Up to CPython 3.12 the child does that before it shuts `threading` down. A new child forgets all
+    finalizers and then calls the functions of `register_after_fork`, so both are needed.
+    """
+    global _is_before_multiprocessing
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and not _is_before_multiprocessing:
+        _is_before_multiprocessing = True
+        util.register_after_fork(_add_finalizer, _add_finalizer)
+        _add_finalizer(_add_finalizer)
+
+
+def _add_finalizer(_: object) -> None:
+    util = sys.modules["multiprocessing.util"]
+    util.Finalize(None, _at_exit, exitpriority=sys.maxsize)
 
 
 if hasattr(os, "register_at_fork"):
@@ -180,6 +204,8 @@ if hasattr(os, "register_at_fork"):
     def _forked() -> None:
         global _is_ending, _held
         _is_ending = False
+        if _is_hooked:
+            _come_before_multiprocessing()
         _locked.clear()  # the engines get new locks
         _held = set()  # a new one: see `Engine.forked`
         waits.forget()
