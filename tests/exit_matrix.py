@@ -93,6 +93,7 @@ def run(cell: Cell, repeat: int = 0) -> End:
     with tempfile.TemporaryDirectory(prefix="exit-") as where:
         env = {
             "PATH": os.environ.get("PATH", ""),
+            "PYTHONSAFEPATH": "1",  # else `tests/asyncio` would be found as `asyncio`
             "PYTHONPATH": os.pathsep.join(PATHS_OF_MODULES),
             "EXIT_CELL": f"{cell.path}|{cell.kind}|{cell.state}|{repeat}",
         }

@@ -35,9 +35,6 @@ def note(way, items):
     with open("rows", "a") as out:
         out.write("".join(f"{{way}} {{item}}\\n" for item in items))
 
-def answer(queue):
-    queue.put(1)
-
 def by_threads():
     from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(2) as pool:
@@ -60,7 +57,9 @@ def by_processes():
 
 def by_child():
     queue = multiprocessing.SimpleQueue()
-    child = multiprocessing.Process(target=answer, args=(queue,))
+    # Not a function of this script: spawned children cannot find those once it has ended, as
+    # Python removes `__main__.__file__`.
+    child = multiprocessing.Process(target=queue.put, args=(1,))
     child.start()
     child.join()
     return [queue.get()]
