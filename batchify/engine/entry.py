@@ -166,7 +166,12 @@ class Entry(Looking):
                 if not is_last or self._no_worker is not None:
                     self._look()
                 no_worker = self._no_worker
-                if no_worker is not None and self._is_unserved() and self._take_back(future):
+                if (
+                    no_worker is not None
+                    and self._is_unserved()
+                    and not self._hire_caller()
+                    and self._take_back(future)
+                ):
                     raise self._refused(future, RuntimeError(no_worker))
                 if self.forming.is_pressed and self.forming.holds(future):
                     bell = self._have_wait(future, route, wait, admitted)
@@ -180,7 +185,7 @@ class Entry(Looking):
             elif timeout is not None and isinstance(future, LoopFuture) and self._waits(future):
                 when = self.seam.clock() + timeout
                 self.seam.call_at(future._port.loop, when, self._expire, ref(future))
-            elif self._is_ending and not isinstance(future, LoopFuture):
+            elif self._is_ending:
                 self._wait_at_the_end(future)
         except BaseException:
             self._mend()
@@ -292,9 +297,17 @@ class Entry(Looking):
             self._tell_admitted(state)
         self._after()
 
+    def _hire_caller(self) -> bool:
+        """Make the calling thread a worker if no thread can start during exit (under the lock)."""
+        return False
+
+    def _serve_here(self) -> None:
+        """Run batches if `_hire_caller` made this thread a worker."""
+
     def _wait_at_the_end(self, future: BatchFuture[Any]) -> None:
         """While the process ends, a thread stays until its item is done: it is being waited for."""
-        if waits.serving_threads.get(get_ident()):
+        self._serve_here()
+        if isinstance(future, LoopFuture) or waits.serving_threads.get(get_ident()):
             return
         bell = self.seam.bell()
         if future._watch((bell.ring,)) and not bell.wait(self.options.exit_timeout):

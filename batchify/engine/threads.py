@@ -52,6 +52,7 @@ class ThreadEngine(Engine):
         self._idle: list[Bell] = []  # those who sleep
         self._alarms: dict[Bell, float] = {}  # when a sleeper wakes up by itself
         self._leaving: dict[Bell, Any] = {}  # threads that were told to go
+        self._hired: dict[int, Bell] = {}  # callers that work during exit, by thread
         self._started = 0
         self._hire_nobody()
         lifecycle.register(self)
@@ -222,6 +223,7 @@ class ThreadEngine(Engine):
 
     def _reset_workers(self) -> None:
         self._threads.clear()
+        self._hired.clear()
         self._worker_idents.clear()
         self._idle.clear()
         self._alarms.clear()
@@ -254,6 +256,42 @@ class ThreadEngine(Engine):
         if batch in self.batches:
             waits.end_to_serve(batch)
             batch.thread = 0  # so it is lost
+
+    # ---- exit without new threads ----
+
+    def _hire_caller(self) -> bool:
+        # Not the main thread: a hung batch would hold it for longer than `exit_timeout`.
+        if not self._is_ending or get_ident() == main_thread().ident:
+            return False
+        bell = self.seam.bell()
+        self._threads[bell] = None
+        self._hired[get_ident()] = bell
+        return True
+
+    def _serve_here(self) -> None:
+        bell = self._hired.pop(get_ident(), None)  # a batch that runs here may call, too
+        while bell is not None:
+            step = self.next(bell)
+            if isinstance(step, Batch):
+                self.execute(step)
+            elif isinstance(step, float):  # the delay of a `Retry`
+                self.seam.sleep_until(bell, step)
+            else:
+                bell = self._dismiss_caller(bell)
+            del step  # a traceback may keep this frame
+
+    @holding
+    def _dismiss_caller(self, bell: Bell) -> Bell | None:
+        """Return None when the caller is done, or its new bell if items came in meanwhile."""
+        with self._lock:
+            self._begin()
+            self._leave_bed(bell)
+            self._stop(bell)
+            if self._is_unserved():
+                self._hire_caller()
+            self._end()
+        self._after()
+        return self._hired.pop(get_ident(), None)
 
     # ---- what a worker does ----
 
