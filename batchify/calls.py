@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .errors import Closed
 from .observe import Observer, Observers
 from .options import FIXED, Options, default_name, full_name, time_limit
 from .stats import Stats
@@ -32,8 +34,22 @@ class Asked(NamedTuple):
 
 NOTHING_ASKED = Asked()
 
-# Where calls go instead of into a queue, the last counts: see `testing`.
-instead: list[Callable[..., BatchFuture[Any]]] = []
+# Where calls go instead of into a queue, the last counts: see `testing`. None: into the queue.
+instead: list[Callable[..., BatchFuture[Any] | None]] = []
+
+
+def too_late(name: str) -> Closed:
+    """Return what a call raises that no worker could serve any more."""
+    return Closed(
+        f"{name} was called while the interpreter is shutting down, too late to run the item; "
+        "call it before the program ends, at the latest in an atexit function"
+    )
+
+
+def refuse_when_finalizing(calls: Maps, *_: object) -> None:
+    """Raise `Closed` once the interpreter finalizes, else do nothing; see `instead`."""
+    if sys.is_finalizing():
+        raise too_late(calls._options().name)
 
 
 class Maps:
@@ -72,6 +88,7 @@ class Maps:
             TypeError: an argument has a wrong type.
             ValueError: an argument has a wrong value.
         """
+        refuse_when_finalizing(self)
         from .bulk import How
         from .mapping import mapped
 
@@ -135,7 +152,9 @@ class Calls(Maps):
     ) -> BatchFuture[Any]:
         """The general way in; the hot one is `Batched.__call__`."""
         if instead:
-            return instead[-1](self, item, args, kwargs)
+            future = instead[-1](self, item, args, kwargs)
+            if future is not None:
+                return future
         scope = self._called()
         engine = scope.here()
         try:
@@ -272,6 +291,8 @@ class Calls(Maps):
             TimeoutError: it is not done in time; it continues.
             Deadlock: waiting here could never end.
         """
+        if sys.is_finalizing():  # all accepted items have ended
+            return
         from .engine import control
 
         control.flush(self._scope(), time_limit("timeout", timeout))
@@ -297,6 +318,8 @@ class Calls(Maps):
             TimeoutError: not everything was done in time.
             Deadlock: waiting here could never end; nothing is closed then.
         """
+        if sys.is_finalizing():  # perhaps called by a finalizer; nothing is open any more
+            return
         from .engine import control
 
         control.close(self._scope(), self._close_limit("close", timeout), cancel)

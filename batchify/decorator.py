@@ -17,7 +17,9 @@ from weakref import ref
 
 import wrapt
 
-from .calls import MISSING, CallOptions, Calls, instead
+from .calls import MISSING, CallOptions, Calls, instead, refuse_when_finalizing, too_late
+from .engine import lifecycle
+from .errors import Closed
 from .observe import Observers
 from .options import Options, default_name, full_name, kind
 from .scopes import Scopes, is_async
@@ -62,6 +64,15 @@ def forget_ways() -> None:
     """Have the next call of every batched function find its way anew."""
     for batched in _living():
         batched._forget_way()
+
+
+def _refuse_late_calls() -> None:
+    """Refuse all calls once the interpreter finalizes. No way around `Calls._submit` is left."""
+    instead.append(refuse_when_finalizing)
+    forget_ways()
+
+
+lifecycle.after_last_look(_refuse_late_calls)
 
 
 def stand_in(seam: Any) -> None:
@@ -211,9 +222,12 @@ class Batched(Calls, _Wrapper):
         """Have the next call find its way anew."""
         self._self_is_called = False
         weak = ref(self)  # else it would be a cycle
+        name = self._options().name
 
         def call(item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-            batched: Any = weak()  # it is there, as it is being called
+            batched: Any = weak()
+            if batched is None:
+                raise _collected(name)
             if item is MISSING:
                 raise batched._no_item()
             return batched._call(item, args, kwargs)  # type: ignore[no-any-return]
@@ -313,6 +327,16 @@ class Batched(Calls, _Wrapper):
 
     def __deepcopy__(self, memo: Any) -> Batched:
         return self
+
+
+def _collected(name: str) -> Closed:
+    """Return what a call raises whose function the collector is about to free."""
+    if sys.is_finalizing():
+        return too_late(name)
+    return Closed(
+        f"{name} was called by a finalizer (__del__) that is garbage-collected together with it; "
+        "call it before, for example in a close method"
+    )
 
 
 def check_function(function: Any) -> None:

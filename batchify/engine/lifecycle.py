@@ -11,7 +11,6 @@ Fork: one hook for the module, over all engines that live.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import sys
@@ -30,6 +29,7 @@ _engines: WeakValueDictionary[int, Any] = WeakValueDictionary()  # by id
 _held: set[Any] = set()  # engines with items that nothing else is going to look after
 _child_hooks: list[Callable[[], None]] = []
 _register_hooks: list[Callable[[Any], None]] = []
+_last_hooks: list[Callable[[], None]] = []
 # By thread: the locks it holds while it forks; a list for each fork, as a finalizer may fork, too.
 _locked: dict[int, list[list[Any]]] = {}
 _is_hooked = False
@@ -89,10 +89,15 @@ def after_fork_in_child(hook: Callable[[], None]) -> None:
     _child_hooks.append(hook)
 
 
+def after_last_look(hook: Callable[[], None]) -> None:
+    """Call `hook()` once the exit hook has run for the last time; later calls may come too late."""
+    _last_hooks.append(hook)
+
+
 def _hook() -> None:
     global _is_hooked, _is_ending
     _is_hooked = True
-    atexit.register(_at_exit)
+    atexit.register(_look_for_the_last_time)
     if getattr(threading, "_SHUTTING_DOWN", False):  # perhaps decorated in an `atexit` function
         _is_ending = True
     elif hasattr(threading, "_shutdown"):
@@ -126,15 +131,15 @@ def _come_before_multiprocessing() -> None:
     finalizers and then calls the functions of `register_after_fork`, so both are needed.
     """
     global _is_before_multiprocessing
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and not _is_before_multiprocessing:
+    util: Any = sys.modules.get("multiprocessing.util")
+    if hasattr(util, "Finalize") and not _is_before_multiprocessing:
         _is_before_multiprocessing = True
         util.register_after_fork(_add_finalizer, _add_finalizer)
         _add_finalizer(_add_finalizer)
 
 
 def _add_finalizer(_: object) -> None:
-    util = sys.modules["multiprocessing.util"]
+    util: Any = sys.modules["multiprocessing.util"]
     util.Finalize(None, _at_exit, exitpriority=sys.maxsize)
 
 
@@ -240,6 +245,14 @@ def _is_multiprocessing_child() -> bool:
     """Return True if this process may end without a call of the `atexit` functions."""
     process = sys.modules.get("multiprocessing.process")
     return process is not None and process.parent_process() is not None
+
+
+def _look_for_the_last_time() -> None:
+    try:
+        _at_exit()
+    finally:
+        for hook in _last_hooks:
+            hook()
 
 
 def _run_what_is_left() -> None:

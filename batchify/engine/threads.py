@@ -15,7 +15,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from contextvars import Context
-from threading import get_ident
+from threading import get_ident, main_thread
 from typing import Any
 from weakref import ref
 
@@ -59,8 +59,13 @@ class ThreadEngine(Engine):
 
     def _hire_nobody(self) -> None:
         bells: set[Bell] = set()
+        known = (self._idle, self._threads, self._alarms)
 
         def ring_all(_: object) -> None:
+            # A finalizer may still call the function: the collector clears weak references first.
+            # So the engine must not take these workers, which leave, for idle ones.
+            for workers in known:
+                workers.clear()
             try:
                 for bell in list(bells):
                     bell.ring()
@@ -105,6 +110,10 @@ class ThreadEngine(Engine):
             self._no_worker = f"{self.options.name}: no worker thread can be started: {error}"
 
     def _spawn(self) -> None:
+        if self._weak() is None:  # a finalizer calls the function: see `_hire_nobody`
+            self._hire_nobody()
+            self._next_deadline = math.inf
+            lifecycle.register(self)
         bell = self.seam.bell()
         bell.cargo = self
         name = f"batchify:{self.options.name}:{self._started + 1}"

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 120.0  # seconds after which a script counts as hung
 
-START = '''
+START = """
 import asyncio, os, sys, threading, time
 from batchify import Retry, batched
 
@@ -33,7 +33,7 @@ def refuse(thread):
 def no_more_threads():
     threading.Thread.start = refuse
     note("left", [time.monotonic()])
-'''
+"""
 
 
 class End:
