@@ -77,9 +77,13 @@ def _held_up(engine: Any) -> list[tuple[int, ...]] | None:
         return [(id(batch),) for batch in batches] if waits.in_batch.get() else None
     frames = sys._current_frames()
     found: list[tuple[int, ...]] = []
-    for batch in batches:
-        frame = frames.get(batch.thread)
-        if frame is None or frame.f_code.co_filename != threading.__file__:
-            return None
-        found.append((id(batch), id(frame), frame.f_lasti))
-    return found
+    try:
+        for batch in batches:
+            frame = frames.pop(batch.thread, None)
+            if frame is None or frame.f_code.co_filename != threading.__file__:
+                return None
+            found.append((id(batch), id(frame), frame.f_lasti))
+        return found
+    finally:
+        frames.clear()  # with this frame it would be a cycle
+        frame = None

@@ -454,10 +454,10 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-late-close-gives-nothing-up", "engine/control.py",
-    "            _wait(scope, futures, timeout)\n"
+    '            _wait(scope, futures, timeout, "close()")\n'
     "        except TimeoutError:\n"
     "            _close(scope, closer, abandon=True)",
-    "            _wait(scope, futures, timeout)\n"
+    '            _wait(scope, futures, timeout, "close()")\n'
     "        except TimeoutError:\n"
     "            _close(scope, closer, abandon=False)",
     *on_schedule("close-with-timeout"),
@@ -599,7 +599,7 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-batch-runs-in-the-first-callers-context", "engine/loop.py",
-    "                context=Context(),  # nobody's: never that of the caller who came first\n",
+    "                context=_CONTEXT.copy(),  # not that of the caller that came first\n",
     "",
     *in_file("asyncio", "test_batches_run_in_an_empty_context"),
 )  # fmt: skip
