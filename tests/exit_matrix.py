@@ -53,6 +53,7 @@ PATHS_OF_MODULES = [str(ROOT), str(Path(wrapt.__file__).parent.parent)]
 # `-P`: else `tests/asyncio` would hide the standard library's.
 COMMAND = [sys.executable, "-S", "-P", "-W", "ignore:This process:DeprecationWarning"]
 COUNTED = re.compile(r"RuntimeWarning: (\w+): (\d+) items? ")
+UNASKED = re.compile(r"^\w+: \d+ items? failed with Closed.* no caller asked for")
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class End:
             told = told[: told.find("Traceback")] + told.partition(f"\n{error}\n")[2]
         if self.cell.state == "hung":  # the warnings come with the line of the code they are from
             lines = [line for line in told.splitlines() if not line.startswith("  ")]
-            told = "\n".join(line for line in lines if not COUNTED.search(line))
+            lines = [line for line in lines if not COUNTED.search(line)]
+            told = "\n".join(line for line in lines if not UNASKED.search(line))
         if told:
             yield f"noise: {told}"
 
