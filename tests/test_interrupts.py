@@ -261,7 +261,6 @@ def interrupt_asleep(call: Callable[[], object]) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-@pytest.mark.timeout(method="thread")  # the test takes the timer that ends other tests
 def test_start_opens_after_a_close_that_was_interrupted() -> None:
     gate = threading.Event()
 

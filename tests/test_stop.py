@@ -193,7 +193,6 @@ def test_in_the_middle_of_a_call(kind: str, stop: str) -> None:
     assert (stats.accepted, stats.succeeded) == (1, 1)
 
 
-@pytest.mark.timeout(method="thread")  # the test takes the timer that ends other tests
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_from_a_signal_handler_at_any_instant(kind: str) -> None:
