@@ -1053,9 +1053,10 @@ def test_what_takes_long_does_not_stop_the_others(broker: Any, what: str) -> Non
 
 def test_answers_for_a_caller_that_is_gone_expire(server: RedisServer, tmp_path: Path) -> None:
     code = (
-        "import os; from tests.redis_app import double; future = double(1)\n"
-        "while not future.running(): pass\n"
-        "import time; time.sleep(0.2); os._exit(0)"
+        "import os; from tests.redis_app import broker, double; double(1)\n"
+        "stream = broker.keys(double._plain()).stream\n"
+        "while not broker.client().xlen(stream): pass\n"
+        "os._exit(0)"
     )
     with Workers(server.url, "double", tmp_path / "log") as workers:
         subprocess.run(
