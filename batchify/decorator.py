@@ -17,13 +17,14 @@ from weakref import ref
 
 import wrapt
 
-from .calls import MISSING, CallOptions, Calls, instead, refuse_when_finalizing, too_late
+from .calls import Calls, instead
 from .engine import lifecycle
 from .errors import Closed
 from .observe import Observers
 from .options import Options, default_name, full_name, kind
 from .scopes import Scopes, is_async
 from .tracing import tracer_of
+from .view import MISSING, CallOptions, refuse_when_finalizing, too_late
 
 if TYPE_CHECKING:
     from .engine.control import Scope
@@ -239,7 +240,7 @@ class Batched(Calls, _Wrapper):
         Batched.__dict__["__call__"].__set__(self, call)
 
     def _call(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchFuture[Any]:
-        if args:
+        if args and (self._self_class is not None or isinstance(item, type)):
             bound = self._bound_to(item)
             if bound is not None:
                 return bound._submit(args[0], args[1:], kwargs)
@@ -266,8 +267,8 @@ class Batched(Calls, _Wrapper):
 
     def _bound_to(self, owner: Any) -> BoundBatched | None:
         """Return the method of `owner` if a call is `function(owner, item)`, as of `__func__`."""
-        if self._self_class is not None and isinstance(owner, self._self_class):
-            return self.__get__(owner, type(owner))  # type: ignore[no-any-return]
+        if self._has(owner):
+            return BoundBatched(self, owner)
         if self._is_under_classmethod(owner):
             bound: BoundBatched = self.__bound_function_wrapper__(
                 self.__wrapped__.__get__(owner, type(owner)),
@@ -280,6 +281,14 @@ class Batched(Calls, _Wrapper):
             )
             return bound
         return None
+
+    def _has(self, owner: Any) -> bool:
+        """Return True if this is a method of the instance, or class method of the class."""
+        if self._self_class is None or self._self_binding == "staticmethod":
+            return False
+        if self._self_binding == "classmethod":
+            return isinstance(owner, type) and issubclass(owner, self._self_class)
+        return isinstance(owner, self._self_class)
 
     def _is_under_classmethod(self, owner: Any) -> bool:
         """`@classmethod` above `@batched`: from 3.13 on it binds nothing, but passes the class."""

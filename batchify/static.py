@@ -30,6 +30,7 @@ from typing import (
     Literal,
     ParamSpec,
     Protocol,
+    SupportsIndex,
     TypeAlias,
     TypedDict,
     TypeVar,
@@ -178,7 +179,7 @@ class Batched(Maps[T, R], Generic[T, P, R]):
     def size(self) -> int: ...
 
     @size.setter
-    def size(self, value: int) -> None: ...
+    def size(self, value: SupportsIndex) -> None: ...
 
     @property
     def linger(self) -> float | None: ...
@@ -190,13 +191,13 @@ class Batched(Maps[T, R], Generic[T, P, R]):
     def workers(self) -> int: ...
 
     @workers.setter
-    def workers(self, value: int) -> None: ...
+    def workers(self, value: SupportsIndex) -> None: ...
 
     @property
     def capacity(self) -> int | None: ...
 
     @capacity.setter
-    def capacity(self, value: int | None) -> None: ...
+    def capacity(self, value: SupportsIndex | None) -> None: ...
 
     def __enter__(self) -> Batched[T, P, R]: ...
 
@@ -241,10 +242,10 @@ class Submits(Protocol):
 class Keywords(TypedDict, total=False):
     """The options of `batched`."""
 
-    size: int
+    size: SupportsIndex
     linger: float | timedelta | None
-    workers: int
-    capacity: int | None
+    workers: SupportsIndex
+    capacity: SupportsIndex | None
     key: Callable[[Any], Hashable] | None
     weight: Callable[[Any], float] | None
     max_weight: float | None

@@ -21,12 +21,13 @@ from functools import partial
 from typing import Any
 
 from .broker import Broker, Delivery, Inbox, Overdue, Unreachable
-from .calls import Asked, Calls
+from .calls import Calls
 from .decorator import Batched
 from .errors import DeadLetter, late_error
 from .future import BatchFuture
 from .logs import error_text
 from .options import kind, whole
+from .view import Asked
 
 log = logging.getLogger("batchify")
 

@@ -46,7 +46,7 @@ LAYERS = [
     ["engine.loops"],
     ["engine.sending"],
     ["scopes"],
-    ["bulk", "static"],
+    ["bulk", "static", "view"],
     ["mapping"],
     ["calls"],
     ["decorator"],

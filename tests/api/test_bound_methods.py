@@ -263,6 +263,8 @@ def test_its_function_can_be_called_and_bound_again() -> None:
     assert store.tagged.__func__(store, 1, "x").result(60) == ("a", 1, "x")
     assert store.tagged.__func__(store, 1, tag="x").result(60) == ("a", 1, "x")
     assert store.save.stats().succeeded == 1
+    assert Store.count.__func__(SubStore, 1).result(60) == ("SubStore", 1)
+    assert types.MethodType(Store.count.__func__, Store)(1).result(60) == ("Store", 1)
 
 
 @pytest.mark.parametrize("lookup", LOOKUPS[1:5])
@@ -280,6 +282,18 @@ def test_equality_of_methods() -> None:
     assert a.save != a.tagged
     assert Store.count != SubStore.count
     assert a.save in [b.save, a.save]
+
+
+def test_a_static_method_may_take_an_instance_as_its_item() -> None:
+    class Shop:
+        @batched
+        @staticmethod
+        def check(items: list[Any], tag: str) -> list[Any]:
+            return [(type(item).__name__, tag) for item in items]
+
+    shop = Shop()
+    assert shop.check(shop, "x").result(60) == ("Shop", "x")
+    assert Shop.__dict__["check"](shop, "x").result(60) == ("Shop", "x")
 
 
 # ---- with the standard library ----

@@ -475,6 +475,7 @@ def test_the_repr_of_a_view() -> None:
         f"<options(deadline=2.5, priority=1) of <batched function {__name__}.insert_users "
         "(size=64, linger=0)>>"
     )
+    assert repr(batched(insert_users).options(timeout=0)).startswith("<options(timeout=0) of <")
 
 
 # ---- a framework that passes its app ----
