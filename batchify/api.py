@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 from .options import DEFAULT_EXIT_TIMEOUT, DEFAULT_SIZE, UNSET, Options
@@ -139,3 +140,9 @@ else:
             return Batched(func, given if name else replace(given, name=default_name(func)))
 
         return decorator
+
+    # Shown without the two that only serve error messages.
+    _whole = inspect.signature(batched)
+    batched.__signature__ = _whole.replace(
+        parameters=[p for p in _whole.parameters.values() if p.name not in ("more", "unknown")]
+    )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from .remote import name_of
+from .naming import name_of
 from .wire import Wire
 
 

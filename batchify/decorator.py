@@ -8,7 +8,6 @@ function and the bound method differ in where they find their scope.
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import wrapt
 from .calls import Calls, instead
 from .engine import lifecycle
 from .errors import Closed
+from .naming import inner
 from .observe import Observers
 from .options import Options, default_name, full_name, kind
 from .scopes import Scopes, is_async
@@ -362,16 +362,7 @@ def check_function(function: Any) -> None:
         if issubclass(type(link), (Calls, CallOptions)):
             raise TypeError(f"{default_name(function)} is batched already: decorate it once")
         known.add(id(link))
-        link = _under(link)
-
-
-def _under(link: Any) -> Any:
-    """Return what `link` wraps or binds, None if that is nothing."""
-    if isinstance(link, functools.partial):
-        return link.func
-    if isinstance(link, (classmethod, staticmethod)) or inspect.ismethod(link):
-        return link.__func__
-    return getattr(link, "__wrapped__", None)
+        link = inner(link)
 
 
 def check_options(options: Options, is_async_function: bool) -> None:

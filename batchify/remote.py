@@ -9,7 +9,6 @@ that `workers` bounds them wherever they run.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import logging
 import pickle
@@ -27,6 +26,7 @@ from . import waits
 from .engine.seam import THREADS
 from .errors import BatchAborted
 from .interpreter import STARTS_NO_THREAD_AT_EXIT
+from .naming import found_by_name, name_of, why_not_found
 from .options import kind
 from .outcome import Raised, caught
 from .outcome.copies import from_parts, has_same_content, parts_of
@@ -140,7 +140,7 @@ class Elsewhere:
                 with contextlib.suppress(Exception):  # its batch fails
                     executor.submit(_nothing)  # what it needs for its first task is there, too
         if executor is not None and not _is_of_threads(executor):
-            why = _why_not_found(own)
+            why = why_not_found(own)
             if why is None and own.__module__ == "__main__" and not _forks(executor):
                 why = "it is in __main__, which is another module there"
             if why is not None:
@@ -309,60 +309,12 @@ def _run_lent(weak: ref[_Call]) -> Any:
 # ---- by name ----
 
 
-def name_of(function: Any) -> tuple[Any, Any]:
-    """The module and the qualified name of a function, as far as it has them."""
-    if inspect.ismethod(function):
-        function = function.__func__
-    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-
-
 def unpicklable(name: str) -> pickle.PicklingError:
     """Return the error for a batched function that its name does not lead to."""
     return pickle.PicklingError(
         f"{name} is a batched function, which is pickled by its name only: "
         "define it at the top level of a module that the other process can import"
     )
-
-
-def _why_not_found(function: Any) -> str | None:
-    """Why `function` is not what its name leads to; None when it is."""
-    module, name = name_of(function)
-    if not isinstance(module, str) or not isinstance(name, str):
-        return f"{kind(function)} has none"
-    if "<" in name:
-        return f"{name} is inside another function, or a lambda"
-    try:
-        found = _found(module, name)
-    except (ImportError, AttributeError) as error:
-        return f"{module}.{name} is not found ({kind(error)})"
-    return None if found is function else f"{module}.{name} is something else"
-
-
-def _found(module: str, name: str) -> Any:
-    """The plain function of that name: what is under `@batched`, where that stands there."""
-    from .decorator import Batched
-
-    target: Any = importlib.import_module(module)
-    for part in name.split("."):
-        if isinstance(target, type) and part.startswith("__") and not part.endswith("__"):
-            part = f"_{target.__name__.lstrip('_')}{part}"  # noqa: PLW2901  # as compiled
-        target = inspect.getattr_static(target, part)
-    links = [target]
-    while (link := _under(links[-1])) is not None and not any(link is one for one in links):
-        links.append(link)
-    for link in links:
-        if isinstance(link, Batched):
-            target = _under(link)
-            break
-    while isinstance(target, (classmethod, staticmethod)):
-        target = target.__func__
-    return target
-
-
-def _under(link: Any) -> Any:
-    if isinstance(link, (classmethod, staticmethod)):
-        return link.__func__
-    return getattr(link, "__wrapped__", None)
 
 
 def _packed(name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -389,7 +341,7 @@ def run(module: str, name: str, payload: bytes) -> bytes:
     function = name
     try:
         name, args, kwargs, count = pickle.loads(payload)  # from here on that for messages
-        returned = Context().run(_found(module, function), *args, **kwargs)
+        returned = Context().run(found_by_name(module, function), *args, **kwargs)
     except BaseException as error:
         return _answer(name, None, _sent(name, error))
     if isinstance(returned, Iterator):

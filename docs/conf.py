@@ -1,7 +1,7 @@
 """How the pages are made: `bash .ci/docs PYTHON DIRECTORY`."""
 
 import sys
-from inspect import getattr_static, signature
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,6 @@ def put_words_to_types() -> None:
                 setattr(typed, name, property(member.fget, member.fset, doc=told))
             elif callable(member) and told:
                 member.__doc__ = told
-    # Without the two that only serve error messages.
-    whole = signature(batchify.batched)
-    shown = [one for one in whole.parameters.values() if one.name not in ("more", "unknown")]
-    batchify.batched.__signature__ = whole.replace(parameters=shown)
     batchify.Batched = static.Batched
     Unset.__repr__ = lambda _: "..."
     batchify.batched.__annotations__ = {

@@ -23,7 +23,7 @@ ROOT = Path(batchify.__file__).parent
 LAYERS = [
     ["errors", "_version", "distribution", "hints", "interpreter", "logs"],
     ["options", "unasked", "waits"],
-    ["stats", "observe", "retry", "terms", "progress", "taskgraph", "waiters"],
+    ["stats", "naming", "observe", "retry", "terms", "progress", "taskgraph", "waiters"],
     ["explain", "future", "stalls", "tracing", "outcome.tracebacks"],
     ["loopfuture", "outcome.copies", "outcome.talk", "forming.states", "forming.ranking"],
     ["outcome.faults", "forming.base"],
@@ -46,8 +46,9 @@ LAYERS = [
     ["engine.loops"],
     ["engine.sending"],
     ["scopes"],
-    ["bulk", "static", "view"],
+    ["bulk", "static"],
     ["mapping"],
+    ["view"],
     ["calls"],
     ["decorator"],
     ["redis.keys", "redis.reach"],
@@ -62,7 +63,7 @@ HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in la
 ON_TOP = ("cli", "__main__", "pytest_plugin")
 
 # (importer, imported): inside a function, where both modules are there already.
-UPWARD = {("future", "loopfuture"), ("stats", "explain"), ("remote", "decorator")}
+UPWARD = {("future", "loopfuture"), ("stats", "explain"), ("naming", "decorator")}
 
 # Each is for one extra, which it imports; nobody imports it but who wants that.
 EXTRAS = {"otel": "opentelemetry", "prometheus": "prometheus_client", "redis": "redis"}

@@ -441,7 +441,7 @@ class CancellingExecutor(Executor):
 
 def test_a_batch_that_its_executor_cancels_names_the_function() -> None:
     f = batched(insert_users, executor=CancellingExecutor())
-    with pytest.raises(BatchAborted, match=r"^insert_users: the executor cancelled the batch$"):
+    with pytest.raises(BatchAborted, match=r"^insert_users: the executor cancelled the batch"):
         f(1).result(60)
 
 
