@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import warnings
 from asyncio import _get_running_loop as running_loop
 from collections.abc import Callable, Coroutine
@@ -16,6 +15,7 @@ from .decorator import stand_down, stand_in
 from .engine import lifecycle
 from .engine.base import Countdown
 from .engine.manual import DIGITS, ManualSeam
+from .interpreter import monotonic
 from .loopfuture import port_of, set_done
 from .options import seconds as seconds_of
 
@@ -143,7 +143,7 @@ class ManualClock:
         return self.__enter__()
 
     async def __aexit__(self, *_: object) -> None:
-        until = time.monotonic() + max(self._patience, AT_THE_END)
+        until = monotonic() + max(self._patience, AT_THE_END)
         try:
             await self._finish(until)
         finally:
@@ -186,7 +186,7 @@ class ManualClock:
             over = port.loop.create_future()
             countdown = Countdown(futures, lambda over=over: port.call(set_done, over))  # type: ignore[misc]
             try:
-                await asyncio.wait_for(over, max(0.0, until - time.monotonic()))
+                await asyncio.wait_for(over, max(0.0, until - monotonic()))
             except TimeoutError:
                 return False
             finally:
@@ -221,9 +221,9 @@ class ManualClock:
         try:
             await asyncio.wait_for(over, self._patience)
         except TimeoutError:
-            end = time.monotonic() + ON_THE_WAY
+            end = monotonic() + ON_THE_WAY
             # Who takes a batch tells nobody.
-            while not self._seam.leave_alone(everybody=time.monotonic() > end):  # noqa: ASYNC110
+            while not self._seam.leave_alone(everybody=monotonic() > end):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
     async def _goes_on(self, loop: asyncio.AbstractEventLoop, is_background: bool) -> bool:
@@ -238,11 +238,11 @@ class ManualClock:
             loop.call_soon_threadsafe(look.begin)
         except RuntimeError:  # it was closed meanwhile
             return True
-        end = time.monotonic() + self._patience + AT_THE_END
+        end = monotonic() + self._patience + AT_THE_END
         while not told.done():
             if not is_background and not loop.is_running():  # it ended meanwhile
                 return True
-            if time.monotonic() > end:  # its thread is blocked
+            if monotonic() > end:  # its thread is blocked
                 return False
             await asyncio.wait([told], timeout=0.05)
         if look.error is not None:
@@ -262,7 +262,7 @@ class _Look:
         self.error: BaseException | None = None
 
     def begin(self) -> None:
-        self._end = time.monotonic() + self._patience
+        self._end = monotonic() + self._patience
         self._loop.call_soon(self._step)
 
     def _step(self) -> None:
@@ -274,7 +274,7 @@ class _Look:
             self._tell()
             return
         self.went_on = self._steps > QUIET
-        if self._steps > BUSY and time.monotonic() > self._end:
+        if self._steps > BUSY and monotonic() > self._end:
             self.went_on = False  # it polls, say: that is for itself
         elif self._quiet < QUIET:
             self._loop.call_soon(self._step)

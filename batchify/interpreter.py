@@ -10,6 +10,9 @@ all that was written before by who passed it first.
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
+from importlib.machinery import BuiltinImporter, ModuleSpec
 from typing import Any
 
 
@@ -30,3 +33,21 @@ BEGAN_WITH_GREENLETS = has_greenlets()
 
 # At the end of the process, while what was accepted is run (gh-113964).
 STARTS_NO_THREAD_AT_EXIT = (3, 12) <= sys.version_info[:3] <= (3, 12, 2)
+
+
+def _real_monotonic() -> Callable[[], float]:
+    """Return the monotonic clock even if it is patched: a frozen one would stop every linger.
+
+    freezegun replaces the functions of `time` in all modules, by their identity. A second instance
+    of that built-in module has functions of its own.
+    """
+    spec: ModuleSpec | None = BuiltinImporter.find_spec("time")
+    module: Any = None if spec is None else BuiltinImporter.create_module(spec)
+    if module is None:
+        return time.monotonic
+    BuiltinImporter.exec_module(module)
+    clock: Callable[[], float] = module.monotonic
+    return clock
+
+
+monotonic = _real_monotonic()

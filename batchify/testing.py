@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-import time
 from asyncio import _get_running_loop as running_loop
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Sequence
@@ -20,6 +19,7 @@ from .engine import lifecycle
 from .engine.base import items_of
 from .engine.looking import OPEN, closed_error
 from .future import ERROR, RESULT, BatchFuture, Failure
+from .interpreter import monotonic
 from .loopfuture import LoopFuture, port_of
 from .outcome import Ask, Give, Work, caught, conduct, exhausted
 from .retry import Retry
@@ -223,7 +223,7 @@ def cancel_all(timeout: float = 10.0) -> None:
 
 
 def _until_none_left(left: Callable[[Any], list[BatchFuture[Any]]], timeout: float) -> None:
-    end = time.monotonic() + timeout
+    end = monotonic() + timeout
     before: dict[int, int] | None = None
     while True:
         engines = _engines()
@@ -236,7 +236,7 @@ def _until_none_left(left: Callable[[Any], list[BatchFuture[Any]]], timeout: flo
 def _wait(futures: Sequence[BatchFuture[Any]], end: float) -> None:
     for future in futures:
         try:
-            future._wait(max(0.0, end - time.monotonic()))
+            future._wait(max(0.0, end - monotonic()))
         except TimeoutError:
             if not future.done():
                 left = ", ".join(f"{count} of {name}" for name, count in unresolved().items())

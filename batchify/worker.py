@@ -25,6 +25,7 @@ from .calls import Calls
 from .decorator import Batched
 from .errors import DeadLetter, late_error
 from .future import BatchFuture
+from .interpreter import monotonic
 from .logs import error_text
 from .options import kind, whole
 from .view import Asked
@@ -134,8 +135,8 @@ class Worker:
         try:
             self._take_and_run()
             self._local.close()
-            end = time.monotonic() + self._local._options().exit_timeout
-            while self._held and time.monotonic() < end:
+            end = monotonic() + self._local._options().exit_timeout
+            while self._held and monotonic() < end:
                 self._wait_for_settled()
         finally:
             self._is_over.set()
@@ -304,7 +305,7 @@ class Worker:
         Alone in the process, if that comes about in a third of a lease, for which nothing new is
         taken. Then it runs beside what takes so long.
         """
-        now = time.monotonic()
+        now = monotonic()
         if now < self._next_look:
             return
         found = self._inbox.overdue(AT_ONCE)

@@ -11,6 +11,7 @@ CPython runs `__del__` before it clears weak references: a weak reference to an 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 from _thread import LockType, allocate_lock
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from contextvars import Context
 from threading import get_ident
 
-from ..interpreter import has_greenlets
+from ..interpreter import has_greenlets, monotonic
 from ..loopfuture import Port, port_of
 from . import lifecycle
 from .mending import live_on
@@ -94,7 +95,10 @@ class Home:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    return Context().run(asyncio.new_event_loop)  # its pipe keeps the context
+    loop = Context().run(asyncio.new_event_loop)  # its pipe keeps the context
+    with contextlib.suppress(AttributeError):  # uvloop has a clock of its own
+        loop.time = monotonic  # type: ignore[method-assign]
+    return loop
 
 
 _background: Background | None = None

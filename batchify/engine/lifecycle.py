@@ -22,6 +22,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from .. import unasked, waits
+from ..interpreter import monotonic
 
 log = logging.getLogger("batchify")
 
@@ -153,9 +154,9 @@ if hasattr(os, "register_at_fork"):
         held: list[Any] = []
         me = threading.get_ident()
         _locked[me] = [*_locked.get(me, []), held]  # one store, as a finalizer may fork here
-        end = time.monotonic() + _PATIENCE
+        end = monotonic() + _PATIENCE
         while not _take_locks(held, _AT_ONCE):
-            if time.monotonic() > end:
+            if monotonic() > end:
                 _take_locks(held, 0.0)
                 return
             # A finalizer that holds the one waits for another, which is held here: let it go on.
@@ -256,7 +257,7 @@ def _look_for_the_last_time() -> None:
 
 
 def _run_what_is_left() -> None:
-    began = time.monotonic()
+    began = monotonic()
     before: dict[int, int] | None = None
     while True:
         working = [engine for engine in all_engines() if hasattr(engine, "hurry")]
@@ -271,7 +272,7 @@ def _run_what_is_left() -> None:
             if before == last:
                 return
             most = max((engine.options.exit_timeout for engine in working), default=0.0)
-            if time.monotonic() - began > most:
+            if monotonic() - began > most:
                 for engine in working:
                     give_up(engine)
                 return
@@ -292,7 +293,7 @@ def _run_what_is_left() -> None:
 def _wait(engine: Any, future: Any, end: float) -> None:
     """Until it is done, or safe without this process: nobody tells of that."""
     while not engine.is_safe(future):
-        left = max(0.0, end - time.monotonic())
+        left = max(0.0, end - monotonic())
         try:
             future._wait(min(left, engine.LOOK))
             return

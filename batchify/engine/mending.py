@@ -15,12 +15,13 @@ import os
 import sys
 from collections.abc import Callable
 from threading import RLock, get_ident, main_thread
-from time import monotonic, sleep
+from time import sleep
 from types import CodeType, FrameType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..errors import Deadlock
 from ..future import run_callbacks
+from ..interpreter import monotonic
 from ..logs import error_text
 from . import lifecycle
 from .telling import Telling

@@ -13,13 +13,12 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-import time
 from _thread import allocate_lock
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..interpreter import BEGAN_WITH_GREENLETS, has_greenlets
+from ..interpreter import BEGAN_WITH_GREENLETS, has_greenlets, monotonic
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -127,7 +126,7 @@ class ThreadSeam(Seam):
     """The real machine."""
 
     # Static: a bound method more would be a call's.
-    clock = staticmethod(time.monotonic)  # pyright: ignore[reportAssignmentType]
+    clock = staticmethod(monotonic)  # pyright: ignore[reportAssignmentType]
     bell = staticmethod(ThreadBell)  # pyright: ignore[reportAssignmentType]
 
     @staticmethod

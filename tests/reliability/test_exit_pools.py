@@ -185,7 +185,7 @@ def test_batches_at_exit_use_pools_a_resolver_and_child_processes(
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("process, when", list(product(WHERE[1:], WHEN)))
+@pytest.mark.parametrize(("process", "when"), list(product(WHERE[1:], WHEN)))
 def test_batches_use_pools_at_the_exit_of_every_kind_of_process(
     tmp_path: Path, process: str, when: str
 ) -> None:

@@ -116,7 +116,7 @@ def expect_an_answer_at_once(where: Path, kind: str, state: str, call: str, plac
 
 
 @pytest.mark.parametrize(
-    "kind, state, call, place",
+    ("kind", "state", "call", "place"),
     [
         ("def", "called before", "call", "global"),
         ("def", "never called", "call", "cycle"),
@@ -134,7 +134,7 @@ def test_a_finalizer_at_module_teardown(
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("kind, state, call, place", EVERY)
+@pytest.mark.parametrize(("kind", "state", "call", "place"), EVERY)
 def test_every_call_of_a_finalizer_at_module_teardown(
     tmp_path: Path, kind: str, state: str, call: str, place: str
 ) -> None:
