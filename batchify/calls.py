@@ -53,8 +53,11 @@ class Calls(Maps):
         """The general way in; the hot one is `Batched.__call__`."""
         if instead:
             future = instead[-1](self, item, args, kwargs)
-            if future is not None:
-                return future
+            try:
+                if future is not None:
+                    return future
+            finally:
+                del future  # a traceback reaches this frame by `f_back`: that would be a cycle
         scope = self._called()
         engine = scope.here()
         try:

@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -34,6 +35,8 @@ STATES: dict[str, dict[str, Any]] = {
     "hung": {"size": 2, "exit_timeout": EXIT_TIMEOUT},  # one runs for ever, two wait
 }
 NEVER = threading.Event()
+# gh-113964: on 3.12.0 to 3.12.2 no thread starts once the main thread has ended.
+NO_LATE_THREADS = (3, 12, 0) <= sys.version_info < (3, 12, 3)
 
 PATH, KIND, STATE, _repeat = os.environ.get("EXIT_CELL", "|||0").split("|")
 REPEAT = int(_repeat)
@@ -173,6 +176,16 @@ def make() -> Callable[[str], BatchFuture[Any]]:
 
 @batched(name="good", linger=NO_END, exit_timeout=NO_END)
 def good(items: list[str]) -> None:
+    """Use a pool, a resolver and a child process, whatever the other function does."""
+    if not NO_LATE_THREADS:
+        from concurrent.futures import ThreadPoolExecutor
+
+        async def resolve() -> None:
+            await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, resolve()).result()
+    subprocess.run(["true"], check=True)
     note("done", items)
 
 
@@ -181,6 +194,7 @@ def good(items: list[str]) -> None:
 
 def fill() -> Any:
     f = make()
+    call(good, "good")
     if STATE == "idle":
         call(f, "0").result(LIMIT)
     elif STATE == "lingering":
@@ -198,12 +212,13 @@ def fill() -> Any:
     else:
         call(f, "0")
         assert begun.wait(LIMIT)
-        call(f, "1"), call(f, "2"), call(good, "good")
+        call(f, "1"), call(f, "2")
     return f
 
 
 async def afill() -> Any:
     f = make()
+    call(good, "good")
     if STATE == "idle":
         await call(f, "0")
         return f
@@ -211,8 +226,6 @@ async def afill() -> Any:
         call(f, "first")
         while not begun.is_set():
             await asyncio.sleep(0.001)
-    if STATE == "hung":
-        call(good, "good")
     count = {"lingering": MANY, "mid-batch": MANY, "full": 5, "hung": 2}[STATE]
     [call(f, str(n)) for n in range(count)]  # when full, the fifth waits for room without blocking
     while STATE == "full" and not begun.is_set():

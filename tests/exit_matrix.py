@@ -70,7 +70,7 @@ class Cell:
     @property
     def at_least(self) -> int:
         """How many items it accepts at least."""
-        first = {"idle": 1, "lingering": MANY, "mid-batch": MANY + 1, "full": 5, "hung": 3}
+        first = {"idle": 2, "lingering": MANY + 1, "mid-batch": MANY + 2, "full": 6, "hung": 4}
         late = {"thread": 4, "atexit": 6}.get(self.path, 0)
         return first[self.state] + (late if self.state != "hung" else 0)
 
@@ -172,8 +172,8 @@ class End:
         is_told = 0 < dropped <= closed if self.cell.kind == "two" else dropped == closed
         if not is_told if self.cell.state == "hung" else dropped or closed:
             yield f"{dropped} items were told to be dropped, {closed} ended in Closed"
-        if self.cell.state == "hung" and not done["good"]:
-            yield "a good function was not served for the sake of the hung one"
+        if not done["good"]:
+            yield "the function that uses a pool, a resolver and a child process was not served"
 
     def _faults_of_files(self) -> Iterator[str]:
         accepted, done = set(self._lines("accepted")), Counter(self._lines("done"))
