@@ -140,7 +140,7 @@ def fill(kinds=KINDS):
 # The least that the batches of MATRIX processed, where a thread may start late, and where not:
 # 11 items of each of five kinds, and those that the last two sent on. (One caller that waits for
 # room may be refused.)
-LEAST = 5 * 10 + (2 if NO_LATE_THREADS else 2 * 10)
+LEAST = 5 * 10 + 2 * 10
 
 
 class End:
@@ -382,7 +382,6 @@ def test_a_daemon_that_submits_for_ever_does_not_hold_the_process(run: Runner) -
     assert "Traceback" not in end.stderr
 
 
-@pytest.mark.skipif(NO_LATE_THREADS, reason="the other has no thread then, and the ring ends")
 def test_two_functions_that_feed_each_other_for_ever_do_not_hold_the_process(run: Runner) -> None:
     ring = """
         def bounce(items, other):
@@ -409,7 +408,7 @@ def test_two_functions_that_feed_each_other_for_ever_do_not_hold_the_process(run
     assert len(end.warnings) >= 1
 
 
-@pytest.mark.skipif(NO_LATE_THREADS, reason="the other has no thread then, and the ring ends")
+@pytest.mark.skipif(NO_LATE_THREADS, reason="no second worker starts, as the test needs")
 def test_an_item_that_moves_on_while_it_is_looked_for_is_found(run: Runner) -> None:
     """Whichever function is looked at, the item is with the other: for three rounds of looks."""
     hunt = """
@@ -563,8 +562,8 @@ def test_threads_that_go_on_after_main(run: Runner) -> None:
     """
     end = run(MATRIX, dedent(threads))
     end.expect_quiet()
-    end.expect_processed(2 if NO_LATE_THREADS else 70)
-    assert NO_LATE_THREADS or not end.lines("refused")
+    end.expect_processed(70)
+    assert not end.lines("refused")
 
 
 def test_threads_that_go_on_in_a_child_of_multiprocessing(run: Runner) -> None:
@@ -596,7 +595,7 @@ def test_threads_that_go_on_in_a_child_of_multiprocessing(run: Runner) -> None:
     """
     end = run(dedent(child))
     end.expect_quiet()
-    end.expect_processed(2 if NO_LATE_THREADS else 3)
+    end.expect_processed(3)
 
 
 def test_items_that_batches_and_callbacks_submit_at_the_end(run: Runner) -> None:
@@ -623,7 +622,7 @@ def test_items_that_batches_and_callbacks_submit_at_the_end(run: Runner) -> None
     """
     end = run(dedent(chains))
     end.expect_quiet()
-    end.expect_processed(43 if NO_LATE_THREADS else 44)
+    end.expect_processed(44)
 
 
 def test_atexit_functions_that_submit(run: Runner) -> None:

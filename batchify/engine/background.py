@@ -18,7 +18,9 @@ from _thread import LockType, allocate_lock
 from collections.abc import Callable
 from contextvars import Context
 from threading import get_ident
+from typing import Any
 
+from ..future import BatchFuture
 from ..interpreter import has_greenlets, monotonic
 from ..loopfuture import Port, port_of
 from . import lifecycle
@@ -40,9 +42,12 @@ class Background:
         self.users: set[object] = set()
         self.ended: list[None] = []
         self.port = port_of(_new_loop())
+        self.turn: LockType | None = None  # of the callers that run the loop, if no thread does
 
     def start(self, seam: Seam) -> None:
         """Start the thread; somebody uses the loop already.
+
+        If no thread can start during exit, the callers run the loop, see `Home.run_until`.
 
         Raises:
             RuntimeError: no thread can be started.
@@ -50,7 +55,10 @@ class Background:
         claim = allocate_lock()  # one C call decides who closes the loop
         try:
             seam.spawn(_run, (self, claim), "batchify:background")
-        except BaseException:  # also a signal handler's: the thread may have started
+        except BaseException as error:  # also a signal handler's: the thread may have started
+            if isinstance(error, RuntimeError) and lifecycle.must_caller_work():
+                self.turn = allocate_lock()
+                return
             if claim.acquire(False):
                 self.port.loop.close()
             raise  # else the thread closes it, when its user is gone
@@ -84,6 +92,21 @@ class Home:
     def is_ended(self) -> bool:
         """Return True if the loop does not run any more."""
         return bool(self._background.ended)
+
+    def run_until(self, future: BatchFuture[Any]) -> None:
+        """Run the loop until `future` is done, if the loop has no thread."""
+        port, turn = self.port, self._background.turn
+        if turn is None:
+            return
+
+        def stop(_: object) -> None:
+            port.call(port.loop.stop)
+
+        with turn:
+            port.thread = get_ident()
+            if future._watch([stop]):
+                port.loop.run_forever()
+            port.thread = 0
 
     # A default: at the end of the process the names of a module may be gone by now. So may those
     # of asyncio; and then no thread runs any more.

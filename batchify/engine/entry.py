@@ -301,12 +301,12 @@ class Entry(Looking):
         """Make the calling thread a worker if no thread can start during exit (under the lock)."""
         return False
 
-    def _serve_here(self) -> None:
-        """Run batches if `_hire_caller` made this thread a worker."""
+    def _serve_here(self, future: BatchFuture[Any]) -> None:
+        """Run batches, that of `future` too, if no other thread can during exit."""
 
     def _wait_at_the_end(self, future: BatchFuture[Any]) -> None:
         """While the process ends, a thread stays until its item is done: it is being waited for."""
-        self._serve_here()
+        self._serve_here(future)
         if isinstance(future, LoopFuture) or waits.serving_threads.get(get_ident()):
             return
         bell = self.seam.bell()

@@ -95,6 +95,15 @@ def after_last_look(hook: Callable[[], None]) -> None:
     _last_hooks.append(hook)
 
 
+def must_caller_work() -> bool:
+    """Return True if a caller must run its batch itself where no thread can start.
+
+    That is so during exit, but not in the main thread: a hung batch would hold it for longer than
+    `exit_timeout`.
+    """
+    return _is_ending and threading.get_ident() != threading.main_thread().ident
+
+
 def _hook() -> None:
     global _is_hooked, _is_ending
     _is_hooked = True

@@ -28,7 +28,7 @@ from .. import waits
 from ..errors import Deadlock
 from ..forming import Route
 from ..future import BatchFuture
-from ..loopfuture import Port, set_done
+from ..loopfuture import LoopFuture, Port, set_done
 from ..options import Live
 from ..outcome import caught
 from ..tracing import tracers
@@ -195,6 +195,10 @@ class LoopEngine(Engine):
         """What the hot path of this loop needs at hand."""
         self.has_loop_callers = True
         return self, route, self.port, self.intake, self.intake.append
+
+    def _serve_here(self, future: BatchFuture[Any]) -> None:
+        if self.home is not None and not isinstance(future, LoopFuture):
+            self.home.run_until(future)
 
     def _new_future(self) -> BatchFuture[Any]:
         return self._loop_future(self.port.loop)

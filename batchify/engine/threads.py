@@ -15,12 +15,13 @@ import contextlib
 import math
 from collections.abc import Callable
 from contextvars import Context
-from threading import get_ident, main_thread
+from threading import get_ident
 from typing import Any
 from weakref import ref
 
 from .. import waits
 from ..errors import Deadlock
+from ..future import BatchFuture
 from ..options import Live, kind
 from ..outcome import caught
 from ..tracing import tracers
@@ -269,15 +270,14 @@ class ThreadEngine(Engine):
     # ---- exit without new threads ----
 
     def _hire_caller(self) -> bool:
-        # Not the main thread: a hung batch would hold it for longer than `exit_timeout`.
-        if not self._is_ending or get_ident() == main_thread().ident:
+        if not lifecycle.must_caller_work():
             return False
         bell = self.seam.bell()
         self._threads[bell] = None
         self._hired[get_ident()] = bell
         return True
 
-    def _serve_here(self) -> None:
+    def _serve_here(self, future: BatchFuture[Any]) -> None:
         bell = self._hired.pop(get_ident(), None)  # a batch that runs here may call, too
         while bell is not None:
             step = self.next(bell)

@@ -113,6 +113,33 @@ def test_a_batch_on_the_background_loop_first_calls_a_def_function(tmp_path: Pat
     End(script, tmp_path).expect(first=5, second=5)
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "does not wait"])
+def test_a_batch_first_calls_an_async_function_during_exit(tmp_path: Path, waits: bool) -> None:
+    script = f"""
+        @batched(linger=1000)
+        async def third(items):
+            await asyncio.sleep(0)
+            note("third", items)
+
+        @batched(linger=1000)
+        async def second(items):
+            await asyncio.gather(*map(third, items))
+            note("second", items)
+
+        @batched(linger=1000, size=2, workers=2)
+        def first(items):
+            futures = [second(item) for item in items]
+            if {waits}:
+                [future.result() for future in futures]
+            note("first", items)
+
+        for item in range(5):
+            first(item)
+        no_more_threads()
+    """
+    End(script, tmp_path).expect(first=5, second=5, third=5)
+
+
 def test_an_item_that_is_retried_and_one_that_its_own_batch_submits(tmp_path: Path) -> None:
     script = """
         tries = []
