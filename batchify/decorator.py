@@ -18,13 +18,13 @@ import wrapt
 
 from .calls import Calls, instead
 from .engine import lifecycle
-from .errors import Closed
+from .finalizing import collected_error, refuse_when_finalizing
 from .naming import inner
 from .observe import Observers
 from .options import Options, default_name, full_name, kind
 from .scopes import Scopes, is_async
 from .tracing import tracer_of
-from .view import MISSING, CallOptions, refuse_when_finalizing, too_late
+from .view import MISSING, CallOptions
 
 if TYPE_CHECKING:
     from .engine.control import Scope
@@ -228,7 +228,7 @@ class Batched(Calls, _Wrapper):
         def call(item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
             batched: Any = weak()
             if batched is None:
-                raise _collected(name)
+                raise collected_error(name)
             if item is MISSING:
                 raise batched._no_item()
             return batched._call(item, args, kwargs)  # type: ignore[no-any-return]
@@ -336,16 +336,6 @@ class Batched(Calls, _Wrapper):
 
     def __deepcopy__(self, memo: Any) -> Batched:
         return self
-
-
-def _collected(name: str) -> Closed:
-    """Return what a call raises whose function the collector is about to free."""
-    if sys.is_finalizing():
-        return too_late(name)
-    return Closed(
-        f"{name} was called by a finalizer (__del__) that is garbage-collected together with it; "
-        "call it before, for example in a close method"
-    )
 
 
 def check_function(function: Any) -> None:

@@ -5,11 +5,10 @@ A view is immutable and keeps nothing but the function and what was asked for.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import Closed
+from .finalizing import refuse_when_finalizing
 from .options import Options
 
 if TYPE_CHECKING:
@@ -29,20 +28,6 @@ class Asked(NamedTuple):
 
 
 NOTHING_ASKED = Asked()
-
-
-def too_late(name: str) -> Closed:
-    """Return what a call raises that no worker could serve any more."""
-    return Closed(
-        f"{name} was called while the interpreter is shutting down, too late to run the item; "
-        "call it before the program ends, at the latest in an atexit function"
-    )
-
-
-def refuse_when_finalizing(calls: Maps, *_: object) -> None:
-    """Raise `Closed` once the interpreter finalizes, else do nothing; see `instead`."""
-    if sys.is_finalizing():
-        raise too_late(calls._options().name)
 
 
 class Maps:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 @functools.cache
 def names_in(module: str) -> frozenset[str]:
-    """The names of the functions in `tests/{module}.py`, also of those in classes."""
-    path = Path(__file__).parent / f"{module}.py"
-    assert path.exists(), f"there is no {path.name}"
+    """The names of the functions in `tests/**/{module}.py`, also of those in classes."""
+    paths = list(Path(__file__).parent.rglob(f"{module}.py"))
+    assert paths, f"there is no {module}.py"
+    (path,) = paths
     tree = ast.parse(path.read_text("utf-8"))
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, functions))

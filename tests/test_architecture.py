@@ -22,7 +22,7 @@ ROOT = Path(batchify.__file__).parent
 # From the ground up. A module may import from the layers below its own, and from no other.
 LAYERS = [
     ["errors", "_version", "distribution", "hints", "interpreter", "logs"],
-    ["options", "unasked", "waits"],
+    ["options", "finalizing", "unasked", "waits"],
     ["stats", "naming", "observe", "retry", "terms", "progress", "taskgraph", "waiters"],
     ["explain", "future", "stalls", "tracing", "outcome.tracebacks"],
     ["loopfuture", "outcome.copies", "outcome.talk", "forming.states", "forming.ranking"],
