@@ -22,14 +22,24 @@ def _never_run() -> Iterator[None]:  # a generator, because its frame exists bef
     yield
 
 
+# The first instruction of a generator makes it; those behind it are never run.
+_MAKE_GENERATOR = _never_run.__code__.co_code[:2]
+
+
 def look_alike(code: CodeType) -> CodeType:
-    """Return the code of the frames that stand for frames of `code`."""
+    """Return the code of the frames that stand for frames of `code`.
+
+    It has as many instructions as `code`, to which the table of lines belongs: CPython 3.11 writes
+    beyond the end of its own table if a trace function sees a frame whose code is shorter.
+    """
     return _never_run.__code__.replace(
         co_name=code.co_name,
         co_qualname=code.co_qualname,
         co_filename=code.co_filename,
         co_firstlineno=code.co_firstlineno,
         co_linetable=code.co_linetable,  # has the columns, by which traceback underlines
+        co_code=_MAKE_GENERATOR * (len(code.co_code) // len(_MAKE_GENERATOR)),
+        co_exceptiontable=b"",
     )
 
 

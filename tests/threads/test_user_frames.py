@@ -6,6 +6,7 @@ Every test runs with each kind of batch function: in worker threads, on a loop, 
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -339,3 +340,53 @@ def test_the_traceback_of_callers_leads_to_no_frame_of_the_function(drive: Any, 
                 entry = entry.tb_next
             link = link.__cause__ or link.__context__
         assert "raised" in names or how in ("a member", "an attribute")
+
+
+# A debugger, a profiler or coverage sees the frames that stand for those of the function, too.
+TRACED = """
+import sys, threading, traceback
+from batchify import batched
+
+
+def find(rows, key):
+    found = [row for row in rows if row]
+    for row in found:
+        found = [row, *found]
+    return {"one": 1}[key] + len(found)
+
+
+@batched
+def f(items):
+    first, second = len(items), 2
+    rows = [first, second, items]
+    return find(rows, "two")
+
+
+@batched
+def g(items):
+    raise ValueError
+
+
+def trace(frame, event, arg):
+    frame.f_trace_opcodes = True
+    return trace
+
+
+threading.settrace(trace)
+sys.settrace(trace)
+for _ in range(30):
+    for function in (f, g):
+        for future in [function(n) for n in range(5)]:
+            text = "".join(traceback.format_exception(future.exception()))
+sys.settrace(None)
+print(text.splitlines()[-1])
+"""
+
+
+def test_errors_under_a_trace_function() -> None:
+    """CPython 3.11 wrote beyond the line table of such a frame, and crashed."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", TRACED],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "ValueError\n"), done.stderr[-3000:]
