@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from .errors import BatchAborted
 from .future import Failure
 from .options import kind
-from .outcome.copies import blank, built_in_fields_of
+from .outcome.copies import built_in_fields_of, constructed
 from .remote import where
 
 MOST_CAUSES = 5  # that an error takes with it, one of the other
@@ -250,8 +250,7 @@ def _made(
 ) -> Any:
     """Return an exception of that type and content, made without code of its class, or None."""
     try:
-        made = blank(found)
-        made.args = args
+        made = constructed(found, args)
         if "__notes__" in state:
             state["__notes__"] = [str(note) for note in state["__notes__"]]
         made.__dict__.update(state)

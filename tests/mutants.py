@@ -701,15 +701,15 @@ mutant(
 # ---- outcomes ----
 
 mutant(
-    "tracebacks-keep-the-locals", "outcome/faults.py",
-    "                frame.clear()\n",
-    "",
+    "tracebacks-keep-the-locals", "outcome/tracebacks.py",
+    "        copied = TracebackType(copied, frame,",
+    "        copied = TracebackType(copied, original,",
     *in_file("outcome", "test_no_traceback_shows_the_engine_or_holds_anybodys_items"),
 )  # fmt: skip
 mutant(
     "callers-share-an-exception", "outcome/faults.py",
-    "        errors.append(copy_of(error) or _uncopied(error))",
-    "        errors.append(error)",
+    "(Failure(copy_of(error) or error, traceback)",
+    "(Failure(error, traceback)",
     *on_schedule("poison-and-retry"),
 )  # fmt: skip
 mutant(
@@ -750,9 +750,9 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-stream-may-end-early", "outcome/attempt.py",
-    "            if isinstance(answer.error, end):\n                early",
-    "            if isinstance(answer.error, end) and at:\n                return None\n"
-    "            if isinstance(answer.error, end):\n                early",
+    "            if has_ended:\n                early",
+    "            if has_ended and at:\n                return None\n"
+    "            if has_ended:\n                early",
     *in_file("outcome", "test_a_generator_that_ends_early_is_a_bad_result_for_the_rest"),
 )  # fmt: skip
 

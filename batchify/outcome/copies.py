@@ -44,8 +44,8 @@ def copy_of(error: BaseException) -> BaseException | None:
     Its links and its traceback are those of `error`. No code of its class is run, unless it has a
     `__copy__`, or an extension module made it that stores more than the built-in exceptions do.
     """
-    ways = (copy.copy, _blank) if hasattr(type(error), "__copy__") else (_blank, copy.copy)
-    for make in ways:
+    ways = (_constructed, _blank, copy.copy)
+    for make in reversed(ways) if hasattr(type(error), "__copy__") else ways:
         try:
             new = make(error)
             if new is not error and type(new) is type(error) and _fill(new, error):
@@ -72,11 +72,29 @@ fields_of: Callable[[type[BaseException]], tuple[tuple[str, Any], ...]]
 fields_of = lru_cache(maxsize=128)(_fields_of)  # type: ignore[assignment]  # a type has a hash
 
 
+def constructed(cls: type[BaseException], args: Sequence[Any]) -> BaseException:
+    """Return an exception that the built-in base of `cls` makes of `args`."""
+    built_in = _built_in_base(cls)
+    new: BaseException = built_in.__new__(cls, *args)
+    built_in.__init__(new, *args)
+    return new
+
+
+def _constructed(error: BaseException) -> BaseException:
+    """Return what the content was made of at first: `args` may have been changed since."""
+    if _is_group(error):
+        return _blank(error)
+    return constructed(type(error), _built_in_base(type(error)).__reduce__(error)[1])
+
+
 def blank(cls: type[BaseException], *args: Any) -> BaseException:
     """Return an exception of `cls` without content; `args` are those of a group's constructor."""
-    built_in: Any = next(base for base in cls.__mro__ if base in _BUILT_IN)
-    new: BaseException = built_in.__new__(cls, *args)
+    new: BaseException = _built_in_base(cls).__new__(cls, *args)
     return new
+
+
+def _built_in_base(cls: type[BaseException]) -> Any:
+    return next(base for base in cls.__mro__ if base in _BUILT_IN)
 
 
 def _blank(error: BaseException) -> BaseException:

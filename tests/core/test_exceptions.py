@@ -202,6 +202,15 @@ EXCEPTIONS: dict[str, tuple[Callable[[], Exception], list[str]]] = {
         lambda: with_fields(OSError("text"), errno=5, strerror="io", filename="a", filename2="b"),
         ["errno", "strerror", "filename", "filename2"],
     ),
+    "OSError of None": (lambda: OSError(None, None), ["errno", "strerror"]),
+    "OSError, args set later": (
+        lambda: with_fields(OSError("text"), args=(2, "no such file"), errno=2),
+        ["errno", "strerror"],
+    ),
+    "UnicodeDecodeError, args set later": (
+        lambda: with_fields(evaluated(r"b'a\xff'.decode()"), args=("other",)),
+        ["encoding", "object", "start", "end", "reason"],
+    ),
     "BlockingIOError": (lambda: BlockingIOError(11, "busy", 7), ["characters_written"]),
     "UnicodeDecodeError": (
         lambda: evaluated(r"b'a\xff'.decode()"),
