@@ -67,7 +67,8 @@ class Elsewhere:
 
     def has_made(self) -> bool:
         """Return True if there is an executor to `end`, or one that is ending."""
-        return self._made is not None or self._ending is not None
+        with self._lock:  # `end` changes both
+            return self._made is not None or self._ending is not None
 
     def end(self, name: str, timeout: float | None) -> None:
         """Shut down the executor that was made, and wait for that at most `timeout` seconds.

@@ -183,19 +183,22 @@ def awaiting(target: Any, me: Any) -> Generator[None, None, None]:
 
 
 @contextmanager
-def joining(ident: int | None, timeout: float | None) -> Generator[None, None, None]:
+def joining(ident: int | None, timeout: float | None) -> Generator[bool, None, None]:
     """Note that this thread waits until the thread `ident` has done something.
 
-    Raises:
-        Deadlock: that thread waits for this one.
+    Yields:
+        False if that could never happen, because that thread waits for this one, or is this one.
     """
-    if ident is None:  # it has not started
-        yield
+    me = get_ident()
+    if ident is None or not may_hold_up():
+        yield ident != me
         return
     target = _Thread(ident)
-    check(target)
-    with waiting(target, timeout):
-        yield
+    before = _note(me, target) if timeout is None else _waits_for.get(me)
+    try:
+        yield not _is_stuck(target, me)
+    finally:
+        _restore(me, before)
 
 
 def is_blocked(ident: int, me: Any) -> bool:

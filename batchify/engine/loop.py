@@ -25,7 +25,6 @@ from typing import Any
 from weakref import ref
 
 from .. import waits
-from ..errors import Deadlock
 from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import LoopFuture, Port, set_done
@@ -147,7 +146,9 @@ class LoopEngine(Engine):
         # Without a limit this would hang if user code blocks the loop until the close returns.
         limit = Limit(self.options.exit_timeout if timeout is None else timeout)
         bell = self.seam.bell()
-        with contextlib.suppress(Deadlock), waits.joining(self.port.thread, None):
+        with waits.joining(self.port.thread, None) as may_wait:
+            if not may_wait:
+                return
             self.call_when_ended(bell.ring)
             while not bell.wait(min(LOOK, limit.left() or 0.0)):
                 if not (limit.left() and self.can_end()):

@@ -11,7 +11,6 @@ that it stays until the worker is awake.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from contextvars import Context
@@ -20,7 +19,6 @@ from typing import Any
 from weakref import ref
 
 from .. import waits
-from ..errors import Deadlock
 from ..future import BatchFuture
 from ..options import Live, kind
 from ..outcome import caught
@@ -192,9 +190,8 @@ class ThreadEngine(Engine):
             timeout = 0.0  # it would wait for itself
         limit = Limit(timeout)
         for bell, thread in list(self._leaving.items()):
-            ident = getattr(thread, "ident", None)
-            with contextlib.suppress(Deadlock), waits.joining(ident, timeout):
-                if ident != get_ident():
+            with waits.joining(getattr(thread, "ident", None), timeout) as may_wait:
+                if may_wait:
                     thread.join(limit.left())
             if bell not in self._bells:
                 self._leaving.pop(bell, None)

@@ -216,7 +216,7 @@ def test_dedupe_leaves_every_caller_its_own_item(pair: tuple[Any, Any], dedupe: 
 
 def test_dedupe_names_the_type_of_what_cannot_be_hashed() -> None:
     f = batched(lambda items: items, dedupe=lambda item: [item])
-    with pytest.raises(TypeError, match="dedupe must give something hashable, got list"):
+    with pytest.raises(TypeError, match="dedupe must return something hashable, got list"):
         f(1)
     g = batched(lambda items: items, dedupe=True)
     with pytest.raises(TypeError, match="got list"):
