@@ -126,7 +126,7 @@ def test_a_batch_first_calls_an_async_function_during_exit(tmp_path: Path, waits
             await asyncio.gather(*map(third, items))
             note("second", items)
 
-        @batched(linger=1000, size=2, workers=2)
+        @batched(linger=1000)
         def first(items):
             futures = [second(item) for item in items]
             if {waits}:
