@@ -422,8 +422,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "fork-keeps-the-workers", "engine/threads.py",
-    "        self._threads.clear()\n        self._worker_idents.clear()",
-    "        self._worker_idents.clear()",
+    "        self._threads.clear()\n        self._hired.clear()\n",
+    "        self._hired.clear()\n",
     *in_file("fork", "test_fork_while_idle"),
 )  # fmt: skip
 mutant(

@@ -316,7 +316,6 @@ def test_huge_deadlines_work(kind: str, huge: Any) -> None:
         (-1, ValueError),
         (-1e-9, ValueError),
         (math.nan, ValueError),
-        (math.inf, ValueError),
         (timedelta(seconds=-1), ValueError),
         ("1", TypeError),
         (True, TypeError),
@@ -1506,20 +1505,20 @@ def test_limits_are_set_from_a_signal_handler() -> None:
     assert f.workers == 1 + calls % 3
 
 
-class Meanwhile(int):
+class Meanwhile:
     """A number during whose check something else happens, as a signal may come at any instant."""
 
     then: Callable[[], None]
 
-    def __lt__(self, other: int) -> bool:
+    def __index__(self) -> int:
         self.then()
-        return int(self) < other
+        return 7
 
 
 def test_a_handler_that_sets_one_option_while_another_is_being_set() -> None:
     f = batched(echo)
     f(0).result(LIMIT)
-    value = Meanwhile(7)
+    value = Meanwhile()
     workers = 1
 
     def then() -> None:

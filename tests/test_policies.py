@@ -816,7 +816,7 @@ def test_an_unhashable_item_is_a_type_error_to_its_caller_alone(shape: str) -> N
     runs = Runs()
     f = make(shape, runs, linger=None, dedupe=True)
     before = f(1)
-    with pytest.raises(TypeError, match="dedupe=True needs items that can be hashed, got list"):
+    with pytest.raises(TypeError, match="dedupe=True needs hashable items, got list"):
         f([1])
     after = f(1)
     f.flush(LIMIT)
