@@ -105,7 +105,13 @@ async def as_completed(f: Any, n: int) -> Any:
 
 
 async def as_completed_of_children(f: Any, n: int) -> Any:
-    first, _ = [await one for one in asyncio.as_completed([child(f, n), child(f, n)])]
+    tasks = [asyncio.create_task(child(f, n)) for _ in range(2)]
+    try:
+        first, _ = [await one for one in asyncio.as_completed(tasks)]
+    finally:
+        await asyncio.wait(tasks)  # both errors are retrieved, else asyncio logs them
+        for task in tasks:
+            task.exception()
     return first
 
 
