@@ -107,8 +107,13 @@ class Forming:
         """Move on all that has room, so that the intake holds the others only."""
         self.accept()
 
-    def _move(self, most: int) -> None:
-        """Move up to `most` live entries from the intake on, in order."""
+    def _move(self, most: int) -> int:
+        """Move up to `most` live entries from the intake on, in order.
+
+        Returns:
+            How many more it could have moved. If any, the intake was empty: what is in it now came
+            since, and there is capacity for it.
+        """
         intake = self.intake
         while most > 0 and intake:
             entry = intake[0]  # taken out last: an exception from a signal loses nothing
@@ -126,6 +131,7 @@ class Forming:
             intake.popleft()
             self.grouped += 1
             most -= 1
+        return most
 
     def _admit(self, entry: Any, route: Any) -> None:
         """Put an entry that has room to its like."""

@@ -88,8 +88,8 @@ class Grouped(Recounting):
         if self.is_sealed:
             return self.told
         room = self._room()
-        self._move(len(self.intake) if room is None else room)
-        self.seen = 0 if room is None else len(self.intake)
+        left = self._move(len(self.intake) if room is None else room)
+        self.seen = 0 if left or room is None else len(self.intake)
         self.is_pressed = self.seen > self.dead
         return self.told
 

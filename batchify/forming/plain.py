@@ -61,10 +61,9 @@ class Plain(Forming):
             self.fresh = self.seen = held
             self.is_pressed = False
             return self.told
-        self._move(held if room is None else room)
+        left = self._move(held if room is None else room)
         self.fresh = 0
-        # What came in between by lock-free appends went behind those, and has its look to come.
-        self.seen = len(intake)
+        self.seen = 0 if left or room is None else len(intake)
         self.is_pressed = self.seen > self.dead
         return self.told
 
