@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
+from os import getpid
 from threading import get_ident
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -44,6 +45,7 @@ class Port:
         "guard",
         "is_ending",
         "loop",
+        "process",
         "thread",
         "watch",
     )
@@ -51,6 +53,7 @@ class Port:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.thread = get_ident()
+        self.process = getpid()
         self._box: deque[tuple[Sequence[LoopFuture[Any]], Options]] = deque()
         self._is_called = False
         self._has_gil = has_gil()
@@ -300,7 +303,9 @@ class LoopFuture(BatchFuture[R]):
         """
         running = running_loop()
         port = self._port
-        return running is port.loop or (running is None and port.thread == get_ident())
+        if running is not None:
+            return running is port.loop
+        return port.thread == get_ident() and port.process == getpid()  # not a forked child
 
     def _make_cancelled_error(self) -> BaseException:
         message = self._cancel_message
