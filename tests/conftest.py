@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 
 import pytest
@@ -33,6 +34,24 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts background jobs with SIGINT ignored, and child processes inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(config, "workerinput") and hasattr(os, "register_at_fork"):
+        close_in_forks(config)
+
+
+def close_in_forks(config: pytest.Config) -> None:
+    """Close the pipe from this worker of pytest-xdist to its controller in forked children.
+
+    The controller notices that a worker crashed by the end of that pipe. A child that outlives the
+    worker, as those of process pools do, would keep it open, and the run would never end.
+    """
+    (interactor,) = (
+        plugin
+        for plugin in config.pluginmanager.get_plugins()
+        if type(plugin).__name__ == "WorkerInteractor"
+    )
+    pipe = interactor.channel.gateway._io.outfile.fileno()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.register_at_fork(after_in_child=lambda: os.dup2(nowhere, pipe, inheritable=False))
 
 
 @pytest.hookimpl(tryfirst=True)
