@@ -304,21 +304,36 @@ def helper(everything: Any) -> Any:
     return everything["no"] + everything["such"]
 
 
+def fails_over_lines(items: list[Any]) -> Any:
+    return [
+        "a line that is so long that its columns need more than one byte", {"ä": 1}["no such key"],
+    ]  # fmt: skip
+
+
+def fails_in_a_call_over_lines(items: list[Any]) -> Any:
+    return helper(
+        everything={
+            "of all callers": items,
+        },
+    )
+
+
 @each_driver
-def test_the_traceback_of_callers_prints_as_the_original(drive: Any) -> None:
+@pytest.mark.parametrize("function", [fails_inside, fails_over_lines, fails_in_a_call_over_lines])
+def test_the_traceback_of_callers_prints_as_the_original(drive: Any, function: Any) -> None:
     try:
-        fails_inside([])
+        function([])
     except KeyError as error:
         expected = traceback.format_exception(error)[2:]  # without this frame
-    for error in drive(fails_inside):
-        printed = traceback.format_exception(error.with_traceback(of_the_function(error)))
-        assert printed[1:] == expected
+    for error in drive(function):
+        own = from_frame_of(error, function.__name__)
+        assert traceback.format_exception(error.with_traceback(own))[1:] == expected
 
 
-def of_the_function(error: BaseException) -> TracebackType | None:
-    """Return the traceback from the function on."""
+def from_frame_of(error: BaseException, name: str) -> TracebackType | None:
+    """Return the traceback from the function of that name on."""
     entry = error.__traceback__
-    while entry is not None and entry.tb_frame.f_code.co_name != "fails_inside":
+    while entry is not None and entry.tb_frame.f_code.co_name != name:
         entry = entry.tb_next
     return entry
 
