@@ -558,7 +558,7 @@ def test_the_function_runs_in_nobodys_context() -> None:
 
     functions = [
         batched(work, size=4, isolate=True, on_error=handle),
-        batched(work, size=4, on_error=handle),
+        batched(work, size=2, linger=None, on_error=handle),  # item 3 is never alone
         batched(awork, size=4, isolate=True, on_error=handle),
         batched(gen),
         batched(agen),
