@@ -558,7 +558,6 @@ def test_the_function_runs_in_nobodys_context() -> None:
 
     functions = [
         batched(work, size=4, isolate=True, on_error=handle),
-        batched(work, size=2, linger=None, on_error=handle),  # item 3 is never alone
         batched(awork, size=4, isolate=True, on_error=handle),
         batched(gen),
         batched(agen),
@@ -590,6 +589,14 @@ def test_the_function_runs_in_nobodys_context() -> None:
             one.result()
         contextvars.Context().run(asyncio.run, main(f))
         f.close()
+
+    def fail(items: list[int]) -> None:
+        raise Oops
+
+    handled = batched(fail, size=2, linger=None, on_error=handle)
+    for future in [handled(n) for n in range(2)]:
+        assert isinstance(future.exception(LIMIT), Oops)
+    handled.close()
     end()
     until(lambda: len(called) == 16 * len(functions))
     assert all(context == n for context, n in called)
