@@ -883,6 +883,7 @@ def quiet() -> Iterator[None]:
     finally:
         if HAS_MONITORING:
             Monitoring.set_up(False)
+        gc.collect()  # futures that failed are logged when they are collected
         logging.getLogger("batchify").setLevel(level)
         sys.unraisablehook = sys.__unraisablehook__
         signal.signal(signal.SIGINT, before)
