@@ -1,14 +1,16 @@
-"""Run a function of a test module in a process of its own.
+"""Run a script, or a function of a test module, in a process of its own.
 
-For what counts things of the whole process, such as threads, descriptors and memory: the process
-of pytest has others, above all under pytest-xdist.
+Functions, for what counts things of the whole process, such as threads, descriptors and memory: the
+process of pytest has others, above all under pytest-xdist.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 from tests.limits import LIMIT
 
@@ -22,3 +24,29 @@ def in_own_process(module: str, call: str) -> None:
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LIMIT
     )
     assert done.returncode == 0, done.stderr
+
+
+def run_script(
+    where: Path, script: str, *arguments: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Write `script` to `app.py` in the directory `where`, and run it there to its end."""
+    (where / "app.py").write_text(dedent(script))
+    return subprocess.run(
+        [sys.executable, *options, "app.py", *arguments],
+        cwd=where,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+
+def output_of_script(
+    where: Path, script: str, *arguments: str, options: tuple[str, ...] = ()
+) -> str:
+    """Return what `script` printed; it must end well, and write nothing to stderr."""
+    ended = run_script(where, script, *arguments, options=options)
+    assert ended.stderr == ""
+    assert ended.returncode == 0
+    return ended.stdout

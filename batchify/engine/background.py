@@ -1,8 +1,8 @@
 """The background loop: one event loop in a thread, for async calls from threads without a loop.
 
-The loop lives while a `Home` refers to it. The thread of the loop alone decides that it ends, and
-whoever asks for the loop looks at that decision after it has registered, so nobody is given a
-loop that is ending. Callers are the engines of `async def` functions (`loops`).
+The loop runs while a `Home` refers to it. Only the thread of the loop decides that the loop ends.
+A caller registers first and then reads that decision, so no caller gets a loop that is ending.
+Callers are the engines of `async def` functions (`loops`).
 
 CPython runs `__del__` before it clears weak references: a weak reference to an object whose
 `__del__` stops the loop would return that object while it is being finalized.
@@ -45,7 +45,7 @@ class Background:
         self.turn: LockType | None = None  # of the callers that run the loop, if no thread does
 
     def start(self, seam: Seam) -> None:
-        """Start the thread; somebody uses the loop already.
+        """Start the thread. The loop must have a user already, or the thread ends at once.
 
         If no thread can start during exit, the callers run the loop, see `Home.run_until`.
 
@@ -64,7 +64,7 @@ class Background:
             raise  # else the thread closes it, when its user is gone
 
     def end_if_unused(self) -> None:
-        """Stop the loop unless somebody uses it. Runs on the loop's thread."""
+        """Stop the loop if it has no user. Runs on the loop's thread."""
         if self.users:
             return
         self.ended.append(None)
@@ -170,7 +170,7 @@ lifecycle.after_fork_in_child(_forget)
 
 
 class _Mine(threading.local):
-    """What the thread of a background loop works with.
+    """The background loop that this thread runs.
 
     Not in the frame of that thread: the tracebacks of all batches lead there by `f_back`.
     """
@@ -203,7 +203,7 @@ def _run_forever() -> None:
 
 
 def _end() -> None:
-    """Close the loop, and end what is left on it if somebody else has closed it."""
+    """Close the loop, and fail the items that are left if user code closed it before."""
     global _background
     background = _mine.background
     background.ended.append(None)

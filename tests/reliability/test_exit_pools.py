@@ -6,8 +6,6 @@ file; all rows must be there, whenever the script imports what its batches use.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections import Counter
 from itertools import product
@@ -15,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.own_process import output_of_script
+
 LIMIT = 120.0  # seconds after which a script counts as hung
 # gh-113964: on 3.12.0 to 3.12.2 no thread and no fork starts once the main process exits.
 NO_LATE_THREADS = (3, 12, 0) <= sys.version_info < (3, 12, 3)
@@ -152,19 +151,10 @@ WHERE = ("main", "os.fork", "fork", "spawn", "forkserver")
 def expect_all_rows(where: Path, process: str, when: str, ways: tuple[str, ...]) -> None:
     early = IMPORTS if when == "before decorating" else ""
     late = IMPORTS if when == "after the first call" else ""
-    (where / "app.py").write_text(SCRIPT.format(early=early, late=late, ways=ways))
-    ended = subprocess.run(
-        # 3.12 warns of forks with threads.
-        [sys.executable, "-W", "ignore:This process:DeprecationWarning", "app.py", process],
-        cwd=where,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert ended.stderr == ""
-    assert ended.returncode == 0
+    script = SCRIPT.format(early=early, late=late, ways=ways)
+    # 3.12 warns of forks with threads.
+    options = ("-W", "ignore:This process:DeprecationWarning")
+    output_of_script(where, script, process, options=options)
     rows = where / "rows"
     written = Counter(rows.read_text().splitlines() if rows.exists() else [])
     assert written == Counter(f"{way} {item}" for way in ways for item in range(3))

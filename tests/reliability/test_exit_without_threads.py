@@ -6,9 +6,6 @@ interpreter behave like that.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,7 +13,8 @@ from textwrap import dedent
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.own_process import run_script
+
 LIMIT = 120.0  # seconds after which a script counts as hung
 
 START = """
@@ -40,16 +38,7 @@ class End:
     """What a script wrote, and how it ended."""
 
     def __init__(self, script: str, where: Path) -> None:
-        (where / "app.py").write_text(START + dedent(script))
-        ended = subprocess.run(
-            [sys.executable, "app.py"],
-            cwd=where,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
+        ended = run_script(where, START + dedent(script))
         over = time.monotonic()
         self.code, self.stderr = ended.returncode, ended.stderr
         rows = (where / "rows").read_text().splitlines()

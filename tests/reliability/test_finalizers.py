@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 from weakref import ref
 
 import pytest
 
 from batchify import BatchFuture, Closed, batched
+from tests.own_process import output_of_script
 
-ROOT = Path(__file__).parent.parent.parent
 LIMIT = 120.0  # seconds after which a script counts as hung
 EXIT_TIMEOUT = 1000  # seconds: a call that waited at exit would be a hung script
 
@@ -80,19 +76,7 @@ elif PLACE == "builtins":
 
 def told(where: Path, script: str, *arguments: str) -> str:
     """Run a script to its end, which must be quiet, and return its output."""
-    (where / "app.py").write_text(dedent(script))
-    ended = subprocess.run(
-        [sys.executable, "app.py", *arguments],
-        cwd=where,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert ended.stderr == ""
-    assert ended.returncode == 0
-    return ended.stdout.rstrip()
+    return output_of_script(where, script, *arguments).rstrip()
 
 
 REFUSED = ("call", "submit", "options", "map")

@@ -6,15 +6,12 @@ with the loop's own clock, as `asyncio.sleep` does.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.own_process import output_of_script
+
 LIMIT = 120.0  # seconds after which a script counts as hung
 
 # What freezegun does: it replaces the functions in all modules, by their identity.
@@ -54,22 +51,6 @@ g(3)
 """
 
 
-def told(where: Path, script: str) -> str:
-    (where / "app.py").write_text(dedent(script))
-    ended = subprocess.run(
-        [sys.executable, "app.py"],
-        cwd=where,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert ended.stderr == ""
-    assert ended.returncode == 0
-    return ended.stdout
-
-
 @pytest.mark.parametrize("kind", ["def", "async def"])
 @pytest.mark.parametrize("when", ["before import", "after import"])
 @pytest.mark.parametrize("by", ["hand", "freezegun"])
@@ -79,7 +60,7 @@ def test_a_frozen_clock_stops_nothing(tmp_path: Path, by: str, when: str, kind: 
     freeze = FREEZE_BY_HAND if by == "hand" else FREEZE_BY_FREEZEGUN
     first, then = ("freeze()", "") if when == "before import" else ("", "freeze()")
     script = freeze + LINGERS.format(first=first, then=then, kind=kind)
-    assert told(tmp_path, script) == "1\nDeadlineExceeded\nat exit [3]\n"
+    assert output_of_script(tmp_path, script) == "1\nDeadlineExceeded\nat exit [3]\n"
 
 
 def test_a_loop_whose_clock_freezegun_leaves_alone_lingers(tmp_path: Path) -> None:
@@ -99,4 +80,4 @@ def test_a_loop_whose_clock_freezegun_leaves_alone_lingers(tmp_path: Path) -> No
         with freezegun.freeze_time("2024-01-01", real_asyncio=True):
             asyncio.run(main())
     """
-    assert told(tmp_path, script) == "1\n"
+    assert output_of_script(tmp_path, script) == "1\n"
