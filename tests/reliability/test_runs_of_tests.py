@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,15 +26,19 @@ HANGS = {
 CRASHES = {
     "exit": "os._exit(0)",
     "signal": "os.kill(os.getpid(), signal.SIGKILL)",
-    "signal with a forked child": "pool.submit(abs, -1).result(); os.kill(os.getpid(), 9)",
+    "signal with a forked child": "leave_a_child(); os.kill(os.getpid(), signal.SIGKILL)",
 }
 TESTS = """
-import os, signal, subprocess, sys, threading, multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import os, pathlib, signal, subprocess, sys, threading, time
 import pytest
 
 event = threading.Event()
-pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+
+def leave_a_child():
+    child = os.fork()
+    if not child:
+        time.sleep(9999)
+    pathlib.Path("child").write_text(str(child))
 
 @pytest.mark.parametrize("n", range(20))
 def test_it(n):
@@ -47,7 +52,12 @@ def outcomes(pytester: pytest.Pytester, fault: str, *options: str) -> dict[str, 
     pytester.makepyfile(TESTS.format(fault=fault))
     pytester.makeini("[pytest]\nmarkers = deep")
     common = ("-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal")
-    ran = pytester.runpytest_subprocess(*common, *options, timeout=LIMIT)
+    try:
+        ran = pytester.runpytest_subprocess(*common, *options, timeout=LIMIT)
+    finally:
+        child = pytester.path / "child"
+        if child.exists():
+            os.kill(int(child.read_text()), signal.SIGKILL)
     return ran.parseoutcomes()
 
 
