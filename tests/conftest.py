@@ -31,6 +31,9 @@ def is_deep(config: pytest.Config) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("deep" if is_deep(config) else "default")
+    # Tests that look at log lines capture them. Without any handler, `logging` would write the
+    # others to stderr, also after the summary.
+    logging.getLogger("batchify").addHandler(logging.NullHandler())
     # A shell starts background jobs with SIGINT ignored, and child processes inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

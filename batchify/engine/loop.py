@@ -406,10 +406,10 @@ async def _guard(port: Port, name: object) -> AsyncGenerator[None, None]:
 
 def attend(port: Port) -> None:
     """Be told of the end of the running loop, in both ways."""
+    port.loop.call_later(YEAR, _AtClose(port), context=Context())  # it keeps no caller's
     name = object()
     guard = _guard(port, name)
     with contextlib.suppress(StopIteration), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may start while the loop shuts its generators down
         guard.__anext__().send(None)
-    port.loop.call_later(YEAR, _AtClose(port), context=Context())  # it keeps no caller's
     port.guard = (name, guard)  # last: whoever comes next makes good what was broken off
