@@ -49,12 +49,19 @@ def by_resolver():
         return await asyncio.get_running_loop().getaddrinfo("localhost", 80)
     return [bool(asyncio.run(resolve()))]
 
+def import_before_fork():
+    # CPython: a fork that meets the first import of this module in another thread releases a lock
+    # that it never took, and the other thread fails.
+    import concurrent.futures.thread
+
 def by_processes():
+    import_before_fork()
     from concurrent.futures import ProcessPoolExecutor
     with ProcessPoolExecutor(1) as pool:
         return list(pool.map(abs, [-1]))
 
 def by_child():
+    import_before_fork()
     queue = multiprocessing.SimpleQueue()
     # Not a function of this script: spawned children cannot find those once it has ended, as
     # Python removes `__main__.__file__`.
@@ -79,6 +86,7 @@ async def by_threads_async():
     return [await asyncio.get_running_loop().run_in_executor(None, abs, -1)]
 
 async def by_processes_async():
+    import_before_fork()
     import asyncio
     from concurrent.futures import ProcessPoolExecutor
     with ProcessPoolExecutor(1) as pool:
