@@ -70,7 +70,7 @@ class Elsewhere:
         with self._lock:  # `end` changes both
             return self._made is not None or self._ending is not None
 
-    def end(self, name: str, timeout: float | None) -> None:
+    def end(self, timeout: float | None) -> None:
         """Shut down the executor that was made, and wait for that at most `timeout` seconds.
 
         A shared one is forgotten. The next call makes a new one.
@@ -82,8 +82,8 @@ class Elsewhere:
                 # In a thread: a shutdown takes no timeout, and another close waits for it too. If
                 # no thread can be started, the interpreter ends, and waits for executors itself.
                 with contextlib.suppress(RuntimeError):
-                    thread = f"batchify:{name}:executor"
-                    self._ending = THREADS.spawn(_shut_down, (name, shutdown), thread)
+                    thread = f"batchify:{self.name}:executor"
+                    self._ending = THREADS.spawn(_shut_down, (self.name, shutdown), thread)
             ending = self._ending
         if ending is not None:
             ending.join(timeout)
@@ -160,20 +160,15 @@ class Elsewhere:
         """What runs the calls of `batch`: gives what a call gives, or a `Raised`."""
         return _Runner(self, batch, context)
 
-    def result(self, name: str, executor: Any, held: _Call | None, *task: Any) -> Any:
-        """What `executor` gives for a task; one of threads runs the call that is `held`.
-
-        Args:
-            name: the name of the batched function, for messages.
-        """
+    def result(self, executor: Any, held: _Call | None, *task: Any) -> Any:
+        """Return what `executor` gives for a task; one of threads runs the call that is `held`."""
         self._waiting.append(executor)
         try:
             try:
                 future = executor.submit(*task)
-            except (
-                RuntimeError
-            ):  # broken by another batch, or shut down: nothing of this one has run
-                # It may be in the queue all the same, where a thread could not be started.
+            except RuntimeError:
+                # Broken by another batch, or shut down: nothing of this one has run. It may be in
+                # the queue all the same, where a thread could not be started.
                 what = None if held is None else held.take()
                 if not self._is_replaced(executor) or (held is not None and what is None):
                     raise
@@ -184,7 +179,7 @@ class Elsewhere:
             return future.result()
         except futures.CancelledError:
             raise BatchAborted(
-                f"{name}: the executor cancelled the batch; submit the items again"
+                f"{self.name}: the executor cancelled the batch; submit the items again"
             ) from None
         except futures.BrokenExecutor:
             self._is_replaced(executor)
@@ -220,19 +215,19 @@ class _Runner:
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call: _Call | None = None
-        name = self._batch.engine.options.name
+        name = self._elsewhere.name
         try:
             if function is self._batch.engine.options.on_error:
                 return self._context.run(function, *args, **kwargs)
             executor = self._elsewhere.executor()
             if _is_of_threads(executor):
                 call = _Call(self._batch, self._context, function, args, kwargs)
-                return self._elsewhere.result(name, executor, call, _run_lent, ref(call))
+                return self._elsewhere.result(executor, call, _run_lent, ref(call))
             if function is not self._batch.route.function:
                 return self._context.run(function, *args, **kwargs)
             payload = _packed(name, function, args, kwargs)
             where_to_run = (executor, None, run, *name_of(function), payload)
-            return _opened(name, self._elsewhere.result(name, *where_to_run))
+            return _opened(name, self._elsewhere.result(*where_to_run))
         except Exception as error:
             # Of what came from another process only the replay is here.
             return Raised(error, None) if function is next else caught(error)

@@ -226,7 +226,7 @@ class ThreadEngine(Engine):
     def _end_executor(self, timeout: float | None) -> None:
         """Shut down the executor that batchify made, if closed, and if not for other instances."""
         if self.owns_elsewhere and self.state is CLOSED:
-            self.elsewhere.end(self.options.name, timeout)
+            self.elsewhere.end(timeout)
 
     def _reset_workers(self) -> None:
         self._threads.clear()
