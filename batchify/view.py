@@ -12,6 +12,7 @@ from .finalizing import refuse_when_finalizing
 from .options import Options
 
 if TYPE_CHECKING:
+    from .bulk import How
     from .calls import Calls
     from .future import BatchFuture
 
@@ -67,12 +68,9 @@ class Maps:
             ValueError: an argument has a wrong value.
         """
         refuse_when_finalizing(self)
-        from .bulk import How
         from .mapping import mapped
 
-        if unknown:
-            raise self._unknown_argument("map", unknown)
-        how = How.checked(ordered, window, return_exceptions, progress, self._options())
+        how = self._how("map", ordered, window, return_exceptions, progress, unknown)
         submitter: Any = self
         return mapped(submitter, items, how)
 
@@ -87,19 +85,29 @@ class Maps:
         **unknown: Any,
     ) -> AsyncGenerator[Any, None]:
         """`map` for iterables and async iterables: an async iterator of the results."""
-        from .bulk import How
         from .mapping import amapped
 
-        if unknown:
-            raise self._unknown_argument("amap", unknown)
-        how = How.checked(ordered, window, return_exceptions, progress, self._options())
+        how = self._how("amap", ordered, window, return_exceptions, progress, unknown)
         submitter: Any = self
         return amapped(submitter, items, how)
 
-    def _unknown_argument(self, call: str, unknown: dict[str, Any]) -> TypeError:
-        from .hints import MAP_ARGUMENTS, unknown_argument
+    def _how(
+        self,
+        call: str,
+        ordered: object,
+        window: object,
+        return_exceptions: object,
+        progress: object,
+        unknown: dict[str, Any],
+    ) -> How:
+        """Check the arguments of `map` or `amap`, which `call` names."""
+        from .bulk import How
 
-        return unknown_argument(f"{self._options().name}.{call}()", unknown, MAP_ARGUMENTS)
+        if unknown:
+            from .hints import MAP_ARGUMENTS, unknown_argument
+
+            raise unknown_argument(f"{self._options().name}.{call}()", unknown, MAP_ARGUMENTS)
+        return How.checked(ordered, window, return_exceptions, progress, self._options())
 
 
 class CallOptions(Maps):
