@@ -3,21 +3,25 @@
 A report counts the errors of one batch. It is complete when each of them is gone, or a caller has
 asked for it. The process exit completes all reports.
 The global set of open reports keeps each report alive until it is complete, so no weak reference
-is needed. The thread that removes a report from the set logs it, so each is logged once.
+is needed. The thread that removes a report from the set logs it, so each is logged once. The
+process exit waits for these threads, because it would stop them.
 Engines add errors to a report; `Failure` says when a caller asks for an error and when it is gone.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import ClassVar
 
+from .interpreter import monotonic
 from .logs import items
 
 log = logging.getLogger("batchify")
 
+PATIENCE = 5.0  # seconds that the process exit waits for other threads that are logging
 MOST_KINDS = 3  # errors of different types or places that a line names
 
 
@@ -30,6 +34,7 @@ class ErrorReport:
     __slots__ = ("_errors", "_lost", "_next", "name")
     # Of the class, because the interpreter clears the names of a module before the last finalizers.
     still_open: ClassVar[set[ErrorReport]] = set()
+    being_logged: ClassVar[set[ErrorReport]] = set()
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -67,10 +72,16 @@ class ErrorReport:
 
     def close(self) -> None:
         """Log the errors that no caller asked for, unless another thread does, or the parent."""
+        self.being_logged.add(self)  # first: the exit must find the report in one of the sets
         try:
             self.still_open.remove(self)
+            self._log()
         except KeyError:
             return
+        finally:
+            self.being_logged.discard(self)
+
+    def _log(self) -> None:
         lost = self._lost + list(self._errors.values())
         if not lost:
             return
@@ -97,8 +108,12 @@ def log_all() -> None:
     """Log all open reports. The process exits: nothing will ask for these errors any more."""
     for report in list(ErrorReport.still_open):
         report.close()
+    end = monotonic() + PATIENCE
+    while ErrorReport.being_logged and monotonic() < end:
+        time.sleep(0.01)
 
 
 def forget_all() -> None:
     """Drop all open reports. This is a forked child: the parent logs them."""
     ErrorReport.still_open.clear()
+    ErrorReport.being_logged.clear()

@@ -993,11 +993,15 @@ def test_what_others_left_is_run_again_in_pieces_that_shrink(broker: Any) -> Non
     streams = same._options().broker
     futures = [same(row) for row in range(64)]
     until(lambda: held(streams, same) == 64)
-    assert len(streams.inbox(same._plain()).take(64, 1)) == 64  # by one who is never heard of again
+    lost = streams.inbox(same._plain())  # a worker that takes all items and then disappears
+    assert len(lost.take(64, 1)) == 64
+    lost.stop()
     time.sleep(2.1)
     with working(same):
         assert [future.result(LIMIT) for future in futures] == list(range(64))
-    assert sizes == [8] * 8
+    # A free worker may take a part of a piece before the rest of the piece has arrived.
+    assert sum(sizes) == 64
+    assert max(sizes) <= 8
 
 
 def test_workers_that_were_killed_long_ago_leave_the_list(

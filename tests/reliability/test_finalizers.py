@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable
 from itertools import product
@@ -13,6 +14,7 @@ from weakref import ref
 import pytest
 
 from batchify import BatchFuture, Closed, batched
+from batchify.interpreter import has_gil
 from tests.own_process import output_of_script
 
 LIMIT = 120.0  # seconds after which a script counts as hung
@@ -91,8 +93,16 @@ EVERY = list(
 )
 
 
+# Without a GIL, CPython 3.13 makes modules immortal when a second thread starts (gh-117783). At
+# exit it then clears the names of all modules before the last finalizers, so any error may come,
+# and cycles are not collected at all.
+CLEARS_NAMES_FIRST = not has_gil() and sys.version_info < (3, 14)
+
+
 def expect_an_answer_at_once(where: Path, kind: str, state: str, call: str, place: str) -> None:
     answer = told(where, SCRIPT, kind, state, call, place)
+    if CLEARS_NAMES_FIRST and state == "called before":
+        return  # the script has ended, and was quiet
     if call in ANSWERS:
         assert answer == ANSWERS[call]
     else:
@@ -173,8 +183,14 @@ def end_of(fs: list[Any], before: Callable[[], object] = lambda: None) -> Any:
     late = Late(fs.pop(), before)
     ends = late.ends
     del late
-    gc.collect()
+    collect_until(lambda: bool(ends))
     return ends.pop()
+
+
+def collect_until(is_true: Callable[[], bool]) -> None:
+    """Collect garbage until `is_true()`: a worker may hold the cycle for a moment longer."""
+    while not is_true():
+        gc.collect()
 
 
 def test_a_function_in_a_cycle_that_was_never_called_refuses() -> None:
@@ -228,7 +244,7 @@ def test_a_method_in_a_cycle_runs_the_item() -> None:
     owner.itself = owner
     owner.f(0).result()
     del owner
-    gc.collect()
+    collect_until(lambda: bool(ends))
     assert ends.pop().result() == 1
 
 
@@ -251,7 +267,9 @@ def test_an_item_of_a_cycle_is_run_at_exit(tmp_path: Path) -> None:
         late.weak = weakref.ref(late.f._scope())
         main = threading.main_thread()
         late.workers = [one for one in threading.enumerate() if one is not main]
+        weak = weakref.ref(late)
         del late
-        gc.collect()
+        while weak() is not None:  # a worker may hold the cycle for a moment longer
+            gc.collect()
     """
     assert told(tmp_path, script) == "[0]\n[1]"

@@ -84,6 +84,19 @@ def test_the_line_goes_to_a_file(tmp_path: Path) -> None:
     assert log.read_text().splitlines() == [f"WARNING:batchify:{FAILED}"]
 
 
+def test_the_exit_waits_for_a_line_that_another_thread_has_begun(tmp_path: Path) -> None:
+    body = """
+    begun = threading.Event()
+    def slow(record):
+        begun.set()
+        return not threading.Event().wait(0.5)
+    logging.getLogger("batchify").addFilter(slow)
+    threading.Thread(target=f, args=(1,), daemon=True).start()
+    begun.wait()
+    """
+    assert run(body, tmp_path) == [FAILED]
+
+
 def test_logging_that_is_switched_off_is_off(tmp_path: Path) -> None:
     assert not run("logging.getLogger('batchify').disabled = True; kept = f(1)", tmp_path)
 
