@@ -352,11 +352,26 @@ class LoopEngine(Engine):
                     task.cancel()
                 return
 
+    async def cancel_settled(self) -> None:
+        """Cancel the batches that have given all their results, and wait until they have ended.
+
+        Such a batch runs the code behind the last `yield` of an async generator, such as a wait
+        for a rate limiter. If it were still suspended when the loop closes, asyncio would log
+        "Task was destroyed but it is pending!".
+        """
+        batches = self._tasks.items()
+        settled = [task for task, batch in batches if batch is not None and not batch.left]
+        for task in settled:
+            task.cancel()
+        if settled:
+            await asyncio.wait(settled, timeout=self.options.exit_timeout)
+
     def loop_closed(self) -> None:
         """The loop is closed: what is left can never run."""
         for task, batch in list(self._tasks.items()):
-            if batch is None:  # it never began, and nobody needs to hear of that
+            if batch is None or not batch.left:  # no item depends on it: asyncio need not log it
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
+            if batch is None:
                 task.get_coro().close()
             waits.serving_tasks.pop(task, None)  # it never goes on to do so itself
         self.closed()
@@ -402,6 +417,8 @@ async def _guard(port: Port, name: object) -> AsyncGenerator[None, None]:
             # A batch may submit to another function: look until nothing is left anywhere.
             while busy := [engine for engine in list(port.engines) if engine.hurry()]:
                 await asyncio.gather(*(engine.drained() for engine in busy))
+            # Not before: it may be the wait for a limiter that a later batch depends on.
+            await asyncio.gather(*(engine.cancel_settled() for engine in list(port.engines)))
 
 
 def attend(port: Port) -> None:
