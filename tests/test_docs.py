@@ -8,6 +8,10 @@ Of each page, from top to bottom and in one namespace:
 
 `<!-- needs: fastapi, flask -->` in a page names what it imports: it is skipped where that is
 missing. `.ci/docs` runs these pages, and refuses to skip any.
+
+`<!-- run with Redis -->` above a block, or `<!-- run with Redis:` before hidden lines: the block
+runs only if that server is installed (`SERVERS`). A hidden block starts it. Hidden blocks can use
+`end_of_page`, an `ExitStack` that is closed after the last block.
 """
 
 from __future__ import annotations
@@ -18,10 +22,12 @@ import asyncio
 import doctest
 import inspect
 import re
+import shutil
 import signal
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -34,12 +40,16 @@ from batchify import Batched, batched, testing
 from batchify.__main__ import make_parser
 from batchify.calls import Calls
 from batchify.options import FIXED, UNSET
+from tests import redis_server
 from tests.test_architecture import LAYERS, ON_TOP
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
-HIDDEN = re.compile(r"<!-- run:\n(.*?)^-->", re.MULTILINE | re.DOTALL)
+HIDDEN = re.compile(r"<!-- run(?: with (\w+))?:\n(.*?)^-->", re.MULTILINE | re.DOTALL)
+RUN_WITH = re.compile(r"<!-- run with (\w+) -->\s*\Z")
+INITDB = shutil.which("initdb") or [*Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+SERVERS = {"Redis": redis_server.PROGRAM is not None, "PostgreSQL": bool(INITDB)}
 NOT_RUN = re.compile(r"<!-- not run: \w.*-->\s*\Z", re.DOTALL)
 NEEDS = re.compile(r"<!-- needs: (.*) -->")
 DIRECTIVE = re.compile(r"\{(?!code|sourcecode|literalinclude|doctest|testcode)[\w:-]+\}")
@@ -71,17 +81,23 @@ def blocks(text: str) -> Iterator[Block]:
     for token in MarkdownIt("commonmark").parse(text):
         first = token.map[0] if token.map else 0
         if token.type == "html_block" and (hidden := HIDDEN.search(token.content)):
-            yield Block("python", hidden[1], first + 1)
+            yield Block("python", hidden[2], first + 1, not is_installed(hidden[1]))
         elif token.type in ("fence", "code_block") and not DIRECTIVE.match(token.info):
             is_fence = token.type == "fence"
             language = token.info.strip() or "a block without a language"
+            server = RUN_WITH.search(before)
             yield Block(
                 language if is_fence else "an indented block",
                 token.content,
                 first + is_fence,
-                bool(NOT_RUN.search(before)),
+                bool(NOT_RUN.search(before)) or not is_installed(server and server[1]),
             )
         before = token.content if token.type == "html_block" else ""
+
+
+def is_installed(server: str | None) -> bool:
+    """Return True if a block that needs this server can run; None: it needs none."""
+    return server is None or SERVERS[server]
 
 
 def run(block: Block, page: str, names: dict[str, Any]) -> None:
@@ -113,8 +129,11 @@ def test_the_blocks_of_a_page_run(page: Path, monkeypatch: pytest.MonkeyPatch) -
         pytest.importorskip(name)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # some look there for the names of a type
-    for block in blocks(page.read_text("utf-8")):
-        run(block, str(page), vars(module))
+    names = vars(module)
+    with ExitStack() as end_of_page:
+        names["end_of_page"] = end_of_page
+        for block in blocks(page.read_text("utf-8")):
+            run(block, str(page), names)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +166,15 @@ def test_what_is_wrong_is_found() -> None:
     [wrong] = blocks("<!-- run:\n1 / 0\n-->")
     with pytest.raises(ZeroDivisionError):
         run(wrong, "page", {})
+
+
+def test_a_block_that_needs_a_server_runs_only_where_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "<!-- run with Redis:\n1 / 0\n-->\n\n<!-- run with Redis -->\n```python\n1 / 0\n```"
+    for is_there in (False, True):
+        monkeypatch.setitem(SERVERS, "Redis", is_there)
+        assert [block.is_marked for block in blocks(text)] == [not is_there] * 2
 
 
 def test_what_is_marked_is_not_run() -> None:
