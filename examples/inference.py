@@ -1,7 +1,7 @@
-"""A model that serves interactive and background work at once.
+"""Serve interactive and background work with one model.
 
-One forward pass costs much and an item little, so callers share passes. Interactive requests go
-first and are given up when they are late; equal texts are embedded once.
+A forward pass has a fixed cost, so callers share passes. Interactive requests have a higher
+priority and a deadline. Equal texts of one batch are embedded once.
 
 Run it: `python examples/inference.py`
 """
@@ -18,7 +18,7 @@ passes: list[int] = []
 
 @batched(size=32, linger=0.002, dedupe=True)
 def embed(texts: list[str]) -> list[tuple[float, ...]]:
-    """A stand-in for a model: 5 ms a pass, whatever is in it."""
+    """Stand in for a model that takes 5 ms per pass."""
     passes.append(len(texts))
     time.sleep(0.005)
     return [(float(len(text)), float(sum(map(ord, text)))) for text in texts]
@@ -28,7 +28,7 @@ interactive = embed.options(priority=10, deadline=0.5)
 
 
 async def user(number: int) -> str:
-    """A request of somebody who does not wait for ever."""
+    """Send an interactive request, which fails if it does not start within its deadline."""
     try:
         await interactive(f"question {number % 10}")
     except DeadlineExceeded:
@@ -37,7 +37,7 @@ async def user(number: int) -> str:
 
 
 async def background() -> int:
-    """A thousand documents, as they come."""
+    """Embed a thousand documents, in any order."""
     done = 0
     async for _ in embed.amap([f"document {n}" for n in range(1000)], ordered=False):
         done += 1
@@ -45,13 +45,15 @@ async def background() -> int:
 
 
 async def main() -> None:
-    """Both at once."""
+    """Run both at the same time."""
     documents, *users = await asyncio.gather(background(), *(user(n) for n in range(100)))
     assert documents == 1000
     stats = embed.stats()
     assert stats.succeeded + stats.expired == 1100
     print(f"{users.count('answered')} of {len(users)} users answered, {documents} documents done")
-    print(f"{len(passes)} passes for {stats.accepted} texts, {stats.deduplicated} of them twins")
+    print(
+        f"{len(passes)} passes for {stats.accepted} texts, {stats.deduplicated} of them duplicates"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One bulk INSERT for the calls of many threads and of an event loop.
+"""Insert users one by one, from threads and from coroutines, with one INSERT per batch.
 
 Run it: `python examples/quickstart.py`
 """
@@ -17,7 +17,7 @@ database.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL
 
 @batched(size=500, linger=0.01)
 def insert_user(names: list[str | None]) -> list[int | Exception]:
-    """Insert many users at once; gives back an id, or an error, for each."""
+    """Insert many users; return an id, or an exception, for each."""
     good = [name for name in names if name is not None]
     rows = database.execute(
         f"INSERT INTO users (name) VALUES {', '.join('(?)' for _ in good)} RETURNING id", good
@@ -28,28 +28,28 @@ def insert_user(names: list[str | None]) -> list[int | Exception]:
 
 
 def from_threads() -> None:
-    """Each thread waits for its own id."""
+    """Insert from 16 threads, each of which waits for its id."""
     with ThreadPoolExecutor(16) as pool:
         ids = list(pool.map(lambda n: insert_user(f"thread {n}").result(), range(1000)))
     assert len(set(ids)) == 1000
 
 
 async def from_tasks() -> None:
-    """The same function, awaited."""
+    """Insert from coroutines: await the same function."""
     ids = await asyncio.gather(*(insert_user(f"task {n}") for n in range(1000)))
     assert len(set(ids)) == 1000
 
 
 def one_bad_item() -> None:
-    """An exception in the results is raised for its own caller only."""
+    """Show that an exception in the results is raised only for the caller of that item."""
     good, bad = insert_user("Ada"), insert_user(None)
     name = database.execute("SELECT name FROM users WHERE id = ?", (good.result(),)).fetchone()[0]
     assert name == "Ada"
     assert isinstance(bad.exception(), ValueError)
 
 
-def the_end() -> None:
-    """A close runs what was accepted, then refuses."""
+def close() -> None:
+    """Close the function: it runs all accepted items, then refuses new ones."""
     last = insert_user("Zoe")
     insert_user.close()
     assert last.done()
@@ -65,4 +65,4 @@ if __name__ == "__main__":
     one_bad_item()
     stats = insert_user.stats()
     print(f"{stats.succeeded} users in {stats.batches} batches, {stats.failed} refused")
-    the_end()
+    close()

@@ -1,4 +1,4 @@
-"""Compare four ways to keep an API's limit of one call per 100 ms.
+"""Compare four ways to respect an API's limit of one call per 100 ms.
 
 Calls arrive at random. Each request takes 20 ms and accepts any number of items. The four batch
 functions take turns in every round, and see the same arrivals.
@@ -27,7 +27,7 @@ RATES = 200, 20  # items per second
 
 @dataclass
 class API:
-    """A stand-in for the service; notes when it was called."""
+    """A stand-in for the service; records when it was called."""
 
     calls: list[float] = field(default_factory=list)
 
@@ -89,8 +89,9 @@ def wait_out_the_period(api: API) -> Batched[..., int]:
     return embed
 
 
-WAYS: dict[str, Callable[[API], Batched[..., int]]] = {
-    "limiter before the call": limit_before,
+BASELINE = "limiter before the call"
+VARIANTS: dict[str, Callable[[API], Batched[..., int]]] = {
+    BASELINE: limit_before,
     "the same, linger=0.1": limit_before_with_linger,
     "limiter after the results": limit_after,
     "sleep out the period": wait_out_the_period,
@@ -99,7 +100,7 @@ WAYS: dict[str, Callable[[API], Batched[..., int]]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """What one way did with one series of arrivals; times in milliseconds."""
+    """The result of one variant with one series of arrivals; times in milliseconds."""
 
     mean: float
     p99: float
@@ -107,10 +108,10 @@ class Run:
     least_gap: float
 
 
-async def run(way: str, rate: int, seconds: float, seed: int) -> Run:
+async def run(variant: str, rate: int, seconds: float, seed: int) -> Run:
     """Submit items at random instants, `rate` per second on average."""
     api = API()
-    embed = WAYS[way](api)
+    embed = VARIANTS[variant](api)
     loop = asyncio.get_running_loop()
     chance = random.Random(seed)
     latencies: list[float] = []
@@ -135,22 +136,25 @@ async def run(way: str, rate: int, seconds: float, seed: int) -> Run:
 
 
 def main() -> None:
-    """Run all ways in turns, and print the median of the rounds."""
+    """Run all variants in turns, and print the median of the rounds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=1, help="length of a run (1)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each way runs (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each variant runs (3)")
     options = parser.parse_args()
     for rate in RATES:
         rounds = [
-            {way: asyncio.run(run(way, rate, options.seconds, seed)) for way in WAYS}
+            {
+                variant: asyncio.run(run(variant, rate, options.seconds, seed))
+                for variant in VARIANTS
+            }
             for seed in range(options.rounds)
         ]
         print(f"{rate} items/s, one call per {PERIOD * 1000:.0f} ms")
-        for way in WAYS:
-            runs = [turn[way] for turn in rounds]
-            gain = median(turn["limiter before the call"].mean / turn[way].mean for turn in rounds)
+        for variant in VARIANTS:
+            runs = [turn[variant] for turn in rounds]
+            gain = median(turn[BASELINE].mean / turn[variant].mean for turn in rounds)
             print(
-                f"  {way:<26} latency: mean {median(one.mean for one in runs):4.0f} ms, "
+                f"  {variant:<26} latency: mean {median(one.mean for one in runs):4.0f} ms, "
                 f"p99 {median(one.p99 for one in runs):4.0f} ms ({gain:.2f}x as fast); "
                 f"{median(one.items_per_call for one in runs):4.1f} items per call, "
                 f"calls at least {min(one.least_gap for one in runs):.0f} ms apart"

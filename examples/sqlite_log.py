@@ -1,8 +1,8 @@
-"""An audit log in SQLite: whoever writes a line goes on when it has its id.
+"""Measure what batching gains for an audit log in SQLite, and where it loses.
 
-By default a commit waits for the disk, and the lines that are written meanwhile share the next one.
-With a write-ahead log and `synchronous=NORMAL` a commit waits for nothing: callers that wait for
-each line then lose more by the queue than they gain.
+By default a commit waits for the disk, and lines that arrive meanwhile share the next commit. With
+a write-ahead log and `synchronous=NORMAL`, a commit does not wait for the disk: callers that wait
+for each line then lose more time in the queue than they gain.
 
 Run it: `python examples/sqlite_log.py` (`python -m batchify demo` shows more of the same)
 """
@@ -22,13 +22,13 @@ from statistics import median
 from batchify import batched
 
 ROUNDS = 3
-SECONDS = 0.12  # for each turn
-UNDER_WAY = 250
+SECONDS = 0.12  # length of each measurement
+PENDING = 250  # lines that a caller submits before it waits
 INSERT = "INSERT INTO log (line) VALUES (?)"
 
 
 class Log:
-    """A log in a file. Its one connection is used by one thread at a time."""
+    """A log in a file; a lock protects its only connection."""
 
     def __init__(self, path: Path, *pragmas: str) -> None:
         self.connection = sqlite3.connect(path, check_same_thread=False)
@@ -38,7 +38,7 @@ class Log:
         self.lock = threading.Lock()
 
     def write_one(self, line: str) -> int:
-        """Per call: one line, one commit; its id."""
+        """Write one line with a commit of its own; return its id."""
         with self.lock, self.connection:
             row_id = self.connection.execute(INSERT, (line,)).lastrowid
         assert row_id is not None
@@ -46,7 +46,7 @@ class Log:
 
     @batched(size=500)
     def write(self, lines: list[str]) -> range:
-        """Batched: many lines, one commit; their ids."""
+        """Write many lines with one commit; return their ids."""
         with self.lock, self.connection:
             self.connection.executemany(INSERT, [(line,) for line in lines])
             (last,) = self.connection.execute("SELECT last_insert_rowid()").fetchone()
@@ -58,7 +58,7 @@ Caller = Callable[[Log, str, float], Receipts]
 
 
 def per_call(log: Log, name: str, end: float) -> Receipts:
-    """Write line by line until the `end`; gives back the ids and the lines."""
+    """Write line by line until `end`; return the ids and the lines."""
     receipts: Receipts = []
     while not receipts or time.perf_counter() < end:
         line = f"{name} {len(receipts)}"
@@ -67,7 +67,7 @@ def per_call(log: Log, name: str, end: float) -> Receipts:
 
 
 def waiting(log: Log, name: str, end: float) -> Receipts:
-    """The same, batched: each line is waited for."""
+    """Call the batched method, and wait for each line."""
     receipts: Receipts = []
     while not receipts or time.perf_counter() < end:
         line = f"{name} {len(receipts)}"
@@ -75,18 +75,18 @@ def waiting(log: Log, name: str, end: float) -> Receipts:
     return receipts
 
 
-def under_way(log: Log, name: str, end: float) -> Receipts:
-    """Write many lines, then collect their ids."""
+def many_pending(log: Log, name: str, end: float) -> Receipts:
+    """Submit many lines, then collect their ids."""
     receipts: Receipts = []
     while not receipts or time.perf_counter() < end:
-        lines = [f"{name} {len(receipts)} {number}" for number in range(UNDER_WAY)]
+        lines = [f"{name} {len(receipts)} {number}" for number in range(PENDING)]
         futures = [log.write(line) for line in lines]
         receipts += [(future.result(), line) for future, line in zip(futures, lines, strict=True)]
     return receipts
 
 
 def rate(log: Log, caller: Caller, threads: int, everything: Receipts) -> float:
-    """Lines per second of so many callers at once, each in a thread."""
+    """Return the lines per second of `threads` callers, each in a thread of its own."""
     began = time.perf_counter()
     names = [f"{caller.__name__} {began} {thread}" for thread in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
@@ -97,26 +97,27 @@ def rate(log: Log, caller: Caller, threads: int, everything: Receipts) -> float:
 
 
 def main() -> None:
-    """Every kind of caller on both kinds of file, per call and batched in turns."""
-    crowds = [(waiting, 1), (waiting, 16), (under_way, 4)]
+    """Compare single writes with batches, in turns, for each kind of caller and of file."""
+    callers = [(waiting, 1), (waiting, 16), (many_pending, 4)]
     files = {"default": [], "WAL": ["journal_mode=WAL", "synchronous=NORMAL"]}
     with tempfile.TemporaryDirectory() as directory:
         for name, pragmas in files.items():
             log, everything = Log(Path(directory) / f"{name}.db", *pragmas), Receipts()
-            for caller, threads in crowds:
+            for caller, threads in callers:
                 pairs = [
                     [rate(log, each, threads, everything) for each in (per_call, caller)]
                     for _ in range(ROUNDS)
                 ]
-                alone, together = (median(rates) for rates in zip(*pairs, strict=True))
-                gain = median(batch / single for single, batch in pairs)
+                before, after = (median(rates) for rates in zip(*pairs, strict=True))
+                gain = median(after / before for before, after in pairs)
                 print(
-                    f"{name:<8} {threads:>3} threads, {caller.__name__:<10} "
-                    f"{alone:>7,.0f} -> {together:>7,.0f} lines/s: {gain:.2f}x"
+                    f"{name:<8} {threads:>3} threads, {caller.__name__:<12} "
+                    f"{before:>7,.0f} -> {after:>7,.0f} lines/s: {gain:.2f}x"
                 )
             log.write.close()
             stored = log.connection.execute("SELECT id, line FROM log").fetchall()
-            assert sorted(everything) == sorted(stored)  # each line once, each caller its own id
+            # Each line is stored once, and each caller has the id of its own line.
+            assert sorted(everything) == sorted(stored)
             log.connection.close()
 
 

@@ -1,4 +1,4 @@
-"""Start a Dask cluster of two processes, and let callers of single words share its tasks.
+"""Start a Dask cluster of two processes, and correct single words in batches on it.
 
 Run it: `python examples/dask_executor` (needs distributed)
 """
@@ -18,7 +18,7 @@ right = WORDS * 2
 
 
 def seconds(work: Callable[[], list[str]]) -> float:
-    """How long it takes, and whether each word came back to its place."""
+    """Return how long `work` takes; checks that each word is in its place."""
     began = time.perf_counter()
     corrected = work()
     took = time.perf_counter() - began
@@ -27,22 +27,22 @@ def seconds(work: Callable[[], list[str]]) -> float:
 
 
 def main(client: Client) -> None:
-    """The same words in turns: each a task of its own, in batches, and in this process."""
+    """Compare batches with a task for each word and with this process, in turns."""
     each = client.get_executor(pure=False)
-    ways: dict[str, Callable[[], list[str]]] = {
+    methods: dict[str, Callable[[], list[str]]] = {
         "batched": lambda: list(correct.map(wrong)),
         "a task for each word": lambda: list(each.map(nearest, wrong)),
         "in this process": lambda: [nearest(word) for word in wrong],
         "one word, batched": lambda: [correct(wrong[0]).result()],
         "one word, in this process": lambda: [nearest(wrong[0])],
     }
-    ways["batched"]()  # The cluster's workers import the module with their first task.
-    rounds = [{way: seconds(work) for way, work in ways.items()} for _ in range(ROUNDS)]
+    methods["batched"]()  # the cluster's workers import the module with their first task
+    rounds = [{name: seconds(work) for name, work in methods.items()} for _ in range(ROUNDS)]
     print(f"{len(wrong)} words on two processes; batched is")
-    for way in "a task for each word", "in this process":
-        print(f"{median(took[way] / took['batched'] for took in rounds):.2f}x as fast as {way}")
-    alone = median(took["one word, in this process"] / took["one word, batched"] for took in rounds)
-    print(f"{alone:.2f}x as fast for a lone call of one word: a loss")
+    for name in "a task for each word", "in this process":
+        print(f"{median(took[name] / took['batched'] for took in rounds):.2f}x as fast as {name}")
+    gain = median(took["one word, in this process"] / took["one word, batched"] for took in rounds)
+    print(f"{gain:.2f}x as fast for a single call of one word: a loss")
     stats = correct.stats()
     print(f"{stats.succeeded} words in {stats.batches} batches")
     correct.close()

@@ -1,7 +1,7 @@
-"""Start PostgreSQL and the service, insert from many tasks and requests, stop, and count.
+"""Start PostgreSQL and the service, insert from tasks and requests, stop, and compare the rows.
 
 Run it: `python examples/fastapi_insert` (needs PostgreSQL's programs, and requirements.txt)
-With a database 3 ms away: `python examples/fastapi_insert --delay 0.003 --seconds 1`
+With a database that is 3 ms away: `python examples/fastapi_insert --delay 0.003 --seconds 1`
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from postgres import NotInstalledError, scratch
 
 ROUNDS = 3
 numbers = count()
-given: dict[str, int] = {}  # the id that each email's caller got
+received: dict[str, int] = {}  # for each email, the id that its caller received
 
 Insert = Callable[[User], Awaitable[int]]
 
 
 async def store(insert: Insert) -> None:
-    """Insert one more user, and take down which id its caller got."""
+    """Insert one more user, and record the id that its caller received."""
     user = User(name="Ada", email=f"{next(numbers)}@example.org")
-    given[user.email] = await insert(user)
+    received[user.email] = await insert(user)
 
 
 async def rate(insert: Insert, tasks: int, seconds: float) -> float:
-    """Rows per second that so many tasks insert, each of which waits for its id."""
-    began, before = time.perf_counter(), len(given)
+    """Return the rows per second that `tasks` tasks insert, each of which waits for its id."""
+    began, before = time.perf_counter(), len(received)
 
     async def caller() -> None:
         await store(insert)
@@ -47,19 +47,19 @@ async def rate(insert: Insert, tasks: int, seconds: float) -> float:
             await store(insert)
 
     await asyncio.gather(*(caller() for _ in range(tasks)))
-    return (len(given) - before) / (time.perf_counter() - began)
+    return (len(received) - before) / (time.perf_counter() - began)
 
 
-async def compare(who: str, tasks: int, seconds: float, one: Insert, many: Insert) -> None:
-    """Both in turns; prints the median of the ratios."""
+async def compare(name: str, tasks: int, seconds: float, one: Insert, many: Insert) -> None:
+    """Measure single and batched inserts in turns; print the median of the ratios."""
     pairs = [[await rate(each, tasks, seconds) for each in (one, many)] for _ in range(ROUNDS)]
-    alone, together = (median(rates) for rates in zip(*pairs, strict=True))
-    gain = median(batched / single for single, batched in pairs)
-    print(f"{who:<20} {alone:>7,.0f} -> {together:>7,.0f} rows/s: {gain:.2f}x")
+    before, after = (median(rates) for rates in zip(*pairs, strict=True))
+    gain = median(after / before for before, after in pairs)
+    print(f"{name:<20} {before:>7,.0f} -> {after:>7,.0f} rows/s: {gain:.2f}x")
 
 
 async def distance(connection: psycopg.AsyncConnection) -> float:
-    """The median time of a round trip to the database, in seconds."""
+    """Return the median time of a round trip to the database, in seconds."""
     times = []
     for _ in range(20):
         began = time.perf_counter()
@@ -70,11 +70,11 @@ async def distance(connection: psycopg.AsyncConnection) -> float:
 
 @asynccontextmanager
 async def served() -> AsyncIterator[tuple[str, uvicorn.Server]]:
-    """The service, at a port of this machine, until the block ends."""
+    """Serve on a port of this machine until the block ends; yields the URL and the server."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         serving = asyncio.create_task(server.serve([listener]))
-        while not (server.started or serving.done()):  # noqa: ASYNC110 - it has no event
+        while not (server.started or serving.done()):  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
@@ -84,10 +84,10 @@ async def served() -> AsyncIterator[tuple[str, uvicorn.Server]]:
 
 
 async def load(seconds: float) -> None:
-    """Insert, by the functions themselves and by requests; stop the service in the middle."""
+    """Insert by calls and by requests, then stop the service while requests are in flight."""
     async with AsyncExitStack() as stack, served() as (url, server):
         users: Users = app.state.users
-        # One client for all would look through its connections longer than a request takes.
+        # A client each: one shared client would spend more time on its pool than on the request.
         context = ssl.create_default_context()
         idle = [httpx.AsyncClient(verify=context, timeout=30) for _ in range(100)]
         for client in idle:
@@ -108,16 +108,16 @@ async def load(seconds: float) -> None:
 
         print(f"SELECT 1 takes {await distance(users.connection) * 1000:.2f} ms")
         await compare("200 tasks", 200, seconds, users.insert_one, users.insert)
-        await compare("a lone task", 1, seconds, users.insert_one, users.insert)
-        # The web server and its client, in one interpreter, take most of the time here.
+        await compare("one task", 1, seconds, users.insert_one, users.insert)
+        # Server and client share one interpreter, and take most of the time here.
         await compare("50 HTTP clients", 50, seconds, post("/users/per-call"), post("/users"))
 
-        # Who comes with a known email gets an error, the others of that batch do not.
-        known = send("/users", User(name="Eve", email=next(iter(given))))
+        # The request with a known email gets an error; the others of its batch do not.
+        known = send("/users", User(name="Eve", email=next(iter(received))))
         answer, *_ = await asyncio.gather(known, *(store(post("/users")) for _ in range(20)))
         assert answer.status_code == 409
 
-        # A stop in the middle: what was accepted is stored and answered, the rest never came in.
+        # Stop with requests in flight: accepted items are stored and answered, others are refused.
         last = [asyncio.create_task(store(post("/users"))) for _ in range(100)]
         await asyncio.wait(last, return_when=asyncio.FIRST_COMPLETED)
         server.should_exit = True
@@ -128,23 +128,25 @@ async def load(seconds: float) -> None:
 
 
 def main() -> None:
-    """Run all of it, and compare what callers got with what is in the table."""
+    """Run everything, and compare the ids that callers received with those in the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--delay", type=float, help="seconds that the database is away", default=0)
-    parser.add_argument("--seconds", type=float, help="seconds of each turn", default=0.2)
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--delay", type=float, help="seconds of a round trip to the database", default=0
+    )
+    parser.add_argument("--seconds", type=float, help="length of each measurement", default=0.2)
+    options = parser.parse_args()
     try:
-        with scratch() as directory, delayed(directory / ".s.PGSQL.5432", asked.delay) as port:
-            host = f"host=127.0.0.1 port={port}" if asked.delay else f"host={directory}"
+        with scratch() as directory, delayed(directory / ".s.PGSQL.5432", options.delay) as port:
+            host = f"host=127.0.0.1 port={port}" if options.delay else f"host={directory}"
             os.environ["DATABASE_URL"] = f"{host} user=postgres dbname=postgres"
-            asyncio.run(load(asked.seconds))
+            asyncio.run(load(options.seconds))
             with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
                 stored = dict(connection.execute("SELECT email, id FROM users").fetchall())
     except NotInstalledError as error:
         print(f"!!! SKIPPED fastapi_insert: {error}")
         return
-    assert stored == given
-    print(f"{len(stored)} rows are there, each with the id that its caller got")
+    assert stored == received
+    print(f"{len(stored)} rows are stored, each with the id that its caller received")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A web service that stores users in PostgreSQL: its requests share INSERTs and one connection.
+"""Store users in PostgreSQL from a FastAPI service whose requests share INSERTs.
 
 Serve it: `DATABASE_URL=postgresql://... uvicorn --app-dir examples/fastapi_insert app:app`
 """
@@ -22,40 +22,41 @@ CREATE TABLE IF NOT EXISTS users (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL, email text UNIQUE)
 """
 INSERT = "INSERT INTO users (name, email) VALUES (%s, %s) RETURNING id"
-# Ids are given in the order of the SELECT, and go up. RETURNING has no order, so they are sorted
-# (SQLAlchemy does the same for `insert(User).returning(User.id, sort_by_parameter_order=True)`).
+# PostgreSQL assigns ascending ids in the order of the SELECT, but does not guarantee the order of
+# RETURNING. So the ids are sorted; SQLAlchemy does the same for
+# `insert(User).returning(User.id, sort_by_parameter_order=True)`.
 INSERT_MANY = """
 INSERT INTO users (name, email)
-SELECT name, email FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS given (name, email, place)
+SELECT name, email FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS item (name, email, place)
 ORDER BY place RETURNING id
 """
 
 
 class User(BaseModel):
-    """What a request has."""
+    """The body of a request."""
 
     name: str
     email: str
 
 
 class Users:
-    """The table."""
+    """The table of users."""
 
     def __init__(self, connection: AsyncConnection, pool: AsyncConnectionPool) -> None:
         self.connection = connection
         self.pool = pool
 
     async def insert_one(self, user: User) -> int:
-        """Per call: a connection of the pool, and an INSERT for one row."""
+        """Insert one row on a connection of the pool; return its id."""
         async with self.pool.connection() as connection:
             cursor = await connection.execute(INSERT, (user.name, user.email))
             return (await cursor.fetchone())[0]
 
-    # One statement is all or nothing, so a batch with a known email can be halved and run again:
-    # only that email's caller gets the error.
+    # `isolate` is safe, because a statement inserts all rows or none. If an email is known,
+    # batchify runs halves of the batch again, and only the caller of that email gets the error.
     @batched(size=1000, isolate=True)
     async def insert(self, users: list[User]) -> list[int]:
-        """Batched: one connection, one INSERT for all rows; their ids in the order of the users."""
+        """Insert all rows with one statement; return their ids in the order of the users."""
         columns = [user.name for user in users], [user.email for user in users]
         cursor = await self.connection.execute(INSERT_MANY, columns)
         return sorted(row[0] for row in await cursor.fetchall())
@@ -63,9 +64,9 @@ class Users:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Connect; at the end store what was accepted, then disconnect."""
+    """Connect; at shutdown store all accepted users, then disconnect."""
     url = os.environ["DATABASE_URL"]
-    # Autocommit: a statement is a transaction, in one round trip.
+    # With autocommit a statement is a transaction, and takes one round trip.
     options = {"autocommit": True}
     async with (
         await AsyncConnection.connect(url, **options) as connection,
@@ -82,7 +83,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/users")
 async def create(user: User, request: Request) -> dict[str, int]:
-    """Store a user; gives its id."""
+    """Store a user, and answer with its id."""
     try:
         return {"id": await request.app.state.users.insert(user)}
     except UniqueViolation:
@@ -91,7 +92,7 @@ async def create(user: User, request: Request) -> dict[str, int]:
 
 @app.post("/users/per-call")
 async def create_per_call(user: User, request: Request) -> dict[str, int]:
-    """The same without batching, to compare."""
+    """Store a user without batching, for comparison."""
     try:
         return {"id": await request.app.state.users.insert_one(user)}
     except UniqueViolation:

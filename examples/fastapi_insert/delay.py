@@ -1,6 +1,6 @@
-"""A network between a client and a Unix socket: each direction takes half of the delay.
+"""A proxy that delays the traffic to a Unix socket; each direction takes half of the delay.
 
-A process of its own, so that the network costs its users no time of their interpreter.
+It runs in a process of its own, so that it uses no time of its client's interpreter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 @contextmanager
 def delayed(path: Path, delay: float) -> Iterator[int]:
-    """A port of this machine, which leads to that socket, `delay` seconds there and back."""
+    """Yield a port that leads to the socket `path`; a round trip takes `delay` more seconds."""
     command = [sys.executable, __file__, str(path), str(delay)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -27,8 +27,8 @@ def delayed(path: Path, delay: float) -> Iterator[int]:
             process.terminate()
 
 
-async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
-    """Bring over what is read, each piece so many seconds later, however many are under way."""
+async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
+    """Write everything that is read `delay` seconds later, with any number of pieces in flight."""
     pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
     async def deliver() -> None:
@@ -50,12 +50,12 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dela
 
 
 async def serve(path: str, delay: float) -> None:
-    """Print the port, then carry until the process is ended."""
+    """Print the port, then forward connections until the process is ended."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_unix_connection(path)
         await asyncio.gather(
-            carry(reader, far_writer, delay / 2), carry(far_reader, writer, delay / 2)
+            forward(reader, far_writer, delay / 2), forward(far_reader, writer, delay / 2)
         )
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
@@ -64,6 +64,6 @@ async def serve(path: str, delay: float) -> None:
 
 
 if __name__ == "__main__":
-    # epoll waits for whole milliseconds only, select for microseconds.
+    # epoll waits for whole milliseconds only; select is precise to microseconds.
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     loop.run_until_complete(serve(sys.argv[1], float(sys.argv[2])))

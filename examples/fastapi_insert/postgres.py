@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own, in a temporary directory, for as long as it is needed."""
+"""Start a PostgreSQL server in a temporary directory, and stop it when it is no longer needed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 
 
 class NotInstalledError(Exception):
-    """There are no binaries of PostgreSQL here."""
+    """PostgreSQL's programs were not found."""
 
 
 def programs() -> Path:
-    """The directory with `initdb` and `pg_ctl`; Debian has it outside the PATH.
+    """Return the directory with `initdb` and `pg_ctl`; on Debian it is not in PATH.
 
     Raises:
-        NotInstalledError: there is none.
+        NotInstalledError: PostgreSQL is not installed.
     """
     versions = Path("/usr/lib/postgresql").glob("*/bin")
     debian = sorted(versions, key=lambda path: float(path.parent.name), reverse=True)
@@ -33,31 +33,31 @@ def programs() -> Path:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A server with default settings (it waits for the disk) behind a Unix socket.
+    """Run a server with default settings (a commit waits for the disk) on a Unix socket.
 
-    Gives the directory of the socket, which is what libpq takes for a host; the user and the
-    database are `postgres`. The directory is closed to other users, so it asks for no password.
+    Yields:
+        The directory of the socket, to use as the host of a connection. The user and the database
+        are `postgres`. Other users cannot read the directory, so the server asks for no password.
 
     Raises:
         NotInstalledError: PostgreSQL is not installed.
-        subprocess.CalledProcessError: it does not start; its output says why.
+        subprocess.CalledProcessError: the server does not start; its output is printed.
     """
-    where = programs()
-    # PostgreSQL refuses to be run by root.
-    somebody: dict[str, object] = {}
+    bin_directory = programs()
+    run_as: dict[str, object] = {}  # PostgreSQL refuses to run as root
     with tempfile.TemporaryDirectory(prefix="pg-") as name:
         directory = Path(name)
         if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            os.chown(directory, nobody.pw_uid, nobody.pw_gid)
-            somebody = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            account = pwd.getpwnam("nobody")
+            os.chown(directory, account.pw_uid, account.pw_gid)
+            run_as = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
         def run(program: str, *arguments: str) -> None:
-            # Into a file: the server would keep a pipe open.
+            # A file, not a pipe: the server would keep a pipe open.
             with open(directory / "output", "a+b") as output:
                 done = subprocess.run(
-                    [where / program, "-D", directory / "data", *arguments],
-                    cwd=directory, stdout=output, stderr=output, check=False, **somebody,
+                    [bin_directory / program, "-D", directory / "data", *arguments],
+                    cwd=directory, stdout=output, stderr=output, check=False, **run_as,
                 )  # fmt: skip
                 if done.returncode:
                     output.seek(0)

@@ -1,4 +1,4 @@
-"""Start gunicorn with --preload, post from many threads, end it by SIGTERM, and count.
+"""Start gunicorn with --preload, post from many threads, stop it with SIGTERM, and compare.
 
 Run it: `python examples/flask_gunicorn` (needs what requirements.txt has)
 """
@@ -23,16 +23,16 @@ from pathlib import Path
 from statistics import median
 
 ROUNDS = 3
-SECONDS = 0.3  # for each turn
+SECONDS = 0.3  # length of each measurement
 CLIENTS = 16
 PATHS = "/notes/per-call", "/notes"
 
-Receipts = list[tuple[str, int | None]]  # what was posted, and the id that came back
+Receipts = list[tuple[str, int | None]]  # each posted text, and the id in the answer
 
 
 @contextmanager
 def gunicorn(directory: Path) -> Iterator[tuple[int, int]]:
-    """Two workers of eight threads; gives the master's process id and port. Ends with SIGTERM."""
+    """Run two workers of eight threads; yields the master's process id, and the port."""
     log = directory / "log"
     command = [
         *(sys.executable, "-m", "gunicorn", "--preload", "--workers", "2", "--threads", "8"),
@@ -53,7 +53,7 @@ def gunicorn(directory: Path) -> Iterator[tuple[int, int]]:
 
 
 def client(port: int, path: str, name: str, end: float) -> Receipts:
-    """Post note by note until the `end`."""
+    """Post note by note until `end`."""
     receipts: Receipts = []
     with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         while not receipts or time.perf_counter() < end:
@@ -67,7 +67,7 @@ def client(port: int, path: str, name: str, end: float) -> Receipts:
 
 
 def post(port: int, path: str, clients: int, everything: Receipts) -> float:
-    """Notes per second of so many clients at once."""
+    """Return the notes per second of `clients` concurrent clients."""
     began = time.perf_counter()
     names = [f"{path} {began} {number}" for number in range(clients)]
     with ThreadPoolExecutor(clients) as pool:
@@ -78,7 +78,7 @@ def post(port: int, path: str, clients: int, everything: Receipts) -> float:
 
 
 def main() -> None:
-    """Post in turns; then compare what was answered with what is stored."""
+    """Measure both paths in turns; then compare the answers with the stored notes."""
     everything = Receipts()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -87,15 +87,15 @@ def main() -> None:
                 pairs = [
                     [post(port, path, clients, everything) for path in PATHS] for _ in range(ROUNDS)
                 ]
-                alone, together = (median(rates) for rates in zip(*pairs, strict=True))
-                gain = median(batch / single for single, batch in pairs)
-                print(f"{clients:>2} clients: {alone:,.0f} -> {together:,.0f} notes/s: {gain:.2f}x")
-            # Accepted, and not yet stored when SIGTERM comes.
+                before, after = (median(rates) for rates in zip(*pairs, strict=True))
+                gain = median(after / before for before, after in pairs)
+                print(f"{clients:>2} clients: {before:,.0f} -> {after:,.0f} notes/s: {gain:.2f}x")
+            # These are accepted, but not yet stored, when gunicorn gets SIGTERM.
             post(port, "/notes/later", CLIENTS, everything)
         with closing(sqlite3.connect(directory / "notes.db")) as connection:
             stored = connection.execute("SELECT text, id, pid FROM notes").fetchall()
     (start,) = [pid for text, _, pid in stored if text == "started"]
-    assert start == master  # once, by the process that accepted it
+    assert start == master  # stored once, by the process that accepted it
     ids = {text: number for text, number, _ in stored}
     assert len(ids) == len(stored) == len(everything) + 1
     assert all(ids[text] == number or number is None for text, number in everything)

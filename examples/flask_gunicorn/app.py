@@ -1,6 +1,6 @@
-"""A web service on gunicorn's threads: requests that come together share a commit.
+"""Store notes from a Flask service on gunicorn's threads; concurrent requests share a commit.
 
-Serve it, from this directory:
+Serve it from this directory:
 `DATABASE=/tmp/notes.db gunicorn --preload --workers 2 --threads 8 app:app`
 """
 
@@ -23,13 +23,13 @@ lock = threading.Lock()
 
 
 def connect() -> sqlite3.Connection:
-    """A connection. None is kept: it could not be used after a fork."""
+    """Open a connection. None is kept, because it could not be used after a fork."""
     return sqlite3.connect(DATABASE, timeout=30)
 
 
 @batched(size=500)
 def insert(texts: list[str]) -> range:
-    """Batched: one commit for all; their ids."""
+    """Store many notes with one commit; return their ids."""
     with closing(connect()) as connection, connection:
         connection.executemany(INSERT, [(os.getpid(), text) for text in texts])
         (last,) = connection.execute("SELECT last_insert_rowid()").fetchone()
@@ -37,7 +37,7 @@ def insert(texts: list[str]) -> range:
 
 
 def insert_one(text: str) -> int | None:
-    """Per call: a commit for each. (The lock is faster than SQLite's own way to wait, a sleep.)"""
+    """Store one note with a commit of its own. (The lock is faster than SQLite's wait, a sleep.)"""
     with lock, closing(connect()) as connection, connection:
         return connection.execute(INSERT, (os.getpid(), text)).lastrowid
 
@@ -47,9 +47,9 @@ with closing(connect()) as connection:
         "CREATE TABLE IF NOT EXISTS notes"
         " (id INTEGER PRIMARY KEY, pid INTEGER NOT NULL, text TEXT NOT NULL)"
     )
-# With --preload this is the master, before it forks. Its call starts a thread that no worker gets:
-# each of them starts its own, with its first call. It is waited for because of SQLite, which never
-# writes again in a process that was forked in the middle of another thread's transaction.
+# With --preload this runs in the master before it forks. The call starts a thread in the master;
+# each forked worker starts its own with its first call. The master waits for the result, because
+# SQLite can no longer write in a process that was forked during another thread's transaction.
 insert("started").result(timeout=30)
 
 
@@ -61,12 +61,12 @@ def create() -> Response:
 
 @app.post("/notes/later")
 def create_later() -> tuple[str, int]:
-    """Accept a note. The worker stores what it has accepted before it ends."""
+    """Accept a note. The worker stores all accepted notes before it exits."""
     insert(request.get_data(as_text=True))
     return "", 202
 
 
 @app.post("/notes/per-call")
 def create_per_call() -> Response:
-    """The same as the first without batching, to compare."""
+    """Store a note without batching, for comparison."""
     return jsonify(id=insert_one(request.get_data(as_text=True)))

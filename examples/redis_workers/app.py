@@ -1,7 +1,7 @@
-"""Rows of any process, inserted in batches by worker processes.
+"""Insert rows from any process in batches, which run in worker processes.
 
-`python -m batchify worker app:insert` runs it. A batch whose worker dies runs again, so the insert
-is one that may: the key says which row it is.
+Start a worker with `python -m batchify worker app:insert`. If a worker dies, its batch runs again.
+So the insert must be idempotent: it ignores keys that are already in the table.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ database = os.environ.get("DATABASE", "rows.db")
 
 
 def connect() -> sqlite3.Connection:
-    """A connection with the table in place."""
+    """Open a connection, and create the table if necessary."""
     connection = sqlite3.connect(database, timeout=60)
     connection.execute("CREATE TABLE IF NOT EXISTS row (key INTEGER PRIMARY KEY, text TEXT)")
     return connection
 
 
 def write(rows: list[tuple[int, str]]) -> list[int]:
-    """One transaction for all of them; gives their keys."""
+    """Write all rows in one transaction; return their keys."""
     with connect() as connection:
         connection.executemany("INSERT OR IGNORE INTO row VALUES (?, ?)", rows)
     connection.close()
@@ -33,11 +33,11 @@ def write(rows: list[tuple[int, str]]) -> list[int]:
 
 @batched(size=500, linger=0.02, broker=broker)
 def insert(rows: list[tuple[int, str]]) -> list[int]:
-    """In batches."""
+    """Insert rows in batches."""
     return write(rows)
 
 
 @batched(size=1, broker=broker)
 def insert_one(rows: list[tuple[int, str]]) -> list[int]:
-    """The same, one by one."""
+    """Insert rows one by one, for comparison."""
     return write(rows)
