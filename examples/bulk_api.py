@@ -79,9 +79,9 @@ def spool_items(failure: BatchFailure) -> list[str]:
     on_error=spool_items,
 )
 @stamina.retry(on=ConnectionError, attempts=3, wait_initial=0.001, wait_max=0.01)
-def send(events: list[Event]) -> list[object]:
+def send(events: list[Event]) -> list[str | Exception | Retry]:
     """Send one request; return an outcome for each event."""
-    outcomes: dict[int, object] = {
+    outcomes: dict[int, str | Exception | Retry] = {
         200: "stored",
         400: ValueError("an event needs a text"),
         429: Retry(after=0.005, attempts=4, cause=TimeoutError("429")),
