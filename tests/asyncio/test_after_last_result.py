@@ -13,10 +13,10 @@ from batchify import BatchEvent, BatchFuture, batched
 
 
 @pytest.fixture
-def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Everything that is logged at WARNING or above, by batchify or by asyncio."""
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """Record what batchify and asyncio log at WARNING or above."""
     caplog.set_level(logging.WARNING)
-    return caplog.messages
+    return caplog
 
 
 @batched(size=1)
@@ -33,7 +33,7 @@ def assert_two_succeeded(futures: list[BatchFuture[int]]) -> None:
 
 
 def test_a_wait_after_the_last_result_is_not_logged_when_asyncio_run_ends(
-    messages: list[str],
+    log: pytest.LogCaptureFixture,
 ) -> None:
     """The first batch waits when `main` returns; the second one runs, and waits, after that."""
     events: list[BatchEvent] = []
@@ -49,27 +49,32 @@ def test_a_wait_after_the_last_result_is_not_logged_when_asyncio_run_ends(
     gc.collect()
     assert_two_succeeded(futures)
     assert [event.error for event in events] == [None, None]
-    assert messages == []
+    assert log.messages == []
 
 
 def test_a_wait_after_the_last_result_is_not_logged_when_the_loop_is_closed(
-    messages: list[str],
+    log: pytest.LogCaptureFixture,
 ) -> None:
+    async def main() -> int:
+        @batched(size=1)
+        async def echo_once(items: list[int]) -> AsyncIterator[int]:
+            for item in items:
+                yield item
+            await asyncio.Event().wait()
+
+        return await echo_once(1)
+
     loop = asyncio.new_event_loop()
-
-    async def main() -> BatchFuture[int]:
-        future = echo(1)
-        await future
-        return future
-
-    future = loop.run_until_complete(main())
+    assert loop.run_until_complete(main()) == 1
     loop.close()
+    del loop
     gc.collect()
-    assert future.result(0) == 1
-    assert messages == []
+    assert log.messages == []
 
 
-def test_clean_up_after_the_last_result_runs_before_the_loop_closes(messages: list[str]) -> None:
+def test_clean_up_after_the_last_result_runs_before_the_loop_closes(
+    log: pytest.LogCaptureFixture,
+) -> None:
     states: list[str] = []
 
     @batched(size=1)
@@ -89,7 +94,7 @@ def test_clean_up_after_the_last_result_runs_before_the_loop_closes(messages: li
 
     assert [future.result(0) for future in asyncio.run(main())] == [1, 2]
     assert states == ["tidied up", "tidied up"]
-    assert messages == []
+    assert log.messages == []
 
 
 def test_a_limiter_is_waited_for_between_the_batches_that_run_at_the_end() -> None:
