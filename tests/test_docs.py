@@ -226,10 +226,48 @@ def test_the_architecture_tells_every_module_in_its_layer() -> None:
 # ---- pages that promise more ----
 
 
-def test_every_policy_has_an_example_that_runs() -> None:
-    text = (ROOT / "docs" / "policies.md").read_text("utf-8")
-    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
-        assert any(b.language == "python" for b in blocks(section)), section.splitlines()[0]
+OPTIONS = sorted((ROOT / "docs" / "options").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", OPTIONS, ids=named)
+def test_every_option_page_opens_with_an_example_that_runs(page: Path) -> None:
+    opening = page.read_text("utf-8").partition("\n## ")[0]
+    assert any(block.language == "python" for block in blocks(opening))
+
+
+@pytest.mark.parametrize(
+    ("page", "section"),
+    [
+        ("batching", "`size`"), ("batching", "`linger`"), ("batching", "`workers`"),
+        ("grouping", "`key`"), ("grouping", "Extra arguments"), ("grouping", "`weight`"),
+        ("grouping", "`dedupe`"), ("partial-failure", "Results by key"),
+        ("partial-failure", "`isolate`"), ("partial-failure", "`on_error`"),
+        ("retries", "`Retry`"), ("retries", "Retry a whole batch"),
+        ("capacity", "Refuse"), ("capacity", "On an event loop"), ("capacity", "`exit_timeout`"),
+        ("index", "Options of a call"), ("index", "Change options"),
+    ],
+)  # fmt: skip
+def test_every_policy_has_an_example_that_runs(page: str, section: str) -> None:
+    text = (ROOT / "docs" / "options" / f"{page}.md").read_text("utf-8")
+    [found] = [one for one in re.split(r"^## ", text, flags=re.M)[1:] if one.startswith(section)]
+    assert any(block.language in ("python", "pycon") for block in blocks(found))
+
+
+def test_the_options_page_has_every_option_and_its_default() -> None:
+    page = (ROOT / "docs" / "options" / "index.md").read_text("utf-8")
+    table = page.partition("## Options of the decorator")[2].partition("\n## ")[0]
+    rows = {
+        name: default
+        for names, default in re.findall(r"^\| (`.+?`) \| (.+?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    options = dict(inspect.signature(batched).parameters)
+    del options["func"]
+    assert list(rows) == list(options)
+    del options["capacity"], options["name"]  # they depend on other options, and on the function
+    assert {name: rows[name] for name in options} == {
+        name: str(option.default) for name, option in options.items()
+    }
 
 
 def test_the_blocks_of_the_readme_run() -> None:
