@@ -10,6 +10,8 @@ import signal
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
+from batchify.interpreter import has_gil
+
 # No time limits: a busy machine is no fault. The default tier tries the same examples every time,
 # so that only a change of the code can make it fail. The deep tier tries more, and new ones.
 settings.register_profile(
@@ -38,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts background jobs with SIGINT ignored, and child processes inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not has_gil():  # redis-py closes its sockets in finalizers, whose order differs there
+        config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
     if hasattr(config, "workerinput") and hasattr(os, "register_at_fork"):
         close_in_forks(config)
 

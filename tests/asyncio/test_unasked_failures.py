@@ -73,6 +73,7 @@ async def before_marker(f: Any, lines: Lines) -> list[str]:
 async def drop(f: Any, lines: Lines) -> None:
     f(1)
     assert await asyncio.to_thread(lines.next) == ONE
+    f.linger = None  # both in one batch
     f(1), f(2)
     await f.aclose(LIMIT)
     assert await asyncio.to_thread(lines.next) == TWO
