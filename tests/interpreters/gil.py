@@ -1,7 +1,7 @@
 """Report the interpreter and its GIL, and fail a run under PYTHON_GIL=0 in which the GIL is on.
 
-A plugin for pytest. Under pytest-xdist every worker checks its own process, as an extension that
-one test imports switches the GIL on in that worker only.
+This is a pytest plugin. Under pytest-xdist every worker checks its own process, because an
+extension that a test imports switches the GIL on in that worker only.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 
 
 def has_gil() -> bool:
+    """Return True if the GIL is on."""
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
@@ -26,10 +27,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not has_gil():
         from tests.chaos.process import NO_FORK
 
-        terminalreporter.write_line(f"the chaos: {NO_FORK}")
+        terminalreporter.write_line(f"chaos test: {NO_FORK}")
 
 
 def is_wrong() -> bool:
+    """Return True if PYTHON_GIL=0 is set, but the GIL is on."""
     return os.environ.get("PYTHON_GIL") == "0" and has_gil()
 
 
@@ -38,7 +40,7 @@ wrong_workers: list[str] = []
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Note what a worker of pytest-xdist found at its end."""
+    """Record which workers of pytest-xdist ended with the GIL on."""
     if getattr(node, "workeroutput", {}).get("is_wrong"):
         wrong_workers.append(node.gateway.id)
 
