@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: see README.md beside this file."""
+"""Run `python -m benchmarks`. README.md in this directory describes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scenarios import SCENARIOS
 
 
 def main() -> int:
-    """Run what was asked for; 1 when a limit of `--check` is passed."""
+    """Run the chosen scenarios, and return 1 if `--check` finds a limit exceeded."""
     options = arguments()
     if options.check:
         scales, options.rival, options.repetitions = check.SCALES, check.RIVALS, check.REPETITIONS
@@ -23,7 +23,7 @@ def main() -> int:
     rivals, skipped = adapters.find()
     if options.rival:
         if unknown := set(options.rival) - {rival.name for rival in rivals}:
-            sys.exit(f"no such rival here: {', '.join(sorted(unknown))}")
+            sys.exit(f"unknown or not installed: {', '.join(sorted(unknown))}; see --help")
         rivals = [rival for rival in rivals if rival.name in options.rival]
     facts = report.surroundings(rivals) | {
         "seed": options.seed,
@@ -58,7 +58,7 @@ def main() -> int:
     if options.markdown:
         options.markdown.write_text("\n".join(text))
     if options.svg:
-        from .chart import draw  # matplotlib is needed for this only
+        from .chart import draw  # only this needs matplotlib
 
         draw(found, options.svg)
     return 0
@@ -67,21 +67,32 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="batchify against what one would use instead.",
+        description="Compare batchify with what you would use instead.",
         epilog="\n".join(f"{one.name:5} {one.about}" for one in SCENARIOS.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), metavar="S")
-    add("--rival", nargs="+", metavar="NAME", help="only these rows, by their names")
-    add("--repetitions", type=int, default=9)
-    add("--scale", type=float, default=1.0, help="times the number of items")
-    add("--seed", type=int, default=random.randrange(1 << 32), help="of the random order")
-    add("--watchdog", type=float, default=120.0, help="seconds that one run may take")
-    add("--json", type=Path, help="where to write every sample")
-    add("--markdown", type=Path, help="where to write the tables")
-    add("--svg", type=Path, help="where to draw the chart (needs matplotlib)")
-    add("--check", action="store_true", help="a short run; exit 1 when a limit is passed")
+    add("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), metavar="S",
+        help="the scenarios to run, listed below (default: all)")  # fmt: skip
+    add("--rival", nargs="+", metavar="NAME", help="run only these rows")
+    add("--repetitions", type=int, default=9, help="default: %(default)s")
+    add("--scale", type=float, default=1.0, help="multiply the number of items (default: 1)")
+    add(
+        "--seed",
+        type=int,
+        default=random.randrange(1 << 32),
+        help="repeat the order of a run, which prints it",
+    )
+    add(
+        "--watchdog",
+        type=float,
+        default=120.0,
+        help="abort a run that takes longer, in seconds (default: %(default)g)",
+    )
+    add("--json", type=Path, help="write every sample to this file")
+    add("--markdown", type=Path, help="write the tables to this file")
+    add("--svg", type=Path, help="draw the chart into this file (needs matplotlib)")
+    add("--check", action="store_true", help="run briefly and exit with 1 if a limit is exceeded")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The same function behind both brokers, for `benchmarks.brokers` and its worker processes."""
+"""Define one function for both brokers, for `benchmarks.brokers` and its worker processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ try:
 
     celery = Celery("broker_apps", broker=URL, backend=URL)
     celery.conf.update(
-        worker_prefetch_multiplier=2 * SIZE,  # else it never has a whole batch
+        worker_prefetch_multiplier=2 * SIZE,  # with less, a worker never gets a full batch
         task_acks_late=True,
         broker_connection_retry_on_startup=True,
         worker_hijack_root_logger=False,

@@ -1,12 +1,12 @@
-"""Items through Redis and back, against celery-batches on the same server.
+"""Measure items on their way through Redis and back, against celery-batches on the same server.
 
     pip install -r benchmarks/requirements-large.txt     # celery and celery-batches; redis-server
     python -m benchmarks.brokers
 
-Two producer processes have 2 000 items each outstanding, two worker processes run them in batches
-of at most 500 that linger for 20 ms, and every result is compared with its item. Then one caller
-waits for each result before its next call. In a repetition the brokers take turns, on a server
-that was emptied before. The function costs nothing, so this is what the way costs.
+Each of two producer processes keeps 2 000 items pending. Two worker processes run them in batches
+of at most 500 items, with a linger of 20 ms. Every result is compared with its item. One more
+process measures a sequential caller. In a repetition both brokers run, each on a new, empty server.
+The function costs nothing, so the figures show what the brokers cost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from tests.redis_server import PROGRAM, RedisServer, redis_server
 
 PRODUCERS, WORKERS, OUTSTANDING = 2, 2, 2000
-ALONE = 20  # calls of the one who waits
+SEQUENTIAL = 20  # calls of the sequential caller
 OURS, THEIRS = "batchify, RedisStreams", "celery-batches"
 COMMANDS = {
     OURS: ["-m", "batchify", "worker", "benchmarks.broker_apps:double"],
@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def caller(name: str) -> tuple[Callable[[int], Any], Callable[[Any], Any]]:
-    """How one calls, and how one gets the result."""
+    """Return the function that submits a row, and the function that gets its result."""
     from . import broker_apps as apps
 
     if name == OURS:
@@ -45,7 +45,7 @@ def caller(name: str) -> tuple[Callable[[int], Any], Callable[[Any], Any]]:
 
 
 def flood(name: str, start: int, count: int) -> float:
-    """Items a second, of one producer."""
+    """Submit `count` rows from one producer, and return the seconds until the last result."""
     call, get = caller(name)
     began = time.perf_counter()
     for first in range(start, start + count, OUTSTANDING):
@@ -55,12 +55,12 @@ def flood(name: str, start: int, count: int) -> float:
     return time.perf_counter() - began
 
 
-def alone(name: str) -> list[float]:
-    """Seconds of each call of who waits for every result."""
+def sequential(name: str) -> list[float]:
+    """Return the latencies of one sequential caller, in seconds."""
     call, get = caller(name)
     assert get(call(0)) == 0
     found = []
-    for row in range(ALONE):
+    for row in range(SEQUENTIAL):
         began = time.perf_counter()
         assert get(call(row)) == 2 * row
         found.append(time.perf_counter() - began)
@@ -69,6 +69,7 @@ def alone(name: str) -> list[float]:
 
 @contextmanager
 def workers(name: str, server: RedisServer) -> Iterator[None]:
+    """Run the worker processes of one broker."""
     environment = {**os.environ, "BATCHIFY_BENCHMARK_REDIS": server.url}
     running = [
         subprocess.Popen(
@@ -87,14 +88,15 @@ def workers(name: str, server: RedisServer) -> Iterator[None]:
 
 
 def measure(name: str, items: int) -> dict[str, float]:
+    """Return items per second, and the median latency of a sequential caller in seconds."""
     with redis_server() as server:
         os.environ["BATCHIFY_BENCHMARK_REDIS"] = server.url
         with workers(name, server), ProcessPoolExecutor(PRODUCERS) as pool:
-            calls = pool.submit(alone, name).result()  # the workers are there after this
+            calls = pool.submit(sequential, name).result()  # the workers run by then
             each = items // PRODUCERS
             runs = [pool.submit(flood, name, n * each, each) for n in range(PRODUCERS)]
             seconds = max(run.result() for run in runs)
-    return {"rate": each * PRODUCERS / seconds, "alone": median(calls)}
+    return {"rate": each * PRODUCERS / seconds, "latency": median(calls)}
 
 
 def main() -> int:
@@ -104,7 +106,9 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--items", type=int, default=20_000, help="(a tenth of them by celery)")
+    parser.add_argument(
+        "--items", type=int, default=20_000, help="celery gets a tenth (default: %(default)s)"
+    )
     given = parser.parse_args()
     if PROGRAM is None:
         print("!!! SKIPPED: redis-server is not installed")
@@ -123,13 +127,16 @@ def main() -> int:
             found[name].append(measure(name, items))
     for name, runs in found.items():
         rates = ", ".join(f"{run['rate']:,.0f}" for run in runs)
-        calls = ", ".join(f"{run['alone'] * 1000:.1f}" for run in runs)
-        print(f"{name}: {rates} items/s; a call alone {calls} ms")
+        calls = ", ".join(f"{run['latency'] * 1000:.1f}" for run in runs)
+        print(f"{name}: {rates} items/s; a sequential call takes {calls} ms")
     if len(names) > 1:
         pairs = list(zip(found[OURS], found[THEIRS], strict=True))
         rate = median(ours["rate"] / theirs["rate"] for ours, theirs in pairs)
-        call = median(ours["alone"] / theirs["alone"] for ours, theirs in pairs)
-        print(f"median of the ratios: {rate:.1f}x of its items/s; a call alone {call:.2f}x of its")
+        call = median(ours["latency"] / theirs["latency"] for ours, theirs in pairs)
+        print(
+            f"batchify against celery-batches, medians: {rate:.1f}x as many items/s; "
+            f"a sequential call takes {call:.2f}x as long"
+        )
     return 0
 
 

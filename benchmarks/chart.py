@@ -1,4 +1,4 @@
-"""The pictures: a panel for each scenario, with a bar for each row; and what grows."""
+"""Draw the charts: one panel per scenario with one bar per row, and the plots of `growth`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ mpl.use("svg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import NullFormatter
 
-# Text as text, and nothing that differs from one drawing of the same numbers to the next.
+# Keep text as text, and make the file depend on nothing but the numbers.
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "batchify", "font.size": 8})
 
 OURS, FLOOR, OTHERS = "#1f6f8b", "#c9c9c9", "#e0a458"
 COLUMNS = 3
-INCH = 0.19  # of a bar
+BAR_HEIGHT = 0.19  # inches
 
 
 def draw(found: dict[str, Runs], path: Path) -> None:
-    """Write the chart of these scenarios as an SVG file."""
+    """Draw the scenarios into an SVG file."""
     lines = -(-len(found) // COLUMNS)
     most = max(len(runs.samples) for runs in found.values())
     figure, panels = plt.subplots(
-        lines, COLUMNS, figsize=(COLUMNS * 4.2, lines * (most * INCH + 0.75)), squeeze=False
+        lines, COLUMNS, figsize=(COLUMNS * 4.2, lines * (most * BAR_HEIGHT + 0.75)), squeeze=False
     )
     for panel in panels.flat[len(found) :]:
         panel.set_axis_off()
@@ -55,7 +55,7 @@ def draw(found: dict[str, Runs], path: Path) -> None:
 
 
 def draw_growth(found: dict[str, dict[int, float]], path: Path) -> None:
-    """Write the cost of an item by each axis as an SVG file."""
+    """Draw the cost of an item, by axis, into an SVG file."""
     figure, panels = plt.subplots(1, len(found), figsize=(2.6 * len(found), 2.2), squeeze=False)
     for panel, (axis, points) in zip(panels.flat, found.items(), strict=True):
         panel.plot(list(points), list(points.values()), marker="o", color=OURS)
@@ -67,5 +67,6 @@ def draw_growth(found: dict[str, dict[int, float]], path: Path) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
+    """Write the figure, without the date."""
     figure.tight_layout()
     figure.savefig(path, format="svg", metadata={"Date": None})

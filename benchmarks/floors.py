@@ -1,7 +1,7 @@
-"""Floors: what any engine must do at least, and nothing else.
+"""Floors: the minimum that any batcher must do, and nothing else.
 
-No errors, no cancellation, no bound, no linger: these are no engines to use, but marks that tell
-how far down one could get. Each names its scenarios.
+They handle no errors and no cancellation, and have no capacity and no linger. They are not meant
+for use: they show how fast a batcher could be at best. Each names its scenarios.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .adapters.base import ASYNCIO, THREADS, Rival
 
 
 class _Slot:
-    """A place for an item, then for its result."""
+    """Holds an item, and later its result."""
 
     __slots__ = ("floor", "is_done", "value")
 
@@ -31,10 +31,10 @@ class _Slot:
 
 
 class DequeAndSlices(Rival):
-    """Whoever fills a batch, or waits for a result, calls the function: no thread is woken."""
+    """Callers that fill a batch or wait for a result call the function; no thread is woken."""
 
     name = "floor: deque and slices"
-    ways = (THREADS,)
+    modes = (THREADS,)
     scenarios = ("S2", "S21", "S4", "S7")
     is_floor = True
 
@@ -59,7 +59,7 @@ class DequeAndSlices(Rival):
         try:
             for _ in range(self.size):
                 batch.append(take())
-        except IndexError:  # other threads take, too
+        except IndexError:  # other threads take items too
             pass
         if batch:
             results = self.function([slot.value for slot in batch])
@@ -70,19 +70,19 @@ class DequeAndSlices(Rival):
     def drain(self, slot: _Slot) -> None:
         while self.queue:
             self.run()
-        while not slot.is_done:  # another thread has it in hand
+        while not slot.is_done:  # another thread runs its batch
             time.sleep(0)
 
     def map(self, items: Iterable[Any]) -> list[Any]:
         items, size, function = list(items), self.size, self.function
         results: list[Any] = []
-        for place in range(0, len(items), size):
-            results += function(items[place : place + size])
+        for start in range(0, len(items), size):
+            results += function(items[start : start + size])
         return results
 
 
 class _Sleeper:
-    """A raw lock that the worker lets go of."""
+    """A raw lock that the worker releases."""
 
     __slots__ = ("lock", "value")
 
@@ -92,10 +92,10 @@ class _Sleeper:
 
 
 class SleepWakePairs(Rival):
-    """A thread that takes what is there, and wakes each caller by a raw lock."""
+    """A thread that takes what is queued, and wakes each caller with a raw lock."""
 
     name = "floor: sleep/wake pairs"
-    ways = (THREADS,)
+    modes = (THREADS,)
     scenarios = ("S3", "S3u", "S3s")
     is_floor = True
 
@@ -119,7 +119,7 @@ class SleepWakePairs(Rival):
         if self.is_asleep.locked():
             try:
                 self.is_asleep.release()
-            except RuntimeError:  # another was faster
+            except RuntimeError:  # another caller released it first
                 return
 
     def close(self) -> None:
@@ -139,12 +139,12 @@ class SleepWakePairs(Rival):
                     sleeper.value = result
                     sleeper.lock.release()
             is_asleep.acquire(False)
-            if not queue:  # who appended before it was locked did not ring
+            if not queue:  # a caller that appended before the lock was taken did not ring
                 is_asleep.acquire()
 
 
-class _Duck:
-    """As much of a future as `await` and `asyncio.gather` look at."""
+class _MinimalFuture:
+    """The part of a future that `await` and `asyncio.gather` use."""
 
     __slots__ = ("_asyncio_future_blocking", "_loop", "callback", "context", "is_done", "value")
 
@@ -175,58 +175,58 @@ class _Duck:
 
 
 class LoopFutures(Rival):
-    """Ducks for futures, one task for a batch, all of a batch woken by one handle."""
+    """Minimal futures, one task per batch, and one loop handle that wakes a whole batch."""
 
     name = "floor: loop futures"
-    ways = (ASYNCIO,)
+    modes = (ASYNCIO,)
     scenarios = ("S1", "S1k", "S3a", "S3a0", "S4a")
     is_floor = True
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.function, self.size = function, size
         self.loop = asyncio.get_running_loop()
-        self.queue: list[_Duck] = []
+        self.queue: list[_MinimalFuture] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def acall(self, item: Any) -> _Duck:
-        duck = _Duck()
-        duck._loop = running_loop()
-        duck._asyncio_future_blocking = False
-        duck.callback = duck.context = None
-        duck.is_done = False
-        duck.value = item
+    def acall(self, item: Any) -> _MinimalFuture:
+        future = _MinimalFuture()
+        future._loop = running_loop()
+        future._asyncio_future_blocking = False
+        future.callback = future.context = None
+        future.is_done = False
+        future.value = item
         queue = self.queue
-        queue.append(duck)
+        queue.append(future)
         if len(queue) == 1:
             task = self.loop.create_task(self.work())
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
-        return duck
+        return future
 
     async def work(self) -> None:
         while self.queue:
             batch = self.queue[: self.size]
             del self.queue[: self.size]
-            results = await self.function([duck.value for duck in batch])
-            for duck, result in zip(batch, results, strict=True):
-                duck.value = result
-                duck.is_done = True
+            results = await self.function([future.value for future in batch])
+            for future, result in zip(batch, results, strict=True):
+                future.value = result
+                future.is_done = True
             self.loop.call_soon(wake, batch)
 
 
-def wake(batch: list[_Duck]) -> None:
-    for duck in batch:
-        if duck.context is not None:
-            duck.context.run(duck.callback, duck)
-        elif duck.callback is not None:
-            duck.callback(duck)
+def wake(batch: list[_MinimalFuture]) -> None:
+    for future in batch:
+        if future.context is not None:
+            future.context.run(future.callback, future)
+        elif future.callback is not None:
+            future.callback(future)
 
 
 class BareTasks(Rival):
-    """Tasks that await nothing: what `asyncio` asks for one call in a task of its own."""
+    """Tasks that await nothing: what asyncio takes for one task per call."""
 
     name = "floor: bare tasks"
-    ways = (ASYNCIO,)
+    modes = (ASYNCIO,)
     scenarios = ("S1t",)
     is_floor = True
 

@@ -1,11 +1,11 @@
-"""Throughput by the number of calling threads, with the GIL and without it.
+"""Measure the throughput by number of calling threads, with and without the GIL.
 
-    python -m benchmarks.free_threaded                        # of this interpreter
+    python -m benchmarks.free_threaded                        # with this interpreter
     python -m benchmarks.free_threaded .venv/bin/python .venv-3.13t/bin/python
 
-Each interpreter needs `wrapt`. In a repetition they take turns; the function computes for some
-5 us an item, so that threads have something to do at the same time, and 4 workers run it. The
-table tells items a second, and how many times those of one caller.
+Each interpreter needs `wrapt`. In a repetition all interpreters run in turn. Four workers run a
+function that computes for about 5 µs per item, so that the threads have work to do in parallel. The
+table shows items per second, and the ratio to one caller.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RIVALS = (Batchify, HandWrittenThreads)
 
 
 def work(items: list[int]) -> list[int]:
-    """Some computing in Python for each item."""
+    """Compute for some microseconds per item, in Python."""
     for item in items:
         x = item
         for _ in range(50):
@@ -41,7 +41,7 @@ def work(items: list[int]) -> list[int]:
 
 
 def measure() -> dict[str, Any]:
-    """Items a second of each rival, by the number of callers."""
+    """Return the items per second of each rival, by number of callers."""
     found: dict[str, Any] = {
         "version": platform.python_version(),
         "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
@@ -49,13 +49,13 @@ def measure() -> dict[str, Any]:
     for rival in RIVALS:
         rates = found[rival.name] = []
         for callers in CALLERS:
-            one = rival(work, 64, 0.001, 4)
-            for outcome in [one.submit(n) for n in range(-256, 0)]:
+            batcher = rival(work, 64, 0.001, 4)
+            for outcome in [batcher.submit(n) for n in range(-256, 0)]:
                 outcome.result()
             each = ITEMS // callers
             parts = [range(n * each, (n + 1) * each) for n in range(callers)]
-            rates.append(each * callers / flood(Run(one, parts, open_gate(THREADS))))
-            one.close()
+            rates.append(each * callers / flood(Run(batcher, parts, open_gate(THREADS))))
+            batcher.close()
     return found
 
 
@@ -65,9 +65,9 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("python", nargs="*", default=[sys.executable])
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("python", nargs="*", default=[sys.executable], help="the interpreters")
+    parser.add_argument("--repetitions", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--json", type=Path, help="write every sample to this file")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
@@ -76,13 +76,13 @@ def main() -> int:
     samples: dict[str, list[dict[str, Any]]] = {python: [] for python in given.python}
     for _ in range(given.repetitions):
         for python, own in samples.items():
-            told = subprocess.run(
+            done = subprocess.run(
                 [python, "-m", "benchmarks.free_threaded", "--measure"],
-                # Else an extension that does not know of it would switch the GIL on.
+                # Otherwise an extension without support for it would switch the GIL on.
                 env={**os.environ, "PYTHON_GIL": "0"} if is_free_threaded(python) else None,
                 check=True, capture_output=True, text=True,
             )  # fmt: skip
-            own.append(json.loads(told.stdout))
+            own.append(json.loads(done.stdout))
     print(f"| interpreter | engine | {' | '.join(f'{n} callers' for n in CALLERS)} |")
     print(f"|---|---|{'--:|' * len(CALLERS)}")
     for own in samples.values():
@@ -97,9 +97,10 @@ def main() -> int:
 
 
 def is_free_threaded(python: str) -> bool:
+    """Return True if the interpreter was built without the GIL."""
     code = "import sysconfig; print(sysconfig.get_config_var('Py_GIL_DISABLED') or 0)"
-    told = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
-    return told.stdout.strip() == "1"
+    done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.strip() == "1"
 
 
 if __name__ == "__main__":

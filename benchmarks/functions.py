@@ -1,4 +1,4 @@
-"""The functions that are batched: they give their items back, and note how many they were."""
+"""The batch functions of the benchmarks: they return their items, and record the batch sizes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from .adapters.base import ASYNCIO
 
 Function = Callable[[list[Any]], Any]
-Gate = threading.Event | asyncio.Event  # open when set
+Gate = threading.Event | asyncio.Event  # open if set
 
 
-def echo(way: str, sizes: list[int], takes: float = 0.0) -> Function:
-    """A function that sleeps `takes` seconds, or costs nothing: then the way to it is measured."""
+def echo(mode: str, sizes: list[int], takes: float = 0.0) -> Function:
+    """Return a function that sleeps `takes` seconds, or costs nothing, and records batch sizes."""
 
     def plain(items: list[Any]) -> list[Any]:
-        sizes.append(len(items))  # atomic, as the workers are several
+        sizes.append(len(items))  # atomic: several workers call this
         return list(items)
 
     def slow(items: list[Any]) -> list[Any]:
@@ -33,23 +33,23 @@ def echo(way: str, sizes: list[int], takes: float = 0.0) -> Function:
         await asyncio.sleep(takes)
         return plain(items)
 
-    if way == ASYNCIO:
+    if mode == ASYNCIO:
         return slow_coroutine if takes else coroutine
     return slow if takes else plain
 
 
 def bare(items: list[Any]) -> list[Any]:
-    """What costs nothing, and notes nothing."""
+    """Return the items; cost nothing, and record nothing."""
     return list(items)
 
 
 async def abare(items: list[Any]) -> list[Any]:
-    """The same as `async def`."""
+    """Do the same as an `async def`."""
     return list(items)
 
 
-def gated(way: str, function: Function, gate: Gate) -> Function:
-    """The same function, but its calls wait while the gate is closed."""
+def gated(mode: str, function: Function, gate: Gate) -> Function:
+    """Return the same function, whose calls wait while the gate is closed."""
 
     def plain(items: list[Any]) -> list[Any]:
         gate.wait()
@@ -59,11 +59,11 @@ def gated(way: str, function: Function, gate: Gate) -> Function:
         await gate.wait()
         return await function(items)
 
-    return coroutine if way == ASYNCIO else plain
+    return coroutine if mode == ASYNCIO else plain
 
 
-def open_gate(way: str) -> Gate:
-    """A gate that lets everyone through until it is closed."""
-    gate: Gate = asyncio.Event() if way == ASYNCIO else threading.Event()
+def open_gate(mode: str) -> Gate:
+    """Return a gate that is open."""
+    gate: Gate = asyncio.Event() if mode == ASYNCIO else threading.Event()
     gate.set()
     return gate

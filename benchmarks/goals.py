@@ -1,7 +1,7 @@
-"""The goals: how much batchify may take of what others take, in one and the same run.
+"""The goals: the largest ratio that batchify may take of what a rival takes in the same run.
 
-Ratios of medians inside each repetition, so that they hold on other machines, too. Goals for a
-rival that has not run are left out, and said to be.
+A ratio is the median of the ratios within each repetition, so that it holds on other machines too.
+If a rival did not run, the table says that its goals were not measured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ THREADS, LOOP = "hand-written threads", "hand-written asyncio"
 
 
 class Goal(NamedTuple):
-    """batchify takes at most `most` times what `other` takes; with no other, `most` itself."""
+    """batchify may take `most` times what `other` takes or, without `other`, `most` bytes."""
 
     scenario: str
     most: float
@@ -77,25 +77,25 @@ GOALS = (
 
 
 class Verdict(NamedTuple):
-    """What became of a goal; `value` is None where the other has not run."""
+    """The result for a goal; `value` is None if the other row has not run."""
 
     goal: Goal
     value: float | None
 
-    def is_kept(self, slack: float = 1.0) -> bool:
-        """Is it reached, or missed by less than `slack` times? What was not measured is not."""
+    def is_met(self, slack: float = 1.0) -> bool:
+        """Return True if the value was measured and is at most `slack` times the limit."""
         return self.value is not None and self.value <= self.goal.most * slack
 
     @property
-    def told(self) -> tuple[str, str]:
-        """The value and the most it may be, to print."""
+    def texts(self) -> tuple[str, str]:
+        """The value and its limit, as text."""
         unit = "x" if self.goal.other else ""
         value = "not measured" if self.value is None else f"{digits(self.value)}{unit}"
         return value, f"{digits(self.goal.most)}{unit}"
 
 
 def verdicts(found: dict[str, Runs], goals: Iterable[Goal] = GOALS) -> Iterator[Verdict]:
-    """What became of the goals for the scenarios that have run."""
+    """Yield the results for the goals of all scenarios that have run."""
     for goal in goals:
         runs = found.get(goal.scenario)
         if runs is None:
@@ -110,16 +110,16 @@ def verdicts(found: dict[str, Runs], goals: Iterable[Goal] = GOALS) -> Iterator[
 
 
 def table(found: dict[str, Runs]) -> str:
-    """The goals as a Markdown table."""
+    """Return the goals as a Markdown table."""
     lines = [
         "### Goals",
         "",
-        "| scenario | to | at most | is | |",
+        "| scenario | compared with | limit | value | |",
         "|---|---|--:|--:|---|",
     ]
     for verdict in verdicts(found):
-        value, most = verdict.told
+        value, most = verdict.texts
         goal = verdict.goal
-        mark = "-" if verdict.value is None else "reached" if verdict.is_kept() else "**missed**"
+        mark = "-" if verdict.value is None else "reached" if verdict.is_met() else "**missed**"
         lines.append(f"| {goal.scenario} | {goal.other or 'itself'} | {most} | {value} | {mark} |")
     return "\n".join([*lines, ""])

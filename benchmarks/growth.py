@@ -1,18 +1,18 @@
-"""Does the cost of an item grow with anything?
+"""Measure whether the cost of an item grows with the number of items, threads, tasks or keys.
 
-    python -m benchmarks.growth                          # ten minutes; prints a table
+    python -m benchmarks.growth                          # ten minutes; prints tables
     python -m benchmarks.growth --json g.json --svg docs/growth.svg
     python -m benchmarks.growth --axis keys tasks --most 1000
 
-One quantity grows, all others stand still; the table tells the cost of an item, and how it
-compares with the cheapest one of the same axis. A cost that does not grow has its line flat.
-(It falls where batches grow: `size`, `tasks` and `threads` up to a batch's worth.) Each point is
-the median of `--repetitions` runs, and the axis is walked once in each repetition, so that a mood
-of the machine does not pass for growth. Where the interpreter itself grows slower, with threads
-that wait for its lock and with tasks, the engines written by hand walk the axis, too.
+On each axis one quantity grows and all others stay the same. The table shows the cost of an item,
+and its ratio to the lowest cost on the axis. If the cost does not grow, all ratios are near 1. (It
+falls where batches grow: with `size`, and with `tasks` and `threads` until they fill a batch.) Each
+point is the median of `--repetitions` runs. A repetition measures all points of an axis once, so
+that a slow phase of the machine does not look like growth. More threads and more tasks also slow
+down the interpreter itself, so the hand-written batchers are measured on these two axes too.
 
-Besides: an idle function wakes nobody up, and ten thousand of them have no thread and take
-little memory.
+The program also checks idle functions: how often they wake up, and how many threads and how much
+memory ten thousand of them take.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from .functions import abare, bare
 from .harness import say
 from .report import surroundings
 
-LINGER = 0.0  # seconds, as by default
-ENOUGH = 100_000  # items that a point is measured with, where the axis does not say how many
+LINGER = 0.0  # seconds; the default
+ITEMS = 100_000  # items per point, unless the axis sets their number
 
 
 def timed(run: Callable[[], Any], items: int) -> float:
-    """Microseconds an item."""
+    """Return the microseconds per item that `run` takes."""
     gc.collect()
     gc.freeze()
     try:
@@ -58,23 +58,23 @@ def timed(run: Callable[[], Any], items: int) -> float:
         gc.unfreeze()
 
 
-# ---- the axes: each gives us an item at one point ----
+# ---- the axes: each function returns microseconds per item at one point ----
 
 
 def items(count: int) -> float:
-    """Items, submitted by one thread and collected as they come; the default capacity."""
+    """Measure with this many items, which one thread submits and collects; default capacity."""
     call = batched(bare, size=64, workers=2)
     call(0).result()
 
     def run() -> None:
-        left: list[Any] = []
+        pending: list[Any] = []
         for item in range(count):
-            left.append(call(item))
-            if len(left) >= 5000:
-                for future in left:
+            pending.append(call(item))
+            if len(pending) >= 5000:
+                for future in pending:
                     future.result()
-                left.clear()
-        for future in left:
+                pending.clear()
+        for future in pending:
             future.result()
 
     try:
@@ -84,9 +84,9 @@ def items(count: int) -> float:
 
 
 def threads(count: int, kind: type[Rival] = Batchify) -> float:
-    """Threads that submit at the same time, then wait."""
+    """Measure with this many threads, which submit all items and then wait."""
     rival = kind(bare, 64, LINGER, 2)
-    each = ENOUGH // count
+    each = ITEMS // count
     barrier = threading.Barrier(count + 1)
 
     def caller() -> None:
@@ -110,8 +110,8 @@ def threads(count: int, kind: type[Rival] = Batchify) -> float:
 
 
 def tasks(count: int, kind: type[Rival] = Batchify) -> float:
-    """Coroutines in a closed loop, each with one call at a time; `async def`, size 64."""
-    each = max(5, ENOUGH // count // 4)
+    """Measure with this many coroutines, each with one call at a time; `async def`, size 64."""
+    each = max(5, ITEMS // count // 4)
 
     async def caller(rival: Rival, begin: asyncio.Event) -> None:
         await begin.wait()
@@ -121,7 +121,7 @@ def tasks(count: int, kind: type[Rival] = Batchify) -> float:
     async def prepared() -> tuple[Rival, asyncio.Event, list[asyncio.Task[None]]]:
         rival, begin = kind(abare, 64, LINGER, 2), asyncio.Event()
         callers = [asyncio.create_task(caller(rival, begin)) for _ in range(count)]
-        await asyncio.sleep(0)  # each of them waits
+        await asyncio.sleep(0)  # now each of them waits
         return rival, begin, callers
 
     async def all_called(begin: asyncio.Event, callers: list[asyncio.Task[None]]) -> None:
@@ -136,9 +136,9 @@ def tasks(count: int, kind: type[Rival] = Batchify) -> float:
 
 
 def keys(count: int) -> float:
-    """Keys, each with its own batches, in turn; a batch of 8 for each key and round."""
+    """Measure with this many keys, in turn, with a batch of 8 items per key and round."""
     call = batched(bare, size=8, workers=2, capacity=None, key=lambda item: item % count)
-    total = max(ENOUGH, 8 * count)
+    total = max(ITEMS, 8 * count)
     rounds = max(1, total // (8 * count))
     order = [key + count * n for _ in range(rounds) for key in range(count) for n in range(8)]
 
@@ -154,9 +154,9 @@ def keys(count: int) -> float:
 
 
 def size(count: int) -> float:
-    """`size`: the most items of a batch, all of them full."""
+    """Measure with this maximum batch size; all batches are full."""
     call = batched(bare, size=count, workers=2, capacity=None)
-    total = ENOUGH // count * count
+    total = ITEMS // count * count
 
     def run() -> None:
         for future in [call(item) for item in range(total)]:
@@ -181,11 +181,11 @@ BY_HAND: dict[str, Callable[[int], float]] = {
 }
 
 
-# ---- idle ones ----
+# ---- idle functions ----
 
 
 def wake_ups(seconds: float = 1.0) -> int:
-    """How often the threads of an idle function run, while nothing is submitted."""
+    """Return how often the threads of an idle function wake up within this time."""
     call = batched(bare, size=64, linger=0.001, workers=2)
     for future in [call(item) for item in range(1000)]:
         future.result()
@@ -198,7 +198,7 @@ def wake_ups(seconds: float = 1.0) -> int:
 
 
 def switches() -> int:
-    """Voluntary context switches of all threads of this process but this one (Linux)."""
+    """Return the voluntary context switches of all other threads of this process (Linux)."""
     own = threading.get_native_id()
     total = 0
     for task in Path("/proc/self/task").iterdir():
@@ -211,7 +211,7 @@ def switches() -> int:
 
 
 def decorated(count: int = 10_000) -> tuple[int, float]:
-    """The threads of that many decorated functions, and their bytes each."""
+    """Decorate this many functions, and return the threads they started and the bytes of each."""
 
     def new() -> Callable[[list[Any]], list[Any]]:
         def echo(items: list[Any]) -> list[Any]:
@@ -219,7 +219,7 @@ def decorated(count: int = 10_000) -> tuple[int, float]:
 
         return echo
 
-    plain = [new() for _ in range(count)]  # their own, and not counted
+    plain = [new() for _ in range(count)]  # their memory is not counted
     gc.collect()
     threads_before = threading.active_count()
     tracemalloc.start()
@@ -231,13 +231,14 @@ def decorated(count: int = 10_000) -> tuple[int, float]:
     return threading.active_count() - threads_before, held / len(calls)
 
 
-# ---- what is told ----
+# ---- the report ----
 
 
 def table(axis: str, points: dict[int, float], by_hand: dict[int, float]) -> str:
-    heads = [axis, "µs/item", "to the cheapest"]
+    """Return the costs on one axis as a Markdown table."""
+    heads = [axis, "µs/item", "to the lowest"]
     if by_hand:
-        heads += ["hand-written", "to its cheapest"]
+        heads += ["hand-written", "to its lowest"]
     lines = ["| " + " | ".join(heads) + " |", "|--:" * len(heads) + "|"]
     for at in points:
         cells = [f"{at:,}"]
@@ -248,14 +249,17 @@ def table(axis: str, points: dict[int, float], by_hand: dict[int, float]) -> str
     return "\n".join([*lines, ""])
 
 
-def walked(
+def measured(
     axis: str, places: list[int], repetitions: int
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """The cost of an item at each place, and of the engine written by hand, if it walks there."""
-    ways = [AXES[axis][0], BY_HAND.get(axis)]
-    samples: list[dict[int, list[float]]] = [{at: [] for at in places} for _ in ways]
+    """Return the cost of an item at each point, of batchify and of the hand-written batcher.
+
+    The second mapping is empty if the hand-written batcher is not measured on this axis.
+    """
+    measures = [AXES[axis][0], BY_HAND.get(axis)]
+    samples: list[dict[int, list[float]]] = [{at: [] for at in places} for _ in measures]
     for _, at in itertools.product(range(repetitions), places):
-        for measure, taken in zip(ways, samples, strict=True):
+        for measure, taken in zip(measures, samples, strict=True):
             if measure is not None:
                 taken[at].append(measure(at))
                 say(f"{axis} {at}: {taken[at][-1]:.3g}\n")
@@ -269,29 +273,34 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--axis", nargs="+", choices=AXES, default=list(AXES))
-    parser.add_argument("--most", type=int, default=10_000_000, help="the end of every axis")
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--svg", type=Path, help="where to draw the plots (needs matplotlib)")
+    parser.add_argument("--axis", nargs="+", choices=AXES, default=list(AXES), help="default: all")
+    parser.add_argument(
+        "--most",
+        type=int,
+        default=10_000_000,
+        help="the largest value on any axis (default: %(default)s)",
+    )
+    parser.add_argument("--repetitions", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--svg", type=Path, help="draw the plots into this file (needs matplotlib)")
     given = parser.parse_args()
     found: dict[str, dict[int, float]] = {}
     by_hand: dict[str, dict[int, float]] = {}
     for axis in given.axis:
         places = [at for at in AXES[axis][1] if at <= given.most]
-        found[axis], by_hand[axis] = walked(axis, places, given.repetitions)
+        found[axis], by_hand[axis] = measured(axis, places, given.repetitions)
         print(table(axis, found[axis], by_hand[axis]), flush=True)
     idle: dict[str, float] = {}
     if Path("/proc/self/task").exists():
-        idle["wake-ups a second"] = wake_ups()
-    idle["threads of 10 000 functions"], idle["bytes of each"] = decorated()
+        idle["wake-ups per second"] = wake_ups()
+    idle["threads of 10 000 functions"], idle["bytes per function"] = decorated()
     for what, number in idle.items():
         print(f"idle: {what}: {number:,.0f}")
     if given.json:
         facts = {**surroundings([]), "growth": found, "by hand": by_hand, "idle": idle}
         given.json.write_text(json.dumps(facts, indent=1) + "\n")
     if given.svg:
-        from .chart import draw_growth  # matplotlib is needed for this only
+        from .chart import draw_growth  # only this needs matplotlib
 
         draw_growth(found, given.svg)
     return 0

@@ -1,10 +1,10 @@
-"""How things are measured.
+"""Measure the rivals.
 
-* In a repetition every rival runs once, in random order, each with a fresh instance: what
-  drifts on the machine drifts for all.
-* Before each run the heap is collected and frozen, so that nobody pays for what others (or the
-  imports) left in it. The collector stays on: what an engine makes it do is part of its cost.
-* A run that hangs is ended by a watchdog, which prints all stacks and exits.
+* In a repetition every rival runs once, in random order, each with a new instance, so that a drift
+  of the machine affects all of them alike.
+* Before each run the heap is collected and frozen, so that no run pays for the garbage of another,
+  or of the imports. The collector stays on, because the work it gets is part of a rival's cost.
+* A watchdog aborts a run that hangs: it prints all stacks and exits.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Sample:
     scenario: str
     rival: str
     repetition: int
-    position: int  # in the random order of the repetition
-    value: float  # per item, in the scenario's unit; where callers' waits are measured: p99
+    position: int  # within the random order of the repetition
+    value: float  # per item, in the scenario's unit; for latencies, the 99th percentile
     items: int
-    calls: int  # of the function
+    calls: int  # of the batch function
     mean_batch: float
-    p50: float | None = None  # where callers' waits are measured
+    p50: float | None = None  # for latencies only
 
 
 def compare(
@@ -49,13 +49,13 @@ def compare(
     order: random.Random,
     watchdog: float,
 ) -> list[Sample]:
-    """Run all rivals of a scenario against each other, and tell on stderr how it goes."""
+    """Run all rivals of a scenario, and report progress on stderr."""
     samples = []
     rivals = [rival for rival in rivals if scenario.admits(rival)]
     for repetition in range(repetitions):
         say(f"{scenario.name} {repetition + 1}/{repetitions}:")
         for position, rival in enumerate(order.sample(rivals, len(rivals))):
-            say(f" {rival.name}")  # before it runs: after a hang, the last name is whose it was
+            say(f" {rival.name}")  # before the run: if it hangs, the last name shows which one
             sample = measure(scenario, rival, repetition, position, scale, watchdog)
             say(f" {sample.value:.4g},")
             samples.append(sample)
@@ -71,7 +71,7 @@ def measure(
     scale: float,
     watchdog: float,
 ) -> Sample:
-    """One run, with a fresh instance."""
+    """Run one rival once, with a new instance."""
     sizes: list[int] = []
     parts = scenario.parts(scale)
     items = sum(map(len, parts))
@@ -79,12 +79,12 @@ def measure(
     gc.freeze()
     faulthandler.dump_traceback_later(watchdog, exit=True)
     try:
-        if scenario.way == THREADS:
+        if scenario.mode == THREADS:
             total = _in_threads(scenario, rival, parts, sizes)
         else:
             total = asyncio.run(_on_loop(scenario, rival, parts, sizes))
         if sum(sizes) != items and not rival.is_floor:
-            raise AssertionError(f"the function got {sum(sizes)} items instead of {items}")
+            raise AssertionError(f"the batch function got {sum(sizes)} items, expected {items}")
     except BaseException as error:
         error.add_note(f"{scenario.name}, {rival.name}, repetition {repetition + 1}")
         raise
@@ -130,18 +130,18 @@ async def _on_loop(
 
 
 def _open(scenario: Scenario, rival: type[Rival], parts: list[range], sizes: list[int]) -> Run:
-    gate = open_gate(scenario.way)
-    function = echo(scenario.way, sizes, scenario.takes)
+    gate = open_gate(scenario.mode)
+    function = echo(scenario.mode, sizes, scenario.takes)
     if scenario.is_gated:
-        function = gated(scenario.way, function, gate)
+        function = gated(scenario.mode, function, gate)
     return Run(rival(function, scenario.size, scenario.linger, scenario.workers), parts, gate)
 
 
 def _warm_up(scenario: Scenario) -> range:
-    """Calls before the clock starts, enough for all workers to start. Keys used only here."""
+    """Return the keys of the untimed calls, enough to start all workers."""
     return range(-scenario.size * scenario.workers, 0)
 
 
 def say(text: str) -> None:
-    """Tell how it goes, beside the report."""
+    """Print progress to stderr, apart from the report."""
     print(text, end="", file=sys.stderr, flush=True)

@@ -1,14 +1,14 @@
-"""How many instructions an item costs, on one thread: a number that no busy machine changes.
+"""Count the instructions that an item costs on one thread. The load of the machine does not matter.
 
     python -m benchmarks.instructions             # count, print the table, compare with the record
-    python -m benchmarks.instructions --record    # write the record for this Python
-    python -m benchmarks.instructions --row loop  # one path only
+    python -m benchmarks.instructions --record    # write the record for this Python version
+    python -m benchmarks.instructions --row loop  # count one path only
 
-Each path is run under valgrind's callgrind with n and with 2n items; the difference, divided by
-n, is what one item costs: what the start costs falls away. It is compared with the life of a
-stock `concurrent.futures.Future`, counted in the same job, so that the ratio does not depend on
-how the interpreter was built, as far as that can be. Exit 1 when a ratio has grown by more than
-5 % over the record (`instructions.json`, by version of Python); where there is none, it says so.
+valgrind's callgrind runs each path with n and with 2n items. The difference, divided by n, is the
+cost of one item without the cost of starting. It is divided by the instructions of a
+`concurrent.futures.Future`, counted in the same job, so that the ratio depends as little as
+possible on how the interpreter was built. The program exits with 1 if a ratio exceeds the recorded
+one by more than 5 % (`instructions.json`, by Python version). It says so if there is no record.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ FUTURE = "future"
 
 
 def future(count: int) -> None:
-    """The stock future: made, started, given its result, and asked for it."""
+    """Create a `concurrent.futures.Future`, start it, set its result and get it."""
     for number in range(count):
-        one: Future[int] = Future()
-        one.set_running_or_notify_cancel()
-        one.set_result(number)
-        one.result()
+        stock: Future[int] = Future()
+        stock.set_running_or_notify_cancel()
+        stock.set_result(number)
+        stock.result()
 
 
 class Stepped(Seam):
-    """A seam without threads: the worker's part is done by `step`, in the caller's thread."""
+    """A seam without threads: `step` does the work of the workers, in the caller's thread."""
 
     clock, bell = staticmethod(THREADS.clock), staticmethod(THREADS.bell)
 
@@ -66,7 +66,7 @@ class Stepped(Seam):
         return None
 
     def step(self) -> None:
-        """Run all batches that are ready, as a worker would."""
+        """Run all batches that are ready, as a worker does."""
         for weak, bell in self.workers:
             engine = weak()
             step = engine.next(bell)
@@ -76,34 +76,36 @@ class Stepped(Seam):
 
 
 def stepped() -> tuple[Any, Stepped]:
+    """Return a batched function and its seam."""
     seam = Stepped()
     usual: Any = batched(bare, size=64, capacity=None)
     return Batched(bare, usual._options(), seam), seam
 
 
 def threads(count: int, at_once: int = 64) -> None:
-    """`def`: submit `at_once` items, run their batch as a worker does, ask for the results."""
+    """Submit `at_once` items to a `def`, run their batch as a worker does, and get the results."""
     call, seam = stepped()
     for start in range(0, count, at_once):
         futures = [call(item) for item in range(start, start + at_once)]
         seam.step()
-        for one in futures:
-            one.result(0)
-    os._exit(0)  # the exit hook would wait for threads that there are not
+        for future in futures:
+            future.result(0)
+    os._exit(0)  # the exit hook would wait for threads that do not exist
 
 
 def threads_alone(count: int) -> None:
-    """The same with a batch for each item."""
+    """Do the same with one batch per item."""
     threads(count, 1)
 
 
 def on_loop(run: Callable[[Any, int], Any], count: int, **options: Any) -> None:
+    """Run a coroutine function with a batched `async def` and the number of items."""
     call = batched(abare, size=64, capacity=None, workers=2, **options)
     asyncio.run(run(call, count))
 
 
 def loop(count: int) -> None:
-    """`async def`: one `gather` of all calls."""
+    """Call an `async def` for all items in one `gather`."""
 
     async def run(call: Any, count: int) -> None:
         await asyncio.gather(*[call(item) for item in range(count)])
@@ -112,7 +114,7 @@ def loop(count: int) -> None:
 
 
 def loop_closed(count: int) -> None:
-    """`async def`: 64 coroutines, each with one call at a time."""
+    """Call an `async def` from 64 coroutines, each with one call at a time."""
 
     async def run(call: Any, count: int) -> None:
         async def caller() -> None:
@@ -125,7 +127,7 @@ def loop_closed(count: int) -> None:
 
 
 def loop_alone(count: int) -> None:
-    """`async def`: one coroutine, call by call."""
+    """Call an `async def` from one coroutine, one call after the other."""
 
     async def run(call: Any, count: int) -> None:
         for item in range(count):
@@ -135,7 +137,7 @@ def loop_alone(count: int) -> None:
 
 
 def asyncio_queue(count: int) -> None:
-    """The hand-written engine for asyncio: one `gather` of all calls."""
+    """Call the hand-written batcher for asyncio for all items in one `gather`."""
 
     async def run() -> None:
         rival = HandWrittenAsyncio(abare, 64, 0.001, 2)
@@ -160,10 +162,10 @@ ROWS: dict[str, tuple[Callable[[int], None], int]] = {  # with the number of ite
 
 
 def counted_in_children(rows: list[str]) -> None:
-    """Run each row with n and with 2n items, each in a forked child; say which was which.
+    """Run each row with n and with 2n items, each in a forked child, and print which is which.
 
-    All begin with the same heap, and the start of the interpreter, which takes longer than they
-    do, is run once.
+    With forks all of them begin with the same heap, and the interpreter starts only once, which
+    takes longer than a row.
     """
     gc.disable()
     for row in rows:
@@ -179,11 +181,11 @@ def counted_in_children(rows: list[str]) -> None:
 
 
 def instructions_of(rows: list[str]) -> dict[str, float]:
-    """The instructions of an item, for each row."""
+    """Return the instructions per item, for each row."""
     with tempfile.TemporaryDirectory() as folder:
-        # Nothing that differs from run to run, nor from checkout to checkout.
+        # Avoid what differs between runs or between checkouts.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-        told = subprocess.run(
+        done = subprocess.run(
             [
                 "valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/%p", "-q",
                 sys.executable, "-m", "benchmarks.instructions", "--children", *rows,
@@ -192,7 +194,7 @@ def instructions_of(rows: list[str]) -> dict[str, float]:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         totals: dict[str, list[tuple[int, int]]] = {}
-        for line in told.stdout.splitlines():
+        for line in done.stdout.splitlines():
             child, row, count = line.split(",")
             totals.setdefault(row, []).append((int(count), total(Path(folder) / child)))
     return {
@@ -201,11 +203,11 @@ def instructions_of(rows: list[str]) -> dict[str, float]:
 
 
 def total(out: Path) -> int:
-    """The instructions of one process."""
+    """Return the instructions of one process, from the file that callgrind wrote."""
     for line in out.read_text(errors="replace").splitlines():
         if line.startswith(("summary:", "totals:")):
             return int(line.split()[1])
-    raise AssertionError("callgrind gave no total")
+    raise AssertionError(f"{out} has no total")
 
 
 def main() -> int:
@@ -214,7 +216,13 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--row", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument(
+        "--row",
+        nargs="+",
+        choices=ROWS,
+        default=list(ROWS),
+        help="count these paths (default: all)",
+    )
     parser.add_argument("--record", action="store_true", help="write the record for this Python")
     parser.add_argument("--children", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -222,7 +230,7 @@ def main() -> int:
         counted_in_children(given.children)
         return 0
     if shutil.which("valgrind") is None:
-        print("!!! valgrind is not installed: no instructions can be counted", file=sys.stderr)
+        print("!!! valgrind is not installed; it is needed to count instructions", file=sys.stderr)
         return 2
     rows = [FUTURE, *(row for row in given.row if row != FUTURE)]
     counted = instructions_of(rows)
@@ -230,17 +238,17 @@ def main() -> int:
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     before: dict[str, float] = record.get(version, {})
     is_good = True
-    print(f"| path | instructions/item | to the stock future ({version}) | record |")
+    print(f"| path | instructions/item | to `concurrent.futures.Future` ({version}) | record |")
     print("|---|--:|--:|--:|")
     ratios = {row: counted[row] / counted[FUTURE] for row in rows}
     for row in rows:
         was = before.get(row)
-        kept = was is None or given.record or ratios[row] <= was * ALLOWED
-        is_good = is_good and kept
-        told = "-" if was is None else f"{was:.4f}x"
+        is_met = was is None or given.record or ratios[row] <= was * ALLOWED
+        is_good = is_good and is_met
+        recorded = "-" if was is None else f"{was:.4f}x"
         print(
-            f"| {row} | {counted[row]:,.0f} | {ratios[row]:.4f}x | {told}"
-            f"{'' if kept else ' **more than 5 % above**'} |"
+            f"| {row} | {counted[row]:,.0f} | {ratios[row]:.4f}x | {recorded}"
+            f"{'' if is_met else ' **exceeded by more than 5 %**'} |"
         )
     if given.record:
         record[version] = {**before, **{row: round(ratio, 4) for row, ratio in ratios.items()}}

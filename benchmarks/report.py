@@ -1,4 +1,4 @@
-"""From samples to rows, tables and JSON."""
+"""Turn samples into rows, tables and JSON."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from .scenarios import Scenario
 
 @dataclass(frozen=True)
 class Row:
-    """One rival in one scenario. The ratios are medians of those inside each repetition."""
+    """One rival in one scenario. A ratio is the median of the ratios within each repetition."""
 
     rival: str
     is_ours: bool
     value: float  # the median
-    p50: float | None  # where callers' waits are measured; `value` is p99 then
-    to_hand: float | None  # to the hand-written engine; None: it has not run
-    low: float | None  # the quartiles of that
+    p50: float | None  # for latencies only; `value` is then the 99th percentile
+    to_hand: float | None  # to the hand-written batcher; None if it has not run
+    low: float | None  # the quartiles of that ratio
     high: float | None
-    to_best: float | None  # to the best rival: no row of ours, no floor, not `direct`
+    to_best: float | None  # to the best rival, which is not batchify, a floor or `direct`
     to_floor: float | None
     mean_batch: float
     calls: float
 
 
 class Runs:
-    """The samples of one scenario, and how they compare."""
+    """The samples of one scenario, and their ratios."""
 
     def __init__(self, samples: Sequence[Sample], rivals: Iterable[type[Rival]]) -> None:
         self.classes = {rival.name: rival for rival in rivals}
@@ -44,18 +44,18 @@ class Runs:
             self.samples.setdefault(sample.rival, []).append(sample)
 
     def value(self, name: str) -> float:
-        """The median of one rival."""
+        """Return the median of one rival."""
         return median(sample.value for sample in self.samples[name])
 
     def ratios(self, name: str, other: str | None) -> list[float]:
-        """The ratios of two rivals inside each repetition; none where one has not run."""
+        """Return the ratio of two rivals in each repetition, or nothing if one has not run."""
         if other is None or other not in self.samples:
             return []
         values = {sample.repetition: sample.value for sample in self.samples[other]}
         return [sample.value / values[sample.repetition] for sample in self.samples[name]]
 
     def ratio(self, name: str, other: str | None) -> float | None:
-        """Their median."""
+        """Return the median of these ratios, or None."""
         ratios = self.ratios(name, other)
         return median(ratios) if ratios else None
 
@@ -77,12 +77,12 @@ DIRECT = "direct"
 
 
 def is_ours(name: str) -> bool:
-    """Is it a row of batchify's?"""
+    """Return True if the row is one of batchify."""
     return name.startswith("batchify")
 
 
 def rows(scenario: Scenario, runs: Runs) -> list[Row]:
-    """The rivals, best first."""
+    """Return the rows of a scenario, fastest first."""
     found = []
     for name, own in runs.samples.items():
         low = to_hand = high = None
@@ -107,7 +107,7 @@ def rows(scenario: Scenario, runs: Runs) -> list[Row]:
 
 
 def quartiles(values: Iterable[float]) -> tuple[float, float, float]:
-    """The lower quartile, the median and the upper quartile."""
+    """Return the lower quartile, the median and the upper quartile."""
     values = list(values)
     if len(values) == 1:
         return values[0], values[0], values[0]
@@ -119,10 +119,10 @@ UNITS = {"us": ("µs/item",), "bytes": ("bytes/item",), "ms": ("p50 ms", "p99 ms
 
 
 def table(scenario: Scenario, found: Sequence[Row], runs: Runs, items: int) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     columns = [*UNITS[scenario.unit], "to hand-written", "quartiles"]
     columns += [f"to best ({runs.best})", "to floor", "mean batch", "function calls"]
-    takes = f", a function of {scenario.takes * 1000:g} ms" if scenario.takes else ""
+    takes = f", a function that takes {scenario.takes * 1000:g} ms" if scenario.takes else ""
     lines = [
         f"### {scenario.name}: {scenario.about}",
         "",
@@ -148,12 +148,12 @@ def times(ratio: float | None) -> str:
 
 
 def digits(number: float) -> str:
-    """Three digits that count, never with an exponent."""
+    """Return a number with three significant digits and no exponent."""
     return f"{number:.0f}" if number >= 1000 else f"{number:.3g}"
 
 
 def surroundings(rivals: Sequence[type[Rival]]) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return what the figures depend on: machine, Python, versions, commit."""
     return {
         "machine": {
             "processor": _processor(),
@@ -175,7 +175,7 @@ def surroundings(rivals: Sequence[type[Rival]]) -> dict[str, Any]:
 
 
 def heading(facts: dict[str, Any]) -> str:
-    """The surroundings in a few lines of Markdown."""
+    """Return these facts as a few lines of Markdown."""
     machine, python = facts["machine"], facts["python"]
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     lines = [
@@ -191,7 +191,7 @@ def heading(facts: dict[str, Any]) -> str:
 
 
 def as_json(facts: dict[str, Any], samples: Sequence[Sample]) -> dict[str, Any]:
-    """Everything, down to the single run."""
+    """Return the facts and every single run."""
     return {**facts, "samples": [asdict(sample) for sample in samples]}
 
 

@@ -1,8 +1,8 @@
-"""The scenarios: one function each, which gives one number: seconds or bytes for all items.
+"""The scenarios: one function each, which returns the seconds or bytes for all items.
 
-A scenario gets a `Run`: a fresh rival, warmed up, and the keys for its callers. It asserts that
-every caller got the result of its own item. Those that measure how long callers wait give all
-these times, in seconds.
+A scenario gets a `Run`: a new rival, already warmed up, and the keys for its callers. It asserts
+that every caller got the result of its own item. Scenarios that measure latency return the latency
+of every call, in seconds.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ REFERENCES = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a scenario measures."""
+    """The rival that a scenario measures, and its items."""
 
     rival: Rival
     parts: list[range]  # the items of each caller; all items of a run differ
-    gate: Gate  # the function waits while it is closed, where the scenario `is_gated`
+    gate: Gate  # while it is closed, the batch function waits (if the scenario `is_gated`)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """How a scenario is run. Without a word about it: size 64, linger 1 ms, two workers."""
+    """The settings of a scenario."""
 
     name: str
     about: str
     measure: Callable[[Run], Any]
-    way: str
+    mode: str
     callers: int
     each: int  # items of one caller
     size: int = 64
     linger: float = 0.001
     workers: int = 2
     unit: str = "us"
-    takes: float = 0.0  # seconds that a call of the function sleeps
+    takes: float = 0.0  # seconds that a call of the batch function sleeps
     is_gated: bool = False
 
     @property
     def reference(self) -> str:
-        """The rival that all others are compared with."""
-        return REFERENCES[self.way]
+        """The name of the rival that all others are compared with."""
+        return REFERENCES[self.mode]
 
     def parts(self, scale: float) -> list[range]:
-        """The items of each caller."""
+        """Return the items of each caller."""
         each = max(1, round(self.each * scale))
         return [range(n * each, (n + 1) * each) for n in range(self.callers)]
 
     def admits(self, rival: type[Rival]) -> bool:
-        """Does this rival take part?"""
+        """Return True if this rival takes part."""
         return (
-            self.way in rival.ways
+            self.mode in rival.modes
             and self.name not in rival.not_in
             and self.name in (rival.scenarios or (self.name,))
         )
@@ -74,11 +74,11 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(name: str, way: str, about: str = "", **settings: Any) -> Callable[..., Any]:
-    """Register a scenario; `about` it, or the docstring, goes into the report."""
+def scenario(name: str, mode: str, about: str = "", **settings: Any) -> Callable[..., Any]:
+    """Register a scenario; `about`, or else the docstring, goes into the report."""
 
     def register(measure: Callable[[Run], Any]) -> Callable[[Run], Any]:
-        SCENARIOS[name] = Scenario(name, about or measure.__doc__ or "", measure, way, **settings)
+        SCENARIOS[name] = Scenario(name, about or measure.__doc__ or "", measure, mode, **settings)
         return measure
 
     return register
@@ -147,7 +147,12 @@ def closed_loop(run: Run) -> float:
 
 
 scenario(
-    "S3u", THREADS, "The same with size 128: the linger decides.", callers=32, each=400, size=128
+    "S3u",
+    THREADS,
+    "The same with size 128: batches are dispatched by linger.",
+    callers=32,
+    each=400,
+    size=128,
 )(closed_loop)
 scenario(
     "S3s", THREADS, "The same as S3 with a function that sleeps 1 ms.", callers=32, each=100,
@@ -172,7 +177,12 @@ async def closed_loop_asyncio(run: Run) -> float:
 
 
 scenario(
-    "S3au", ASYNCIO, "The same with size 256: the linger decides.", callers=64, each=200, size=256
+    "S3au",
+    ASYNCIO,
+    "The same with size 256: batches are dispatched by linger.",
+    callers=64,
+    each=200,
+    size=256,
 )(closed_loop_asyncio)
 scenario(
     "S3a0", ASYNCIO, "The same with size 256 and no linger.", callers=64, each=1000, size=256,
@@ -184,13 +194,13 @@ scenario(
 )(closed_loop_asyncio)  # fmt: skip
 
 
-# ---- callers who are alone ----
+# ---- one sequential caller ----
 
 
-# A caller who is alone and lingers measures the linger, of everyone alike.
+# With a linger, a sequential caller would measure nothing but the linger.
 @scenario("S4", THREADS, callers=1, each=3000, linger=0.0)
 def call_by_call(run: Run) -> float:
-    """One thread, call by call."""
+    """One thread, one call after the other."""
     [keys] = run.parts
     submit = run.rival.submit
     start = time.perf_counter()
@@ -200,10 +210,10 @@ def call_by_call(run: Run) -> float:
     return seconds
 
 
-ALONE = "One coroutine, call by call, `async def`."
+SEQUENTIAL = "One coroutine, one call after the other, `async def`."
 
 
-@scenario("S4a", ASYNCIO, ALONE, callers=1, each=5000, linger=0.0)
+@scenario("S4a", ASYNCIO, SEQUENTIAL, callers=1, each=5000, linger=0.0)
 async def call_by_call_asyncio(run: Run) -> float:
     return await closed_loop_asyncio(run)  # type: ignore[no-any-return]
 
@@ -213,14 +223,14 @@ scenario(
 )(call_by_call_asyncio)  # fmt: skip
 
 
-# ---- what a caller waits ----
+# ---- latency ----
 
-RATE = 2000.0  # calls in a second, at times that no call delays
+RATE = 2000.0  # calls per second; a slow call does not delay the next one
 CALLERS = 40
 
 
 def arrivals(keys: range) -> list[float]:
-    """When each call of one caller is due: a Poisson process, the same in every run."""
+    """Return when each call of one caller is due: a Poisson process, the same in every run."""
     chance = random.Random(keys.start)
     now = 0.0
     return [now := now + chance.expovariate(RATE / CALLERS) for _ in keys]
@@ -228,7 +238,7 @@ def arrivals(keys: range) -> list[float]:
 
 @scenario("S5", THREADS, callers=CALLERS, each=100, linger=0.005, workers=2, takes=0.001, unit="ms")
 def waits(run: Run) -> list[float]:
-    """40 threads, 2000 calls a second, linger 5 ms, a function of 1 ms: how long a call takes."""
+    """40 threads, 2000 calls a second, linger 5 ms, a function that takes 1 ms: the latency."""
     submit = run.rival.submit
     taken: list[float] = []
     start = time.perf_counter() + 0.05
@@ -238,7 +248,7 @@ def waits(run: Run) -> list[float]:
         for key, due in zip(keys, arrivals(keys), strict=True):
             time.sleep(max(0.0, start + due - time.perf_counter()))
             results.append(submit(key).result())
-            taken.append(time.perf_counter() - start - due)  # from when it was due
+            taken.append(time.perf_counter() - start - due)  # counted from when it was due
         return results
 
     in_threads(caller, run.parts)
@@ -269,7 +279,7 @@ async def waits_asyncio(run: Run) -> list[float]:
 
 @scenario("S7", THREADS, callers=1, each=1_000_000)
 def bulk(run: Run) -> float:
-    """One thread brings a list of a million items; who has no call for lists submits each."""
+    """One thread with a list of a million items; a rival without a call for lists submits each."""
     [keys] = run.parts
     items = list(keys)
     start = time.perf_counter()
@@ -281,7 +291,7 @@ def bulk(run: Run) -> float:
 
 @scenario("S7a", ASYNCIO, callers=1, each=100_000)
 async def bulk_asyncio(run: Run) -> float:
-    """One coroutine brings a list of 100 000 items, `async def`."""
+    """One coroutine with a list of 100 000 items, `async def`."""
     [keys] = run.parts
     items = list(keys)
     start = time.perf_counter()
@@ -293,12 +303,12 @@ async def bulk_asyncio(run: Run) -> float:
 
 # ---- memory ----
 
-SETTLE = 0.05  # seconds for the workers to take what they can, and stand at the gate
+SETTLE = 0.05  # seconds in which the workers take what they can, and stop at the gate
 
 
 @scenario("S6", THREADS, callers=1, each=20_000, unit="bytes", is_gated=True)
 def pending(run: Run) -> float:
-    """Bytes per pending item, in threads: the function is blocked; the items are not counted."""
+    """Bytes per pending item, in threads; the items themselves are not counted."""
     [keys] = run.parts
     items = list(keys)
     futures: list[Any] = [None] * len(items)
@@ -318,7 +328,7 @@ def pending(run: Run) -> float:
 
 @scenario("S6a", ASYNCIO, callers=1, each=20_000, unit="bytes", is_gated=True)
 async def pending_asyncio(run: Run) -> float:
-    """Bytes per pending item, on a loop: the function is blocked; the items are not counted."""
+    """Bytes per pending item, on a loop; the items themselves are not counted."""
     [keys] = run.parts
     items = list(keys)
     futures: list[Any] = [None] * len(items)
@@ -326,7 +336,7 @@ async def pending_asyncio(run: Run) -> float:
     tracemalloc.start()
     try:
         for place, item in enumerate(items):
-            # A rival whose call is a coroutine has its task counted: nothing is pending before.
+            # If a rival's call is a coroutine, its task counts: without it nothing is pending.
             futures[place] = asyncio.ensure_future(run.rival.acall(item))
         await asyncio.sleep(SETTLE)
         held, _ = tracemalloc.get_traced_memory()
@@ -337,11 +347,11 @@ async def pending_asyncio(run: Run) -> float:
     return held
 
 
-# ---- what they share ----
+# ---- shared helpers ----
 
 
 def expect(results: Sequence[Sequence[Any]], parts: list[range]) -> None:
-    """Raise when a caller got anything but its own items back."""
+    """Raise AssertionError if a caller got anything but its own items back."""
     for number, (got, keys) in enumerate(zip(results, parts, strict=True)):
         if list(got) != list(keys):
             wrong = sum(a != b for a, b in zip(got, keys, strict=False))
@@ -351,12 +361,12 @@ def expect(results: Sequence[Sequence[Any]], parts: list[range]) -> None:
 
 
 def in_threads(caller: Callable[[range], list[Any]], parts: list[range]) -> float:
-    """Run `caller` with each part in a thread of its own; the seconds until the last is done."""
+    """Run `caller` with each part in its own thread; return the seconds until the last ends."""
     started: list[float] = []
     ended: list[float] = []
     results: list[Any] = [None] * len(parts)
     errors: list[BaseException] = []
-    # Its action is run once, by the last thread to come, before any of them goes on.
+    # The last thread to arrive runs the action, before any thread continues.
     barrier = threading.Barrier(len(parts), action=lambda: started.append(time.perf_counter()))
 
     def body(number: int) -> None:

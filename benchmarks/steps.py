@@ -1,10 +1,11 @@
-"""What a caller that is alone pays for: the steps of bytecode of one call, function by function.
+"""Count the bytecode steps of one call of a sequential caller, function by function.
 
-    python -m benchmarks.steps                    # all ways, the totals
-    python -m benchmarks.steps --top 20 threads   # and the functions that take most
+    python -m benchmarks.steps                    # the totals of all paths
+    python -m benchmarks.steps --top 20 threads   # and the functions that take most steps
 
-Counted by a trace function in all threads: no busy machine changes them, but they differ between
-versions of Python. The caller sleeps between its calls, so that the workers sleep, too.
+A trace function in all threads counts the steps. They do not depend on the load of the machine, but
+they differ between Python versions. The caller sleeps between its calls, so that the workers sleep
+too.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from .adapters.hand_written_threads import HandWrittenThreads
 from .functions import abare, bare
 
 CALLS = 20
-PAUSE = 0.01  # seconds, in which the workers go to sleep
+PAUSE = 0.01  # seconds between calls, in which the workers go to sleep
 
 
 class Steps:
-    """Counts the steps, and the calls, of each function while `is_on`."""
+    """Counts the steps and the calls of each function while `is_on`."""
 
     def __init__(self) -> None:
         self.is_on = False
@@ -48,7 +49,7 @@ class Steps:
 
 
 def in_threads(kind: type[Rival], steps: Steps) -> None:
-    """One thread, call by call."""
+    """Call from one thread, one call after the other."""
 
     def caller() -> None:
         for number in range(2 * CALLS):
@@ -69,7 +70,7 @@ def in_threads(kind: type[Rival], steps: Steps) -> None:
 
 
 def on_loop(kind: type[Rival], steps: Steps) -> None:
-    """One coroutine, call by call; the loop's own steps count, too."""
+    """Call from one coroutine, one call after the other; the steps of the loop count too."""
 
     async def calls(rival: Rival) -> None:
         for number in range(CALLS):
@@ -90,7 +91,7 @@ def on_loop(kind: type[Rival], steps: Steps) -> None:
     asyncio.run(main())
 
 
-WAYS: dict[str, tuple[Callable[[type[Rival], Steps], None], type[Rival]]] = {
+PATHS: dict[str, tuple[Callable[[type[Rival], Steps], None], type[Rival]]] = {
     "threads": (in_threads, Batchify),
     "hand-written threads": (in_threads, HandWrittenThreads),
     "loop": (on_loop, Batchify),
@@ -104,18 +105,22 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("ways", nargs="*", metavar="WAY", help=", ".join(WAYS))
-    parser.add_argument("--top", type=int, default=0, help="how many functions of each to show")
+    parser.add_argument(
+        "paths", nargs="*", metavar="PATH", help=f"default: all of {', '.join(PATHS)}"
+    )
+    parser.add_argument(
+        "--top", type=int, default=0, help="also show the functions with the most steps"
+    )
     given = parser.parse_args()
-    if unknown := set(given.ways) - set(WAYS):
-        parser.error(f"there is no way {', '.join(unknown)}")
-    print("| a lone call | steps | Python calls |\n|---|--:|--:|")
-    for way in given.ways or WAYS:
-        run, kind = WAYS[way]
+    if unknown := set(given.paths) - set(PATHS):
+        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(PATHS)}")
+    print("| one call | steps | Python calls |\n|---|--:|--:|")
+    for path in given.paths or PATHS:
+        run, kind = PATHS[path]
         steps = Steps()
         run(kind, steps)
         print(
-            f"| {way} | {steps.steps.total() / CALLS:,.0f} | {steps.calls.total() / CALLS:,.0f} |"
+            f"| {path} | {steps.steps.total() / CALLS:,.0f} | {steps.calls.total() / CALLS:,.0f} |"
         )
         for code, count in steps.steps.most_common(given.top):
             place = f"{Path(code.co_filename).stem}.{code.co_qualname}"

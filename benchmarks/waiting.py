@@ -1,6 +1,6 @@
-"""Measure callers that each wait for their result before their next call, with and without a linger.
+"""Measure callers that each wait for their result before their next call, with and without linger.
 
-    python -m benchmarks.waiting                                # four minutes; prints two tables
+    python -m benchmarks.waiting                                # four minutes; prints four tables
     python -m benchmarks.waiting --callers 32 --repetitions 9
 
 With `linger=0`, a worker that becomes free takes the items that are queued. If 16 callers wait for
@@ -196,7 +196,8 @@ def table(heading: str, found: dict[str, list[Result]]) -> str:
         lines.append(
             f"| `{name}` | {median(r.rate for r in runs):,.0f} | {ratio:.2f}x "
             f"| {', '.join(map(str, sizes[middle : middle + 6]))} "
-            f"| {median(r.p50 for r in runs) * 1000:.1f} | {median(r.p99 for r in runs) * 1000:.1f} "
+            f"| {median(r.p50 for r in runs) * 1000:.1f} "
+            f"| {median(r.p99 for r in runs) * 1000:.1f} "
             f"| {median(r.cpu for r in runs) * 1e6:.0f} |"
         )
     return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""The rivals: one file each, with one `Rival` class (or more) in it; and the floors."""
+"""The rivals: one file for each library, with one or more `Rival` classes; and the floors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Rival", "find"]
 
 
 def find() -> tuple[list[type[Rival]], dict[str, str]]:
-    """All rivals that can be imported here, and why the others cannot."""
+    """Return all rivals that can be imported, and the reason for each that cannot."""
     rivals: list[type[Rival]] = []
     skipped: dict[str, str] = {}
     for _, name, _ in pkgutil.iter_modules(__path__):
@@ -35,5 +35,5 @@ def _in(module: ModuleType) -> list[type[Rival]]:
         if isinstance(found, type)
         and issubclass(found, Rival)
         and found.__module__ == module.__name__
-        and hasattr(found, "name")  # else it is what some have in common
+        and hasattr(found, "name")  # without a name it is a base class
     ]

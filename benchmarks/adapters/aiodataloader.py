@@ -1,7 +1,7 @@
-"""aiodataloader: the data loader of GraphQL, for asyncio.
+"""aiodataloader: a GraphQL data loader for asyncio.
 
-The calls of a tick are cut into batches of `max_batch_size` (size), which all start at once, in a
-task each.
+It splits the calls of one tick into batches of `max_batch_size` (size), and starts all of them at
+once, in one task each.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """async-batcher: a subclass of `AsyncBatcher` whose `process_batch` takes a list, for asyncio.
 
-One task fills a batch with an `asyncio.wait_for(queue.get())` for each item, and starts a task
-for it. size is its `max_batch_size`, linger its `max_queue_time` (which it waits for each next
-item as long as the batch is younger, so up to twice), workers its `concurrency`. No bound. A call
-is a coroutine. A plain `process_batch` is run by its `executor`, a pool of as many threads.
+One task fills a batch, with one `asyncio.wait_for(queue.get())` per item, and starts a task for
+it. size is its `max_batch_size`, workers its `concurrency`, linger its `max_queue_time`. While a
+batch is younger than that, it waits up to the same time again for the next item. The queue has no
+limit. A call is a coroutine. A `def` runs in its `executor`, a pool with one thread per worker.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .base import ASYNCIO, BRIDGED, Rival
 
 class AsyncBatcherRival(Rival):
     name = "async-batcher"
-    ways = (ASYNCIO, BRIDGED)
+    modes = (ASYNCIO, BRIDGED)
     version = metadata.version("async-batcher")
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
-        self.pool = ThreadPoolExecutor(workers)  # has no thread before it is used
+        self.pool = ThreadPoolExecutor(workers)  # starts no thread before it is used
         batcher = OfCoroutine if inspect.iscoroutinefunction(function) else OfFunction
         self.batcher = batcher(
             max_batch_size=size, max_queue_time=linger, concurrency=workers, executor=self.pool
@@ -34,8 +34,8 @@ class AsyncBatcherRival(Rival):
         self.acall = self.batcher.process
 
     async def aclose(self) -> None:
-        # Without `force` it would look up from its empty queue only after a second. Before it has
-        # come to rest there, `asyncio.wait_for` of CPython 3.11 may swallow the cancellation.
+        # Without `force` it would wait for its empty queue for another second. Before it waits
+        # there, `asyncio.wait_for` of CPython 3.11 may swallow the cancellation.
         await asyncio.sleep(0.01)
         await self.batcher.stop(force=True)
         self.pool.shutdown()

@@ -1,4 +1,4 @@
-"""What the harness asks of a rival."""
+"""The interface between the harness and the rivals."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ THREADS, ASYNCIO, BRIDGED = "threads", "asyncio", "bridged"
 
 
 class Outcome(Protocol):
-    """What `submit` gives: a future, or what passes for one."""
+    """What `submit` returns: a future, or an object with `result`."""
 
     def result(self) -> Any: ...
 
 
 class Rival:
-    """One way to bring single calls to a function that takes a list.
+    """Connects single calls to a function that takes a list.
 
-    Made anew for each measurement: in `threads` with a plain function, in `asyncio` on the
-    running loop with an `async def`, in `bridged` on the running loop with a plain function.
+    The harness makes a new instance for each measurement: for `threads` with a `def`, for `asyncio`
+    on the running loop with an `async def`, for `bridged` on the running loop with a `def`.
     """
 
     name: str
-    ways: tuple[str, ...]  # THREADS needs `submit`, ASYNCIO and BRIDGED need `acall`
-    scenarios: tuple[str, ...] = ()  # the only ones to run in; none named: all of its ways
+    modes: tuple[str, ...]  # THREADS needs `submit`, ASYNCIO and BRIDGED need `acall`
+    scenarios: tuple[str, ...] = ()  # run in these scenarios only; empty: in all of its modes
     not_in: tuple[str, ...] = ()  # the scenarios that it does not fit
-    is_floor = False  # it does no more than any engine must; see `floors`
-    version: str | None = None  # noted beside the results
+    is_floor = False  # it does only the minimum; see `floors`
+    version: str | None = None  # reported with the results
 
     def __init__(
         self, function: Callable[..., Any], size: int, linger: float, workers: int
@@ -38,7 +38,7 @@ class Rival:
         raise NotImplementedError
 
     def map(self, items: Iterable[Any]) -> list[Any]:
-        """The results of all items, in order."""
+        """Return the results of all items, in order."""
         futures = [self.submit(item) for item in items]
         return [future.result() for future in futures]
 
@@ -46,11 +46,11 @@ class Rival:
         raise NotImplementedError
 
     async def amap(self, items: Iterable[Any]) -> list[Any]:
-        """The same on the loop."""
+        """Return the results of all items, in order, on the loop."""
         return await asyncio.gather(*[self.acall(item) for item in items])
 
     def close(self) -> None:
-        """End what was started; nothing is pending any more."""
+        """Stop what was started. Nothing is pending any more."""
 
     async def aclose(self) -> None:
-        """The same, on the loop."""
+        """Stop what was started, on the loop."""

@@ -1,13 +1,13 @@
-"""batched, of mixedbread: the closest relative, a decorator for threads and one for asyncio.
+"""batched, by mixedbread: much like batchify, with one decorator for threads and one for asyncio.
 
-Both poll: one thread (or task) sleeps `timeout_ms` while fewer than `batch_size` items wait, then
-takes what there is, and does so until it is closed. size is the `batch_size`, linger the
-`timeout_ms` (a busy loop when it is 0); there is one worker, whatever `workers` says. No bound.
-With a plain function on a loop, `acall` of the one for threads wraps its future.
+Both poll: while fewer than `batch_size` items wait, one thread (or task) sleeps for `timeout_ms`,
+and then takes what is queued, until it is closed. size is the `batch_size`, linger the `timeout_ms`
+(a busy loop if it is 0). It always has one worker. The queue has no limit. For a `def` on a loop,
+`acall` of the decorator for threads wraps its future.
 
-In threads a call blocks, and there is no future; but a list is taken as many items. So, as one
-would write it by hand: what a thread submits is collected, and goes out as one list when it asks
-for its first result. A thread that waits for each result makes a call for each.
+In threads a call blocks and returns no future, but a call may pass a list of items. So this adapter
+does what one would write: it collects what a thread submits, and passes it on as one list when the
+thread asks for its first result. A thread that waits for each result makes one call per item.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .base import ASYNCIO, BRIDGED, THREADS, Rival
 
 class Batched(Rival):
     name = "batched"
-    ways = (THREADS, ASYNCIO, BRIDGED)
+    modes = (THREADS, ASYNCIO, BRIDGED)
     version = metadata.version("batched")
-    # Nothing is pending before a result is asked for.
+    # Nothing is pending before a caller asks for a result.
     not_in = ("S6",)
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
@@ -54,12 +54,12 @@ class Batched(Rival):
         self.batched.shutdown()
 
     async def aclose(self) -> None:
-        if not self.is_async:  # else it cannot be stopped: its task ends with the loop
+        if not self.is_async:  # the one for asyncio cannot be stopped; its task ends with the loop
             self.batched.shutdown()
 
 
 class Call:
-    """What one thread has submitted since it last asked for a result."""
+    """The items that one thread has submitted since it last asked for a result."""
 
     __slots__ = ("batched", "items", "results")
 
@@ -70,7 +70,7 @@ class Call:
 
 
 class Collected:
-    """A place in a call; for the thread that submitted it."""
+    """One item of a call, for the thread that submitted it."""
 
     __slots__ = ("call", "place")
 

@@ -1,4 +1,4 @@
-"""batchify, as its users have it."""
+"""batchify, with the options that its users have."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .base import ASYNCIO, BRIDGED, THREADS, Rival
 
 
 class Batchify(Rival):
-    """Without a bound: the hand-written engines have none either."""
+    """Without a limit on pending items, like the hand-written batchers."""
 
     name = "batchify"
-    ways = (THREADS, ASYNCIO, BRIDGED)
+    modes = (THREADS, ASYNCIO, BRIDGED)
     version = f"{__version__} (wrapt {metadata.version('wrapt')})"
     options: ClassVar[dict[str, Any]] = {"capacity": None}
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.batched = batched(function, size=size, linger=linger, workers=workers, **self.options)
-        self.submit = self.acall = self.batched  # no frame of ours in between
+        self.submit = self.acall = self.batched  # no extra call in between
 
     def map(self, items: Any) -> list[Any]:
         return list(self.batched.map(items))
@@ -37,7 +37,7 @@ class Batchify(Rival):
 
 
 class BatchifyDefaultCapacity(Batchify):
-    """With the default bound of 10 000 items: a flood fills it, and its callers wait for room."""
+    """With the default `capacity` of 10 000 items: callers that submit more wait for space."""
 
     name = "batchify (default capacity)"
     scenarios = ("S1", "S2", "S21")

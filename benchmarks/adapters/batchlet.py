@@ -1,9 +1,9 @@
 """batchlet: `AsyncBatcher(processor).submit(item)`, for asyncio.
 
 One task selects batches from a deque and starts a task for each. size is the policy's
-`max_items`, linger its `max_wait_ms`, workers its `max_concurrent_batches`; it always has a
-bound, which is out of reach here. A call is a coroutine. A plain function goes through
-batchlet's own `threaded`, to a pool of as many threads as there are workers.
+`max_items`, linger its `max_wait_ms`, workers its `max_concurrent_batches`. Its queue always has a
+limit, which is set too high to be reached. A call is a coroutine. A `def` goes through
+batchlet's own `threaded`, to a pool with one thread per worker.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .base import ASYNCIO, BRIDGED, Rival
 
 class Batchlet(Rival):
     name = "batchlet"
-    ways = (ASYNCIO, BRIDGED)
+    modes = (ASYNCIO, BRIDGED)
     version = metadata.version("batchlet")
     # For each batch it copies the queue of all waiting items: quadratic.
     not_in = ("S7a",)
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
-        self.pool = ThreadPoolExecutor(workers)  # has no thread before it is used
+        self.pool = ThreadPoolExecutor(workers)  # starts no thread before it is used
         if not inspect.iscoroutinefunction(function):
             function = threaded(function, executor=self.pool)
         self.batcher = AsyncBatcher(

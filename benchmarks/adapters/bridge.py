@@ -1,4 +1,4 @@
-"""For rivals that take an `async def` only: what one writes to give them a plain function."""
+"""Adapt a `def` for rivals that take an `async def` only, as their users would."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def awaitable(function: Callable[[list[Any]], Any], pool: Executor) -> Callable[[list[Any]], Any]:
-    """The function as an `async def`: itself, or run in a thread of the pool."""
+    """Return the function as an `async def`: itself, or a wrapper that runs it in the pool."""
     if inspect.iscoroutinefunction(function):
         return function
 

@@ -1,7 +1,7 @@
-"""No batching at all: the function is called with a list of one, by the caller itself.
+"""No batching: the caller calls the function with a list of one item.
 
-The floor for a function that costs nothing, as here, and the ceiling for one that has a fixed
-cost per call: its number of function calls is what batching is about.
+Nothing is faster with a function that costs nothing, as here, and nothing is slower with a function
+that has a fixed cost per call, because this makes one call per item.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from .base import ASYNCIO, THREADS, Rival
 
 class Direct(Rival):
     name = "direct"
-    ways = (THREADS, ASYNCIO)
-    not_in = ("S6", "S6a", "S7", "S7a")  # nothing is pending; who has a list would call with it
+    modes = (THREADS, ASYNCIO)
+    # Nothing is ever pending; and a caller with a list would call the function with that list.
+    not_in = ("S6", "S6a", "S7", "S7a")
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.function = function
@@ -27,7 +28,7 @@ class Direct(Rival):
 
 
 class Ready:
-    """A result that is there already."""
+    """A result that is already known."""
 
     __slots__ = ("value",)
 

@@ -1,8 +1,8 @@
-"""dloader: a data loader for asyncio that cleans up after itself.
+"""dloader: a data loader for asyncio with a shutdown method.
 
-A task at the next tick of the loop takes `max_batch_size` (size) keys, and starts the task for
-the next batch if any are left. Equal keys that wait at the same time are merged into one, also
-without a cache: it is to be compared with unequal ones only.
+At the next tick of the loop a task takes `max_batch_size` (size) keys, and starts another task if
+there are more. It merges equal pending keys even without a cache, so it can only be compared with
+keys that differ.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class DLoader(DataLoaderRival):
     name = "dloader"
     version = metadata.version("dloader")
     loader_type = DataLoader
-    # Each batch is cut off the front of the list of all waiting keys, which is copied: quadratic.
+    # Each batch copies the list of all waiting keys, which takes quadratic time.
     not_in = ("S7a",)
 
     async def aclose(self) -> None:

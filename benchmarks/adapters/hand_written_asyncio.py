@@ -1,8 +1,8 @@
-"""The same for asyncio: an `asyncio.Queue`, an `asyncio.Future` for each item, some tasks.
+"""The hand-written batcher for asyncio: a queue, a future per item, and some tasks.
 
-A call is a plain function that gives the future: `async def` would cost a task for each item
-in `asyncio.gather`, more than all the rest. A plain batch function is called on the loop, which
-stands still meanwhile: a mark to compare with, where that function costs nothing.
+A call is a `def` that returns the future, because with an `async def` `asyncio.gather` would make a
+task per item, which costs more than everything else. If the batch function is a `def`, it is called
+on the loop and blocks it. That is fair as a reference only because the function costs nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .base import ASYNCIO, BRIDGED, Rival
 
 class HandWrittenAsyncio(Rival):
     name = "hand-written asyncio"
-    ways = (ASYNCIO, BRIDGED)
+    modes = (ASYNCIO, BRIDGED)
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.size, self.linger = size, linger
@@ -42,7 +42,7 @@ class HandWrittenAsyncio(Rival):
             await self.run(batch)
 
     async def fill(self, batch: list[tuple[Any, asyncio.Future[Any]]]) -> None:
-        """Wait for company."""
+        """Wait for more items, until the batch is full or the linger is over."""
         deadline = self.loop.time() + self.linger
         while len(batch) < self.size:
             try:
@@ -57,7 +57,7 @@ class HandWrittenAsyncio(Rival):
                     return
 
     async def run(self, batch: list[tuple[Any, asyncio.Future[Any]]]) -> None:
-        batch = [entry for entry in batch if not entry[1].done()]  # some were cancelled
+        batch = [entry for entry in batch if not entry[1].done()]  # without cancelled items
         if not batch:
             return
         try:

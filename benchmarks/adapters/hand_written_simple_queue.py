@@ -1,11 +1,11 @@
-"""The hand-written engine on the faster `queue.SimpleQueue`, which is written in C.
+"""The hand-written batcher on `queue.SimpleQueue`, which is written in C and faster.
 
-The rest is that of hand_written_threads.py, but only one worker at a time fills a batch, while
-it holds a lock; a batch stays open as long as that, so nothing is lost by it. The lock is there
-because with two consumers `SimpleQueue.get(timeout=)` can block for ever on CPython <= 3.12:
-the one that was woken finds the item gone and the time over, and waits on with a negative, that
-is, infinite timeout. With one consumer that saw the queue empty just before (`get_nowait`),
-nothing but an item wakes it.
+It differs from hand_written_threads.py in one point: a worker holds a lock while it fills a batch,
+so only one worker at a time does. That costs nothing: a batch stays open until it is full anyway.
+The lock is needed because with two consumers `SimpleQueue.get(timeout=)` can block forever on
+CPython <= 3.12: the consumer that is woken finds the item gone and the time over, and continues to
+wait with a negative timeout, which means an infinite one. If there is one consumer, and it saw the
+queue empty just before (`get_nowait`), only an item can wake it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class HandWrittenSimpleQueue(HandWrittenThreads):
     queue_type = queue.SimpleQueue
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
-        self.turn = threading.Lock()  # to take from the queue
+        self.turn = threading.Lock()  # held while taking from the queue
         super().__init__(function, size, linger, workers)
 
     def work(self) -> None:
@@ -36,7 +36,7 @@ class HandWrittenSimpleQueue(HandWrittenThreads):
             self.run(batch)
 
     def fill(self, batch: list[tuple[Any, Future[Any]]]) -> bool:
-        """Wait for an item, then for company; True when the sentinel came."""
+        """Wait for an item, then for more items; return True if the sentinel came."""
         entry = self.queue.get()
         deadline = time.monotonic() + self.linger
         while entry is not None:

@@ -1,11 +1,11 @@
-"""The engine one would write oneself: a queue, a future for each item, some worker threads.
+"""The batcher one would write oneself: a queue, a future per item, and some worker threads.
 
-Everything else is measured against it, so it is as good as it is plain: it takes what lies in
-the queue without a timeout, honours the linger from the batch's first item on, survives errors
-and cancelled futures, and is closed by a sentinel for each worker.
+It is the reference for all other rivals, so it is simple but good: it takes queued items without a
+timeout, counts the linger from the first item of the batch, survives errors and cancelled futures,
+and is closed by one sentinel per worker.
 
 `queue.Queue`, not the faster `queue.SimpleQueue`: with two consumers, `SimpleQueue.get(timeout=)`
-can block for ever on CPython <= 3.12.
+can block forever on CPython <= 3.12.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .base import THREADS, Rival
 
 class HandWrittenThreads(Rival):
     name = "hand-written threads"
-    ways = (THREADS,)
+    modes = (THREADS,)
     queue_type: Any = queue.Queue
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
@@ -51,7 +51,10 @@ class HandWrittenThreads(Rival):
                 return
 
     def fill(self, batch: list[tuple[Any, Future[Any]]]) -> bool:
-        """Wait for company; True when the sentinel came."""
+        """Wait for more items, until the batch is full or the linger is over.
+
+        Return True if the sentinel came.
+        """
         deadline = time.monotonic() + self.linger
         while len(batch) < self.size:
             try:

@@ -1,14 +1,14 @@
 """pybatcher: `Batcher(function).handle_request(item)`, here on the caller's loop.
 
 Each batch is an object with a task for the function and one for its timer. size is its
-`max_batch_size`, linger its `batch_delay`, which cannot be 0: a microsecond stands for that. It
-knows no workers (every batch runs beside all others), and no bound. A call is a coroutine around
-a wrapped `concurrent.futures.Future`. It would call a plain function on the loop itself, so that
-is run in a pool of `workers` threads.
+`max_batch_size`, linger its `batch_delay`, which cannot be 0, so a microsecond is used instead. It
+limits neither concurrent batches nor pending items. A call is a coroutine around a wrapped
+`concurrent.futures.Future`. It would call a `def` on the loop itself, so the adapter runs that in a
+pool of `workers` threads.
 
-Not in threads, though it has a `submit_request` for them: its loop is then in another thread, and
-when a batch's timer fires while an item is being added, the caller gets `RuntimeError("Batch
-already started.")`. That ended two of three runs of S7.
+It is not measured in threads, although it has `submit_request` for them: its loop then runs in
+another thread, and if a batch's timer fires while an item is being added, the caller gets
+`RuntimeError("Batch already started.")`. That ended two of three runs of S7.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pybatcher import Batcher
 from .base import ASYNCIO, BRIDGED, Rival
 from .bridge import awaitable
 
-logging.getLogger("pybatcher").setLevel(logging.ERROR)  # it warns at each close
-# To wake its loop it makes a coroutine for each batch, and forgets it.
+logging.getLogger("pybatcher").setLevel(logging.ERROR)  # it warns at every close
+# To wake its loop it creates a coroutine per batch, which it never awaits.
 warnings.filterwarnings("ignore", "coroutine 'start_task.<locals>.awaiter' was never awaited")
 
 
 class PyBatcher(Rival):
     name = "pybatcher"
-    ways = (ASYNCIO, BRIDGED)
+    modes = (ASYNCIO, BRIDGED)
     version = metadata.version("pybatcher")
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
-        self.pool = ThreadPoolExecutor(workers)  # has no thread before it is used
+        self.pool = ThreadPoolExecutor(workers)  # starts no thread before it is used
         self.batcher = Batcher(
             awaitable(function, self.pool),
             batch_delay=max(linger, 1e-6),

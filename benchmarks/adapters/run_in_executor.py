@@ -1,6 +1,6 @@
-"""What one writes on a loop without batching: `loop.run_in_executor`, a call for each item.
+"""A loop without batching: `loop.run_in_executor`, with one function call per item.
 
-As many threads as there are workers; no size and no linger.
+It has one thread per worker, and no size and no linger.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .base import BRIDGED, Rival
 
 class RunInExecutor(Rival):
     name = "run_in_executor"
-    ways = (BRIDGED,)
+    modes = (BRIDGED,)
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.pool = ThreadPoolExecutor(workers)

@@ -1,7 +1,7 @@
 """The data loader of strawberry-graphql.
 
-A call opens a batch that leaves at the next tick of the loop, or takes the next `max_batch_size`
-(size) calls; each batch has a task.
+A call opens a batch, which is dispatched at the next tick of the loop or after `max_batch_size`
+(size) calls. Each batch has a task.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The standard library's pool: as many workers, one call of the function for each item."""
+"""The thread pool of the standard library: one function call per item, `workers` threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import THREADS, Rival
 
 class Pool(Rival):
     name = "ThreadPoolExecutor"
-    ways = (THREADS,)
+    modes = (THREADS,)
     not_in = ("S7",)  # a million calls
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
