@@ -34,8 +34,8 @@ from batchify import Batched, batched
 
 from .harness import say
 
-FACTOR = 1.25  # linger, in times of a batch
-FULL = 0.020  # seconds that a batch takes that has an item of every caller
+FACTOR = 1.25  # the linger, in durations of a batch
+FULL = 0.020  # seconds that a batch with an item of every caller takes
 
 Drive = Callable[[Batched[int, [], int], int, float], list[float]]
 
@@ -109,9 +109,10 @@ def in_threads(function: Batched[int, [], int], callers: int, end: float) -> lis
     ready = threading.Barrier(callers)
 
     def caller(number: int) -> list[float]:
-        found = []
+        found: list[float] = []
         ready.wait()
-        while (began := time.perf_counter()) < end:
+        while not found or time.perf_counter() < end:
+            began = time.perf_counter()
             assert function(number).result() == number
             found.append(time.perf_counter() - began)
         return found
@@ -124,8 +125,9 @@ def on_loop(function: Batched[int, [], int], callers: int, end: float) -> list[f
     """Call from tasks of one event loop until `end`, and return the latency of every call."""
 
     async def caller(number: int) -> list[float]:
-        found = []
-        while (began := time.perf_counter()) < end:
+        found: list[float] = []
+        while not found or time.perf_counter() < end:
+            began = time.perf_counter()
             assert await function(number) == number
             found.append(time.perf_counter() - began)
         return found
