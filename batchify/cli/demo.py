@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import sqlite3
 import sys
 import tempfile
@@ -322,11 +323,7 @@ def measure(path: Path, parts: list[Share], watch: Watch) -> Outcomes:
         watch: called again and again.
     """
     outcomes: Outcomes = {scenario: Outcome() for scenario in SCENARIOS}
-    turns = [
-        Turn(scenario, number, share)
-        for number, share in enumerate(parts)
-        for scenario in SCENARIOS
-    ]
+    turns = turns_of(parts)
     for position, turn in enumerate(turns):
         # Closed here, so that after Ctrl-C nobody inserts any more.
         with closing(running(turn, path)) as progress:
@@ -334,6 +331,19 @@ def measure(path: Path, parts: list[Share], watch: Watch) -> Outcomes:
                 watch(turn.scenario.label, (position + done) / len(turns))
         outcomes[turn.scenario].add(turn)
     return outcomes
+
+
+def turns_of(parts: list[Share]) -> list[Turn]:
+    """Return the turns of all rounds, each round in another order.
+
+    A scenario that inserts many rows slows the disk down for the turn after it, so none may always
+    follow the same one.
+    """
+    return [
+        Turn(scenario, number, share)
+        for number, share in enumerate(parts)
+        for scenario in random.Random(number).sample(SCENARIOS, len(SCENARIOS))
+    ]
 
 
 def running(turn: Turn, path: Path) -> Generator[float, None, None]:
