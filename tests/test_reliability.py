@@ -40,14 +40,14 @@ def promises() -> dict[str, tuple[str, str]]:
     return {row[1]: (row[2], row[3]) for row in PROMISE.finditer(PAGE.read_text("utf-8"))}
 
 
-def tests() -> dict[str, str]:
+def named_tests() -> dict[str, str]:
     """Return the tests of each promise, as the page names them."""
     return {row[1]: row[2] for row in SHOWN_BY.finditer(PAGE.read_text("utf-8"))}
 
 
 def test_the_tables_have_every_promise_in_order() -> None:
     assert list(promises()) == CONTRACTS
-    assert list(tests()) == CONTRACTS
+    assert list(named_tests()) == CONTRACTS
 
 
 @pytest.mark.parametrize("contract", CONTRACTS)
@@ -55,7 +55,7 @@ def test_every_promise_has_a_test_and_says_what_went_wrong_elsewhere(contract: s
     promise, elsewhere = promises()[contract]
     assert promise.strip()
     assert elsewhere.strip()
-    shown_by = tests()[contract]
+    shown_by = named_tests()[contract]
     found = TEST.findall(shown_by)
     assert found, f"{contract} has no test"
     assert not TEST.sub("", shown_by).strip(" ,"), "something other than a test"
