@@ -74,11 +74,11 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(name: str, mode: str, about: str = "", **settings: Any) -> Callable[..., Any]:
-    """Register a scenario; `about`, or else the docstring, goes into the report."""
+def scenario(name: str, mode: str, about: str, **settings: Any) -> Callable[..., Any]:
+    """Register a scenario; the report and --help show `about`."""
 
     def register(measure: Callable[[Run], Any]) -> Callable[[Run], Any]:
-        SCENARIOS[name] = Scenario(name, about or measure.__doc__ or "", measure, mode, **settings)
+        SCENARIOS[name] = Scenario(name, about, measure, mode, **settings)
         return measure
 
     return register
@@ -87,9 +87,12 @@ def scenario(name: str, mode: str, about: str = "", **settings: Any) -> Callable
 # ---- floods ----
 
 
-@scenario("S1", ASYNCIO, callers=1, each=100_000)
+@scenario(
+    "S1", ASYNCIO,
+    "One `asyncio.gather` of all calls, `async def`.",
+    callers=1, each=100_000,
+)  # fmt: skip
 async def gather(run: Run) -> float:
-    """One `asyncio.gather` of all calls, `async def`."""
     [keys] = run.parts
     acall = run.rival.acall
     start = time.perf_counter()
@@ -103,9 +106,12 @@ scenario("S1k", ASYNCIO, "The same with a tenth of the calls.", callers=1, each=
 scenario("S1b", BRIDGED, "The same with a `def`, on threads.", callers=1, each=50_000)(gather)
 
 
-@scenario("S1t", ASYNCIO, callers=1, each=50_000)
+@scenario(
+    "S1t", ASYNCIO,
+    "A task for each call, all at once, `async def`.",
+    callers=1, each=50_000,
+)  # fmt: skip
 async def tasks(run: Run) -> float:
-    """A task for each call, all at once, `async def`."""
     [keys] = run.parts
     acall = run.rival.acall
 
@@ -120,9 +126,12 @@ async def tasks(run: Run) -> float:
     return seconds
 
 
-@scenario("S2", THREADS, callers=8, each=50_000)
+@scenario(
+    "S2", THREADS,
+    "8 threads submit all their items, then wait for their own results.",
+    callers=8, each=50_000,
+)  # fmt: skip
 def flood(run: Run) -> float:
-    """8 threads submit all their items, then wait for their own results."""
     submit = run.rival.submit
 
     def caller(keys: range) -> list[Any]:
@@ -198,9 +207,12 @@ scenario(
 
 
 # With a linger, a sequential caller would measure nothing but the linger.
-@scenario("S4", THREADS, callers=1, each=3000, linger=0.0)
+@scenario(
+    "S4", THREADS,
+    "One thread, one call after the other.",
+    callers=1, each=3000, linger=0.0,
+)  # fmt: skip
 def call_by_call(run: Run) -> float:
-    """One thread, one call after the other."""
     [keys] = run.parts
     submit = run.rival.submit
     start = time.perf_counter()
@@ -236,9 +248,12 @@ def arrivals(keys: range) -> list[float]:
     return [now := now + chance.expovariate(RATE / CALLERS) for _ in keys]
 
 
-@scenario("S5", THREADS, callers=CALLERS, each=100, linger=0.005, workers=2, takes=0.001, unit="ms")
+@scenario(
+    "S5", THREADS,
+    "40 threads, 2000 calls a second, linger 5 ms, a function that takes 1 ms: the latency.",
+    callers=CALLERS, each=100, linger=0.005, workers=2, takes=0.001, unit="ms",
+)  # fmt: skip
 def waits(run: Run) -> list[float]:
-    """40 threads, 2000 calls a second, linger 5 ms, a function that takes 1 ms: the latency."""
     submit = run.rival.submit
     taken: list[float] = []
     start = time.perf_counter() + 0.05
@@ -255,9 +270,12 @@ def waits(run: Run) -> list[float]:
     return taken
 
 
-@scenario("S5a", ASYNCIO, callers=CALLERS, each=100, linger=0.005, takes=0.001, unit="ms")
+@scenario(
+    "S5a", ASYNCIO,
+    "The same with coroutines, `async def`.",
+    callers=CALLERS, each=100, linger=0.005, takes=0.001, unit="ms",
+)  # fmt: skip
 async def waits_asyncio(run: Run) -> list[float]:
-    """The same with coroutines, `async def`."""
     acall = run.rival.acall
     taken: list[float] = []
     start = time.perf_counter() + 0.05
@@ -277,9 +295,12 @@ async def waits_asyncio(run: Run) -> list[float]:
 # ---- bulk ----
 
 
-@scenario("S7", THREADS, callers=1, each=1_000_000)
+@scenario(
+    "S7", THREADS,
+    "One thread with a list of a million items; a rival without a call for lists submits each.",
+    callers=1, each=1_000_000,
+)  # fmt: skip
 def bulk(run: Run) -> float:
-    """One thread with a list of a million items; a rival without a call for lists submits each."""
     [keys] = run.parts
     items = list(keys)
     start = time.perf_counter()
@@ -289,9 +310,12 @@ def bulk(run: Run) -> float:
     return seconds
 
 
-@scenario("S7a", ASYNCIO, callers=1, each=100_000)
+@scenario(
+    "S7a", ASYNCIO,
+    "One coroutine with a list of 100 000 items, `async def`.",
+    callers=1, each=100_000,
+)  # fmt: skip
 async def bulk_asyncio(run: Run) -> float:
-    """One coroutine with a list of 100 000 items, `async def`."""
     [keys] = run.parts
     items = list(keys)
     start = time.perf_counter()
@@ -306,9 +330,12 @@ async def bulk_asyncio(run: Run) -> float:
 SETTLE = 0.05  # seconds in which the workers take what they can, and stop at the gate
 
 
-@scenario("S6", THREADS, callers=1, each=20_000, unit="bytes", is_gated=True)
+@scenario(
+    "S6", THREADS,
+    "Bytes per pending item, in threads; the items themselves are not counted.",
+    callers=1, each=20_000, unit="bytes", is_gated=True,
+)  # fmt: skip
 def pending(run: Run) -> float:
-    """Bytes per pending item, in threads; the items themselves are not counted."""
     [keys] = run.parts
     items = list(keys)
     futures: list[Any] = [None] * len(items)
@@ -326,9 +353,12 @@ def pending(run: Run) -> float:
     return held
 
 
-@scenario("S6a", ASYNCIO, callers=1, each=20_000, unit="bytes", is_gated=True)
+@scenario(
+    "S6a", ASYNCIO,
+    "Bytes per pending item, on a loop; the items themselves are not counted.",
+    callers=1, each=20_000, unit="bytes", is_gated=True,
+)  # fmt: skip
 async def pending_asyncio(run: Run) -> float:
-    """Bytes per pending item, on a loop; the items themselves are not counted."""
     [keys] = run.parts
     items = list(keys)
     futures: list[Any] = [None] * len(items)
