@@ -1,4 +1,4 @@
-"""The tables of docs/reliability.md, and tests of promises in it that belong to no other file."""
+"""The table of docs/reliability.md, and contracts in it that belong to no other file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Report the interpreter and its GIL, and fail a run under PYTHON_GIL=0 in which the GIL is on.
 
 This is a pytest plugin. Under pytest-xdist every worker checks its own process, because an
-extension that a test imports switches the GIL on in that worker only.
+extension that a test imports enables the GIL in that worker only.
 """
 
 from __future__ import annotations
