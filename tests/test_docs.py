@@ -23,7 +23,6 @@ import doctest
 import inspect
 import re
 import shutil
-import signal
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ import batchify
 from batchify import Batched, batched, testing
 from batchify.__main__ import make_parser
 from batchify.calls import Calls
-from batchify.options import FIXED, UNSET
+from batchify.options import FIXED
 from tests import redis_server
 from tests.test_architecture import LAYERS, ON_TOP
 
