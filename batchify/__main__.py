@@ -1,7 +1,6 @@
-"""`python -m batchify`: the commands, and what they are given.
+"""`python -m batchify`: the parser of the commands and their options.
 
-The parser knows the options only; what does the work is imported by the command that was chosen,
-as it may need an extra.
+It imports the module of a command only when the command runs, because that may need an extra.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +18,15 @@ from ._version import __version__
 
 PROG = "python -m batchify"
 DEFAULT_SECONDS = 10.0
+BROKEN_PIPE = 141  # the status of a program that SIGPIPE ended, as shells report it
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: what stands after `python -m batchify`; by default the process's own.
+        arguments: the words after `python -m batchify`; by default those of the process.
 
     Returns:
         The exit status.
@@ -35,17 +37,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        return int(given.run(given))
+        status = int(given.run(given))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # such as `dead app:insert | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        return BROKEN_PIPE
+    return status
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog=PROG,
-        description="A function that takes a list becomes one that is called with one item.",
+        description="batchify turns a function that takes a list into one that you call per item.",
     )
     parser.add_argument("--version", action="version", version=f"batchify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -62,9 +69,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_demo(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser(
         "demo",
-        help="what batching gains, and for whom not, on an SQLite file",
-        description="Insert rows into an SQLite file, one call each and batched, from threads and "
-        "from asyncio, and compare. It needs rich, which the extra `demo` brings.",
+        help="measure what batching gains for SQLite inserts, with the case where it does not help",
+        description="Insert rows into an SQLite file with one call per row and batched, from "
+        "threads and from asyncio, and compare. Needs rich, which is in the extra `demo`.",
     )
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
@@ -72,36 +79,38 @@ def _add_demo(commands: argparse._SubParsersAction[Any]) -> None:
         type=seconds,
         default=DEFAULT_SECONDS,
         metavar="N",
-        help="run for about N seconds in all (default: %(default)g)",
+        help="run for about N seconds in total (default: %(default)g)",
     )
     amount.add_argument(
-        "--rows", type=rows, metavar="N", help="insert N rows for each line instead"
+        "--rows", type=rows, metavar="N", help="insert N rows per line of the table instead"
     )
     parser.add_argument(
         "--file",
         type=new_file,
         metavar="PATH",
-        help="a new database file, which is kept (default: a temporary one, removed at the end)",
+        help="create the database here and keep it (default: a temporary file)",
     )
     parser.set_defaults(run=_demo)
 
 
 def _demo(given: argparse.Namespace) -> int:
-    demo = _with_rich("demo")
+    demo = _import_with_rich("demo")
     if demo is None:
         return 2
     return int(demo.run(seconds=given.seconds, rows=given.rows, file=given.file))
 
 
-def _with_rich(command: str) -> Any:
-    """The module of a command that shows a table; None, and a word, where rich is missing."""
+def _import_with_rich(command: str) -> Any:
+    """Return the module of a command that needs rich; without rich, print what to install."""
     try:
         return importlib.import_module(f".cli.{command}", __package__)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
-        told = f'The {command} shows its table with rich: pip install "batchify-py[{command}]"'
-        print(told, file=sys.stderr)
+        print(
+            f'{command} needs rich for its table: pip install "batchify-py[{command}]"',
+            file=sys.stderr,
+        )
         return None
 
 
@@ -111,28 +120,28 @@ def _with_rich(command: str) -> Any:
 def _add_tune(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser(
         "tune",
-        help="which size and linger suit a function, and whether batching pays",
-        description="Call a function with lists of 1, 2, 4, ... items, for real, fit "
-        "`time = fixed + per_item * n`, and say which size and linger to use. It needs rich, and "
-        "matplotlib for --plot; both come with the extra `tune`.",
+        help="measure a function and recommend size, linger and workers, or no batching",
+        description="Call a function, for real, with lists of 1, 2, 4, ... items, fit "
+        "`time = fixed + per_item * n`, and recommend options. Needs rich, and matplotlib for "
+        "--plot; both are in the extra `tune`.",
     )
     parser.add_argument(
         "target",
         metavar="MODULE:FUNCTION",
-        help="the function that takes a list, decorated or not; it is really called",
+        help="the function that takes a list, decorated or not; tune really calls it",
     )
     parser.add_argument(
         "--items",
         metavar="SOURCE",
-        help="what is in the lists: a file of JSON, an item a line, or MODULE:FUNCTION, which is "
-        "called with 0, 1, 2, ... and gives an item (default: those numbers)",
+        help="a file with one JSON value per line, or MODULE:FUNCTION, a function that takes a "
+        "number and returns an item (default: the items are 0, 1, 2, ...)",
     )
     parser.add_argument(
         "--most",
         type=number,
         default=1024,
         metavar="N",
-        help="the longest list (default: %(default)s)",
+        help="the largest number of items in a call (default: %(default)s)",
     )
     parser.add_argument(
         "--seconds",
@@ -141,20 +150,29 @@ def _add_tune(commands: argparse._SubParsersAction[Any]) -> None:
         metavar="N",
         help="measure for about N seconds (default: %(default)g)",
     )
-    parser.add_argument(
+    load = parser.add_mutually_exclusive_group()
+    load.add_argument(
         "--rate",
         type=rate,
         metavar="N",
-        help="how many items a second come, for advice on linger and workers",
+        help="N items arrive per second: predict batch size and latency for several lingers, and "
+        "recommend a number of workers",
+    )
+    load.add_argument(
+        "--callers",
+        type=number,
+        metavar="N",
+        help="N callers each wait for a result before their next call: recommend size and linger "
+        "for them",
     )
     parser.add_argument(
-        "--plot", type=picture, metavar="PATH", help="draw the figures: .svg or .png"
+        "--plot", type=picture, metavar="PATH", help="draw gain and latency: .svg or .png"
     )
     parser.set_defaults(run=_tune)
 
 
 def _tune(given: argparse.Namespace) -> int:
-    tune = _with_rich("tune")
+    tune = _import_with_rich("tune")
     if tune is None:
         return 2
     return int(
@@ -164,6 +182,7 @@ def _tune(given: argparse.Namespace) -> int:
             most=given.most,
             seconds=given.seconds,
             rate=given.rate,
+            callers=given.callers,
             plot=given.plot,
         )
     )
@@ -175,16 +194,24 @@ def _tune(given: argparse.Namespace) -> int:
 def _add_worker(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser(
         "worker",
-        help="run what callers anywhere have sent to a function's broker",
-        description="Run the items of a function with a broker, until SIGTERM or SIGINT: then it "
-        "finishes what it has, and leaves. Start as many as you want, on any machine.",
+        help="run the items that callers sent to a function's broker",
+        description="Run the items that callers sent to a function's broker, until SIGTERM or "
+        "SIGINT; then finish the items in hand and exit. Start as many workers as you want, on "
+        "any machine.",
     )
     _add_target(parser)
     parser.add_argument(
         "--workers",
         type=number,
         metavar="N",
-        help="how many batches run at the same time in this process (default: the function's)",
+        help="maximum number of batches that run at the same time in this process (default: the "
+        "function's option)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=LOG_LEVELS,
+        default="info",
+        help="the least serious messages to show (default: %(default)s)",
     )
     parser.set_defaults(run=_worker)
 
@@ -192,23 +219,30 @@ def _add_worker(commands: argparse._SubParsersAction[Any]) -> None:
 def _worker(given: argparse.Namespace) -> int:
     from .cli import worker
 
-    return worker.run(given.target, workers=given.workers)
+    return worker.run(given.target, workers=given.workers, log_level=given.log_level)
 
 
 def _add_dead(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser(
         "dead",
-        help="the dead letters of a function's broker",
-        description="List the items that were delivered too often without an end.",
+        help="list, requeue or delete the dead letters of a function's broker",
+        description="List the dead letters of a function's broker: items that were delivered "
+        "max_deliveries times and never finished.",
     )
     _add_target(parser)
-    parser.add_argument("--whole", action="store_true", help="show long items as a whole")
-    act = parser.add_mutually_exclusive_group()
-    act.add_argument(
-        "--requeue", nargs="*", metavar="ID", help="send them once more, all or those of these ids"
+    parser.add_argument("--whole", action="store_true", help="do not shorten long items")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--requeue",
+        nargs="*",
+        metavar="ID",
+        help="send the items with these ids again; without an id, all of them",
     )
-    act.add_argument(
-        "--delete", nargs="*", metavar="ID", help="forget them, all or those of these ids"
+    action.add_argument(
+        "--delete",
+        nargs="*",
+        metavar="ID",
+        help="delete the items with these ids; without an id, all of them",
     )
     parser.set_defaults(run=_dead)
 
@@ -223,45 +257,55 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="MODULE:FUNCTION", help="the decorated function")
 
 
-# ---- kinds of arguments; argparse calls a bad one by the function's name ----
+# ---- types of arguments ----
 
 
 def seconds(text: str) -> float:
-    """A time that is not over at once, and that ends."""
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return value
+    """Return a time in seconds, above 0 and finite."""
+    return _positive(text)
+
+
+def rate(text: str) -> float:
+    """Return a number of items per second, above 0 and finite."""
+    return _positive(text)
 
 
 def rows(text: str) -> int:
-    """A number of rows, at least one."""
+    """Return a number of rows, at least 1."""
     return number(text)
 
 
 def number(text: str) -> int:
-    """A whole number, at least one."""
-    value = int(text)
+    """Return an integer that is at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
     return value
 
 
-def rate(text: str) -> float:
-    """A number of items a second, more than none."""
-    return seconds(text)
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
 
 
 def new_file(text: str) -> Path:
-    """The path of a file that can be made."""
+    """Return the path of a file that does not exist yet, in a directory that exists."""
     path = Path(text)
     if path.exists():
-        raise argparse.ArgumentTypeError(f"{text} exists; the demo wants a file of its own")
+        raise argparse.ArgumentTypeError(f"{text} exists; the demo creates a new file")
     return _in_directory(path)
 
 
 def picture(text: str) -> Path:
-    """The path of a picture, .svg or .png, in a directory that there is."""
+    """Return the path of an .svg or .png file in a directory that exists."""
     path = Path(text)
     if path.suffix not in (".svg", ".png"):
         raise argparse.ArgumentTypeError(f"{text} must end in .svg or .png")
@@ -270,7 +314,7 @@ def picture(text: str) -> Path:
 
 def _in_directory(path: Path) -> Path:
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path.parent} is no directory")
+        raise argparse.ArgumentTypeError(f"there is no directory {path.parent}")
     return path
 
 

@@ -1,1 +1,1 @@
-"""The commands of `python -m batchify`, a module each; imported when asked for."""
+"""The commands of `python -m batchify`: one module per command, imported when it runs."""
