@@ -68,6 +68,7 @@ class Limits:
     linger: float | None
     workers: int
     capacity: int | None
+    has_broker: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -390,7 +390,13 @@ class Engine(Ending):
 
 def limits_of(options: Options) -> Limits:
     """What `stats().explain()` needs to know of the options."""
-    return Limits(options.size, options.linger, options.workers, options.capacity)
+    return Limits(
+        options.size,
+        options.linger,
+        options.workers,
+        options.capacity,
+        has_broker=options.broker is not None,
+    )
 
 
 def _strays_of(future: BatchFuture[Any]) -> list[BatchFuture[Any]]:
