@@ -1,6 +1,6 @@
-"""Explain in words why batches are as small as they are: `Stats.explain`.
+"""Explain in words why batches have the size they have, and what would change it.
 
-It reads a snapshot of the counters, and nothing else; it never raises.
+It reads one snapshot of the counters and never raises. The caller is `Stats.explain`.
 """
 
 from __future__ import annotations
@@ -16,56 +16,93 @@ _DISPATCHED = {
     "flush": "were dispatched by a flush, or by a map that had no more items",
     "close": "were dispatched by a close, or by the end of the process",
 }
+_SMALL = 1.5  # items in a batch, below which items are said to come one by one
 
 
 def explanation(stats: Stats) -> str:
     """Return why the batches of `stats` were dispatched, and which option would change it."""
+    if stats.limits is not None and stats.limits.has_broker:
+        return _with_broker(stats)
     if not stats.batches:
-        waits = f" ({_count(stats.pending, 'item')} pending)" if stats.pending else ""
-        return f"No batch has been dispatched yet{waits}."
+        pending = f" ({_count(stats.pending, 'item')} pending)" if stats.pending else ""
+        return f"No batch has been dispatched yet{pending}."
     reason = max(stats.reasons, key=lambda name: stats.reasons[name])
     share = stats.reasons[reason] / stats.batches
-    why = (
+    # Batches that still run are in `batches`, but not in `sizes`.
+    sizes = (
         f"{_count(stats.batches, 'batch')} had {_count(stats.sizes.mean, 'item')} on average"
-        f"{_of_size(stats)}; {share:.0%} of them {_DISPATCHED[reason]}."
+        if stats.sizes.count
+        else f"{_count(stats.batches, 'batch')} started and none has finished yet"
     )
+    why = f"{sizes}{_limit(stats)}; {share:.0%} of them {_DISPATCHED[reason]}."
     return f"{why} {_advice(stats, reason)}"
 
 
+def _with_broker(stats: Stats) -> str:
+    """Explain the caller's side of a broker, where a batch is only what was sent at a time."""
+    answered = stats.succeeded + stats.failed + stats.expired
+    waiting = stats.pending + stats.running
+    if not stats.accepted:
+        return "No item has been submitted yet."
+    if not answered and waiting:
+        return (
+            f"{_count(waiting, 'item')} submitted, and no worker has answered yet. Start one with "
+            "`python -m batchify worker MODULE:FUNCTION`, or look into the logs for a broker that "
+            "cannot be reached."
+        )
+    outcomes = {
+        "succeeded": stats.succeeded,
+        "failed": stats.failed,
+        "expired": stats.expired,
+        "cancelled": stats.cancelled,
+        "without an answer yet": waiting,
+    }
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
+    return (
+        f"{_count(stats.accepted, 'item')} submitted: {counts}. The workers form the batches; an "
+        "observer in a worker process sees their sizes."
+    )
+
+
 def _count(number: float, thing: str) -> str:
-    many = "es" if thing.endswith("ch") else "s"
+    """Return "1 item", "2.5 items" or "3 batches"."""
+    plural = "es" if thing.endswith("ch") else "s"
     number = round(number, 1)
-    return f"{number:.9g} {thing}{'' if number == 1 else many}"
+    return f"{number:.9g} {thing}{'' if number == 1 else plural}"
 
 
-def _of_size(stats: Stats) -> str:
+def _limit(stats: Stats) -> str:
     return "" if stats.limits is None else f" (size={stats.limits.size})"
 
 
 def _advice(stats: Stats, reason: str) -> str:
+    """Return which option would make larger batches than those dispatched for this reason."""
     limits = stats.limits
-    mean = stats.sizes.mean
     workers = 1 if limits is None else limits.workers
     linger = (
         "linger" if limits is None else f"linger={limits.linger:g}" if limits.linger else "linger"
     )
     if reason == "size":
-        return "They cannot be larger: only a larger size would change that."
+        return "Only a larger size would make larger batches."
     if reason == "weight":
         return "Only a larger max_weight, or lighter items, would make larger batches."
     if reason == "capacity":
-        return "A larger capacity lets them fill; many keys, or many extra arguments, need more."
+        return (
+            "A larger capacity would let them fill. Each key, and each set of extra arguments, has "
+            "partial batches of its own."
+        )
     if reason in ("flush", "close"):
-        return "Flush and close less often, and batches fill."
+        return "Fewer calls of flush and close would make larger batches."
     if reason == "idle" and workers > 1:
         return (
             f"With workers={workers}, a free worker takes items that would have joined the next "
             "batch: fewer workers, or a linger, would make larger batches."
         )
-    if mean > 1.5:
+    if not stats.sizes.count or stats.sizes.mean > _SMALL:
         more = "a larger" if reason == "linger" else "a"
         return (
-            f"Batches grow with the load; {more} linger would make them larger, and results later."
+            f"Batches grow with the load. {more.capitalize()} linger would make them larger, and "
+            "results later."
         )
     if reason == "linger":
         return (

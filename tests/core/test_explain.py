@@ -47,3 +47,45 @@ def test_workers_are_no_cause_of_other_reasons(reason: str) -> None:
 
 def test_the_advice_is_not_given_for_a_few_idle_batches() -> None:
     assert "fewer workers" not in explained("idle", workers=4, others=8)
+
+
+def test_batches_that_still_run_have_no_size() -> None:
+    text = Stats(batches=2, reasons={**dict.fromkeys(REASONS, 0), "idle": 2}).explain()
+    assert text.startswith("2 batches started and none has finished yet; 100% of them")
+    assert "0 items" not in text
+    assert "one by one" not in text
+
+
+BROKER = Limits(size=500, linger=0.02, workers=1, capacity=10_000, has_broker=True)
+
+
+def test_a_broker_without_items() -> None:
+    assert Stats(limits=BROKER).explain() == "No item has been submitted yet."
+
+
+@pytest.mark.parametrize(("pending", "running", "items"), [(0, 1, "1 item"), (2, 3, "5 items")])
+def test_a_broker_without_a_worker(pending: int, running: int, items: str) -> None:
+    """A batch is only what was sent at a time, so its size and reason say nothing."""
+    text = Stats(
+        accepted=pending + running,
+        pending=pending,
+        running=running,
+        batches=1,
+        reasons={**dict.fromkeys(REASONS, 0), "idle": 1},
+        limits=BROKER,
+    ).explain()
+    assert text.startswith(f"{items} submitted, and no worker has answered yet.")
+    assert "python -m batchify worker" in text
+    assert "on average" not in text
+    assert "linger" not in text
+
+
+def test_a_broker_with_workers() -> None:
+    text = Stats(
+        accepted=10, succeeded=6, failed=1, running=2, cancelled=1, batches=1, limits=BROKER
+    ).explain()
+    assert text.startswith(
+        "10 items submitted: 6 succeeded, 1 failed, 1 cancelled, 2 without an answer yet."
+    )
+    assert "workers form the batches" in text
+    assert "on average" not in text
