@@ -1,12 +1,12 @@
-"""`python -m batchify worker app:insert`: runs what callers anywhere have sent to a broker.
+"""`python -m batchify worker app:insert`: run the items that callers sent to a function's broker.
 
-A worker is a caller of the same function, without its broker: what it takes from there goes into an
-engine of this process, so that sizes, lingers, keys, weights, `isolate`, `on_error` and all else
-mean what they always do. What an item ends in is the answer, which settles it.
+A worker is a caller of the same function without its broker: it submits what it takes from the
+broker to an engine in its own process, so all options mean what they always do. The outcome of an
+item is its answer, and the broker removes the item when it stores the answer.
 
-What was delivered before, and did not end, may be what killed its worker. Where that can be, it is
-run with nothing else in the process, in pieces that shrink with each delivery, the last one alone:
-so that the neighbours of such an item do not go where it goes.
+An item that was delivered before without an outcome may have killed its worker. Such items run with
+nothing else in the process, in pieces that shrink with each delivery, the last time alone, so that
+other items do not share their fate.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .broker import Broker, Delivery, Inbox, Overdue, Unreachable
+from .broker import Broker, Delivery, Inbox, Overdue, Unreachable, address_of
 from .calls import Calls
 from .decorator import Batched
 from .errors import DeadLetter, late_error
+from .failure_log import FailureLog
 from .future import BatchFuture
 from .interpreter import monotonic
-from .logs import error_text
+from .logs import error_text, items
 from .options import kind, whole
 from .view import Asked
 
 log = logging.getLogger("batchify")
 
-WAIT = 0.5  # seconds: how long a look for new items waits, and how late a stop may be noticed
-PAUSE = 1.0  # seconds, before a server that could not be reached is tried again
-AT_ONCE = 1000  # answers that are settled in one step, and overdue items that are looked at
-LOOKS = 10  # times a lease: how often a worker looks for what is overdue
-MANY = 10  # times what is usually held: the most, where items wait to run again
-SHRINK = 3  # bits: a piece of what is delivered again has an eighth of the size, and so on
+WAIT = 0.5  # seconds that a request for new items waits; a stop may be noticed this late
+RETRY_PAUSE = 1.0  # seconds before the next attempt to reach the broker
+WARNING_PAUSE = 30.0  # seconds between two warnings that the broker cannot be reached
+MOST_AT_ONCE = 1000  # answers that are settled in one step, and overdue items that are looked at
+CHECKS_PER_LEASE = 10  # how often a worker looks for overdue items
+RETRYING_FACTOR = 10  # items held at most while others wait for a retry, times the usual number
+SHRINK_BITS = 3  # a piece of redelivered items has an eighth of the size, then an eighth of that
 
 
 class _Local(Batched):
@@ -49,43 +51,54 @@ class _Local(Batched):
         self._self_scopes.observers = given._observers()
 
     def _gives_itself(self, scope: Any) -> Callable[[], Any]:  # noqa: ARG002
-        given = self._self_given  # for `on_error`: what it submits is to be as safe as ever
+        # `on_error` gets the function with the broker, so items that it submits survive a crash.
+        given = self._self_given
         return lambda: given
 
 
 def dead_letters(function: Any) -> Any:
-    """The dead letters of a function with a broker; of Redis, a `redis.DeadLetters`.
+    """Return the dead letters of a function with a broker; for Redis, a `redis.DeadLetters`.
 
     Raises:
-        TypeError: it has no broker.
+        TypeError: the function has no broker.
     """
     return broker_of(function).dead_letters(function._plain())
 
 
 def broker_of(function: Any) -> Broker:
-    """The broker of a decorated function.
+    """Return the broker of a decorated function.
 
     Raises:
-        TypeError: it has none.
+        TypeError: the function has no broker.
     """
-    broker: Broker | None = None
     if isinstance(function, Calls):
-        broker = function._options().broker
-    if broker is None:
-        raise TypeError(f"a function that is batched with a broker is needed, got {kind(function)}")
-    return broker
+        options = function._options()
+        if options.broker is None:
+            raise TypeError(f"{options.name} has no broker; decorate it with @batched(broker=...)")
+        broker: Broker = options.broker
+        return broker
+    name = getattr(function, "__qualname__", None)
+    if callable(function) and isinstance(name, str):
+        raise TypeError(f"{name} is not batched; decorate it with @batched(broker=...)")
+    raise TypeError(
+        f"expected a function decorated with @batched(broker=...), got {kind(function)}"
+    )
 
 
 class Worker:
-    """Runs the items of one function with a broker, until it is stopped.
+    """Runs the items of one function with a broker until it is stopped.
+
+    It logs its options when it starts, when it is connected, each batch with failures, and the
+    totals when it stops; never the content of an item.
 
     Args:
         function: the decorated function.
-        workers: how many batches may run at the same time; by default what the function says.
+        workers: maximum number of batches that run at the same time; by default the function's
+            own.
 
     Raises:
-        TypeError: it has no broker, or `workers` is no int.
-        ValueError: `workers` is less than 1, or the function has no name.
+        TypeError: the function has no broker, or `workers` is no integer.
+        ValueError: `workers` is less than 1, or workers cannot import the function by its name.
     """
 
     def __init__(self, function: Any, workers: int | None = None) -> None:
@@ -98,40 +111,59 @@ class Worker:
         self._most = self._size * (self._workers + 1)
         local = replace(options, broker=None, workers=self._workers, capacity=None)
         self._local = _Local(function._plain(), function, local)
-        self._inbox: Inbox = self._broker.inbox(function._plain())
-        self._held: dict[str, Delivery] = {}  # what was taken, and is not settled
+        self._failures = FailureLog(f"worker of {self._name}")
+        self._consumer: Inbox = self._broker.inbox(function._plain())
+        self._held: dict[str, Delivery] = {}  # taken and not settled
         self._answers: queue.SimpleQueue[tuple[Delivery, bytes, bool] | None] = queue.SimpleQueue()
-        self._settled = threading.Event()  # something was, since somebody looked
+        self._settled = threading.Event()  # set when answers were settled
         self._is_stopping = False
         self._is_over = threading.Event()
-        self._flushed = ""  # up to which id nothing lingers
-        self._next_look = 0.0  # when to look for what is overdue
-        self._alone_by: float | None = None  # by when that is to run alone; None: nothing is
-        self._is_pausing = False  # nothing new is taken, so that it comes to that
+        self._flushed = ""  # the id up to which nothing lingers
+        self._next_check = 0.0  # when to look for overdue items
+        self._alone_by: float | None = None  # when to stop waiting for an otherwise empty process
+        self._is_pausing = False  # no new items are taken until overdue ones ran alone
+        self._is_ready = False
+        self._refused = 0
+        self._dead = 0
 
     # ---- life ----
 
     @property
     def is_stopping(self) -> bool:
-        """Was it told to stop?"""
+        """Whether `stop` was called."""
         return self._is_stopping
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the broker has been reached."""
+        return self._is_ready
+
     def stop(self) -> None:
-        """Take nothing more, finish what was taken, and have `run` return. From anywhere."""
+        """Make `run` finish the items in hand and return. Any thread or signal handler may call it.
+
+        The worker takes no more items.
+        """
         self._is_stopping = True
 
     def run(self) -> bool:
-        """Take and run items until `stop`; then finish what was taken.
+        """Take and run items until `stop`, then finish those in hand.
 
         Returns:
-            True when nothing is left leased. After a stop without a server to answer to, for the
-            function's `exit_timeout`, something is: it will be delivered again.
+            True if no item is left leased. If the broker cannot be reached after a stop, the worker
+            waits for the function's `exit_timeout`; then the items are left, and the broker
+            delivers them again.
+
+        Raises:
+            Exception: the broker refuses the first connection, for example its password.
         """
+        log.info("%s: %s", self._failures.prefix, self._description())
+        began = monotonic()
         helpers = [
-            self._helper(self._settle, "answers"),
-            self._helper(self._renew, "leases"),
+            self._start_thread(self._settle, "answers"),
+            self._start_thread(self._renew, "leases"),
         ]
-        self._helper(self._hear_flushes, "flushes")  # it ends by itself, a little later
+        self._start_thread(self._receive_flushes, "flushes")  # ends a little later than `run`
+        end_observation = self._local.observe(self._failures.log_batch)
         try:
             self._take_and_run()
             self._local.close()
@@ -143,50 +175,88 @@ class Worker:
             self._answers.put(None)
             for helper in helpers:
                 helper.join(WAIT)
-            self._inbox.stop()
+            self._consumer.stop()
+            end_observation()
+        self._failures.log_others()
+        log.info(
+            "%s: stopped after %.0f s; %s", self._failures.prefix, monotonic() - began,
+            self._totals(),
+        )  # fmt: skip
         return not self._held
 
+    def _description(self) -> str:
+        options = self._local._options()
+        return (
+            f"connecting; function={address_of(self._local._plain())}, broker={self._broker!r}, "
+            f"size={options.size}, linger={options.linger}, workers={self._workers}"
+        )
+
+    def _totals(self) -> str:
+        stats = self._local.stats()
+        counts = {
+            "succeeded": stats.succeeded,
+            "failed": stats.failed,
+            "expired": stats.expired,
+            "refused": self._refused,
+            "dead letters": self._dead,
+            "left for other workers": len(self._held),
+        }
+        text = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        batches = f"{stats.batches:,} batch{'' if stats.batches == 1 else 'es'}"
+        return f"{batches}, {text}" if text else "no items came"
+
     def _take_and_run(self) -> None:
-        was_there = False  # the broker
+        next_warning = 0.0
         while not self._is_stopping:
             try:
-                if not was_there:
-                    self._inbox.tidy()
+                if not self._is_ready or next_warning:
+                    self._consumer.tidy()
+                    log.info(
+                        "%s: %s", self._failures.prefix,
+                        "connected again" if self._is_ready else "ready",
+                    )  # fmt: skip
+                    self._is_ready, next_warning = True, 0.0
                 self._step()
-                was_there = True
             except Unreachable as error:
-                text = error_text(error.__cause__ or error)
-                log.warning("%s: cannot reach the broker: %s", self._name, text)
-                time.sleep(PAUSE)
+                if monotonic() >= next_warning:
+                    log.warning(
+                        "%s: cannot reach the broker (%s); trying again every %g s",
+                        self._failures.prefix, kind(error.__cause__ or error), RETRY_PAUSE,
+                    )  # fmt: skip
+                    next_warning = monotonic() + WARNING_PAUSE
+                time.sleep(RETRY_PAUSE)
             except Exception as error:
-                if not was_there:  # a wrong password, say
+                if not self._is_ready:  # such as a wrong password
                     raise
-                log.error("%s: taking items failed with %s", self._name, error_text(error))
-                time.sleep(PAUSE)
+                log.error(
+                    "%s: taking items failed with %s", self._failures.prefix, error_text(error)
+                )
+                time.sleep(RETRY_PAUSE)
 
-    def _helper(self, target: Callable[[], None], name: str) -> threading.Thread:
+    def _start_thread(self, target: Callable[[], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"batchify:{self._name}:{name}", daemon=True)
         thread.start()
         return thread
 
     def _step(self) -> None:
+        self._failures.log_others()
         self._recover()
-        if self._is_pausing:  # for what is to run alone
+        if self._is_pausing:
             self._wait_for_settled()
             return
-        room = self._most - len(self._held)
-        if room < self._size:  # whole batches, not an item whenever one ends
+        free = self._most - len(self._held)
+        if free < self._size:  # take whole batches, not one item whenever one ends
             self._wait_for_settled()
             if self._local.stats().running:
                 return
-            self._local._push()  # lingering kinds hold up all the room
-            if len(self._held) > MANY * self._most:
+            self._local._push()  # lingering items use up what may be held
+            if len(self._held) > RETRYING_FACTOR * self._most:
                 return
-            room = self._size  # it is items in a `Retry` that do
-        taken = self._inbox.take(room, WAIT)
+            free = self._size  # items that wait for a retry use it up
+        taken = self._consumer.take(free, WAIT)
         for delivery in taken:
             self._run(delivery)
-        self._push_flushed(taken)
+        self._dispatch_flushed(taken)
 
     def _wait_for_settled(self) -> None:
         self._settled.wait(WAIT)
@@ -198,47 +268,48 @@ class Worker:
         self._held[delivery.id] = delivery
         try:
             item, args, kwargs = self._broker.wire.unpack(delivery.letter.payload)
-            asked = _asked(delivery, self._name)
+            asked = _call_options(delivery, self._name)
             future = self._local._submit(item, args, kwargs, asked)
-        except Exception as error:  # it cannot be read, or the call refuses it
+        except Exception as error:  # the item cannot be decoded, or the call refuses it
+            self._refused += 1
+            self._failures.add_other(error)
             self._answer(delivery, self._broker.wire.pack_error(error, self._name))
             return
-        future.add_done_callback(partial(self._ended, delivery))
+        future.add_done_callback(partial(self._finish, delivery))
 
-    def _ended(self, delivery: Delivery, future: BatchFuture[Any]) -> None:
+    def _finish(self, delivery: Delivery, future: BatchFuture[Any]) -> None:
         wire = self._broker.wire
         if future.cancelled() or self._is_over.is_set():
-            self._held.pop(delivery.id, None)  # the process ends: others will have it
+            self._held.pop(delivery.id, None)  # the process ends: another worker gets it
             return
         error = future.exception()
-        self._answer(
-            delivery,
-            wire.pack_result(future.result(), self._name)
-            if error is None
-            else wire.pack_error(error, self._name),
-        )
+        if error is None:
+            self._answer(delivery, wire.pack_result(future.result(), self._name))
+        else:
+            self._failures.add(error)
+            self._answer(delivery, wire.pack_error(error, self._name))
 
     def _answer(self, delivery: Delivery, payload: bytes, is_dead: bool = False) -> None:
         self._answers.put((delivery, payload, is_dead))
 
     def _settle(self) -> None:
-        """The life of the thread that sends the answers."""
+        """Send answers until None comes, as many as there are at a time. A thread runs this."""
         while True:
             first = self._answers.get()
             if first is None:
                 return
             found = [first]
-            while len(found) < AT_ONCE:
+            while len(found) < MOST_AT_ONCE:
                 try:
-                    one = self._answers.get_nowait()
+                    answer = self._answers.get_nowait()
                 except queue.Empty:
                     break
-                if one is None:
+                if answer is None:
                     self._answers.put(None)
                     break
-                found.append(one)
-            self._settle_all([one[:2] for one in found if not one[2]], self._inbox.settle)
-            self._settle_all([one[:2] for one in found if one[2]], self._inbox.bury)
+                found.append(answer)
+            self._settle_all([one[:2] for one in found if not one[2]], self._consumer.settle)
+            self._settle_all([one[:2] for one in found if one[2]], self._consumer.bury)
             self._settled.set()
 
     def _settle_all(
@@ -251,66 +322,73 @@ class Worker:
                 settle(answers)
                 break
             except Unreachable:
-                if self._is_over.wait(PAUSE):
+                if self._is_over.wait(RETRY_PAUSE):
                     return
-            except Exception as error:  # they stay leased, and are delivered again
-                log.error("%s: sending answers failed with %s", self._name, error_text(error))
+            except Exception as error:  # the items stay leased, and are delivered again
+                log.error(
+                    "%s: sending answers failed with %s", self._failures.prefix, error_text(error)
+                )
                 break
         for delivery, _ in answers:
             self._held.pop(delivery.id, None)
 
     def _renew(self) -> None:
-        """The life of the thread that keeps the leases."""
+        """Renew the leases of the items in hand until `run` returns. A thread runs this."""
         while not self._is_over.wait(self._broker.lease / 3):
             try:
-                self._inbox.renew(list(self._held))
+                self._consumer.renew(list(self._held))
             except Unreachable:
                 continue
             except Exception as error:
-                log.error("%s: renewing leases failed with %s", self._name, error_text(error))
+                log.error(
+                    "%s: renewing leases failed with %s", self._failures.prefix, error_text(error)
+                )
 
     # ---- flushes ----
 
-    def _hear_flushes(self) -> None:
-        """The life of the thread that hears of callers' `flush`."""
+    def _receive_flushes(self) -> None:
+        """Dispatch items that lingered when a caller flushes them. A thread runs this."""
         while not self._is_over.is_set():
             try:
-                marks = self._inbox.flushes(WAIT)
+                marks = self._consumer.flushes(WAIT)
             except Unreachable:
-                self._is_over.wait(PAUSE)
+                self._is_over.wait(RETRY_PAUSE)
                 continue
             except Exception as error:
-                if not self._is_over.wait(PAUSE):  # else it was closed
-                    text = error_text(error)
-                    log.error("%s: listening for flushes failed with %s", self._name, text)
+                if not self._is_over.wait(RETRY_PAUSE):  # else `run` closed the connection
+                    log.error(
+                        "%s: receiving flushes failed with %s",
+                        self._failures.prefix,
+                        error_text(error),
+                    )
                 continue
             for last in marks:
-                if not self._inbox.is_up_to(last, self._flushed):
+                if not self._consumer.is_up_to(last, self._flushed):
                     self._flushed = last
             if marks:
-                self._push_flushed(list(self._held.values()))
+                self._dispatch_flushed(list(self._held.values()))
 
-    def _push_flushed(self, deliveries: Sequence[Delivery]) -> None:
-        """Let leave what lingers here, if somebody flushed any of these."""
+    def _dispatch_flushed(self, deliveries: Sequence[Delivery]) -> None:
+        """Dispatch everything that lingers here if a caller flushed one of these items."""
         for delivery in deliveries:
-            if delivery.letter.is_flushed or self._inbox.is_up_to(delivery.id, self._flushed):
+            if delivery.letter.is_flushed or self._consumer.is_up_to(delivery.id, self._flushed):
                 self._local._push()
                 return
 
-    # ---- what was delivered before ----
+    # ---- items that were delivered before ----
 
     def _recover(self) -> None:
-        """Run what others left, if it is time to look.
+        """Run items that other workers left, if it is time to look for them.
 
-        Alone in the process, if that comes about in a third of a lease, for which nothing new is
-        taken. Then it runs beside what takes so long.
+        They run alone in the process. To empty it, the worker takes no new items for up to a third
+        of a lease; after that they run beside the items that take so long.
         """
         now = monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return
-        found = self._inbox.overdue(AT_ONCE)
+        found = self._consumer.overdue(MOST_AT_ONCE)
         if not found:
-            self._next_look = now + self._broker.lease / LOOKS
+            self._next_check = now + self._broker.lease / CHECKS_PER_LEASE
             self._alone_by, self._is_pausing = None, False
             return
         if self._alone_by is None:
@@ -319,30 +397,46 @@ class Worker:
         if self._is_pausing and self._held:
             self._local._push()
             return
-        for delivery in self._claimed(found):
+        for delivery in self._claim_next(found):
             self._run(delivery)
         self._local._push()
 
-    def _claimed(self, found: Sequence[Overdue]) -> list[Delivery]:
-        """The next piece of what is overdue; what was delivered too often is buried."""
+    def _claim_next(self, found: Sequence[Overdue]) -> list[Delivery]:
+        """Claim the next piece of the overdue items; make dead letters of hopeless ones."""
         most = self._broker.max_deliveries
-        dead = [one.id for one in found if one.deliveries >= most]
-        for delivery in self._inbox.claim(dead) if dead else []:
-            self._held[delivery.id] = delivery
-            told = DeadLetter(f"{self._name}: the item was delivered {most} times, and never ended")
-            self._answer(delivery, self._broker.wire.pack_error(told, self._name), is_dead=True)
+        self._make_dead_letters([one.id for one in found if one.deliveries >= most])
         again = [one for one in found if one.deliveries < most]
         if not again:
             return []
-        # Those that were delivered least are the least suspicious.
+        # First those that were delivered least: they are the least suspicious.
         deliveries = min(one.deliveries for one in again)
         alike = [one.id for one in again if one.deliveries == deliveries]
         is_last = deliveries + 1 >= most
-        piece = 1 if is_last else max(1, self._size >> (SHRINK * deliveries))
-        return self._inbox.claim(alike[:piece])
+        piece = 1 if is_last else max(1, self._size >> (SHRINK_BITS * deliveries))
+        return self._consumer.claim(alike[:piece])
+
+    def _make_dead_letters(self, ids: Sequence[str]) -> None:
+        if not ids:
+            return
+        most = self._broker.max_deliveries
+        claimed = self._consumer.claim(ids)
+        for delivery in claimed:
+            self._held[delivery.id] = delivery
+            error = DeadLetter(
+                f"{self._name}: the item was delivered {most} times and never finished; it is a "
+                "dead letter now"
+            )
+            payload = self._broker.wire.pack_error(error, self._name)
+            self._answer(delivery, payload, is_dead=True)
+        if claimed:
+            self._dead += len(claimed)
+            log.warning(
+                "%s: %s delivered %d times and never finished: now in the dead letters",
+                self._failures.prefix, items(len(claimed)), most,
+            )  # fmt: skip
 
 
-def _asked(delivery: Delivery, name: str) -> Asked:
+def _call_options(delivery: Delivery, name: str) -> Asked:
     letter = delivery.letter
     deadline = None
     if letter.deadline is not None:

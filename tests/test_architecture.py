@@ -24,7 +24,7 @@ LAYERS = [
     ["errors", "_version", "distribution", "hints", "interpreter", "logs"],
     ["options", "finalizing", "unasked", "waits"],
     ["stats", "naming", "observe", "retry", "terms", "progress", "taskgraph", "waiters"],
-    ["explain", "future", "stalls", "tracing", "outcome.tracebacks"],
+    ["explain", "failure_log", "future", "stalls", "tracing", "outcome.tracebacks"],
     ["loopfuture", "outcome.copies", "outcome.talk", "forming.states", "forming.ranking"],
     ["outcome.faults", "forming.base"],
     ["outcome.values", "forming.plain", "forming.recounting"],

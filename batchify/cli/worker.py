@@ -1,4 +1,4 @@
-"""`python -m batchify worker app:insert`: run what callers anywhere have sent."""
+"""`python -m batchify worker app:insert`: run the items that callers sent to a broker."""
 
 from __future__ import annotations
 
@@ -9,28 +9,45 @@ import sys
 from typing import Any
 
 from ..worker import Worker
-from .target import Unfit, found
+from .target import CommandError, describe, load
 
 
-def run(target: str, *, workers: int | None) -> int:
-    """Run until SIGTERM or SIGINT; a second one ends the process at once.
+def run(target: str, *, workers: int | None, log_level: str) -> int:
+    """Run until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Args:
+        target: the function, as "module:function".
+        workers: maximum number of batches that run at the same time; None: the function's own.
+        log_level: the level of the root logger, such as "info".
 
     Returns:
-        The exit status: 0 when nothing was left undone.
+        The exit status: 0 if nothing was left undone, 1 if items are left or the broker refuses the
+        connection, 2 after a mistake of the user.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+        level=log_level.upper(),
+    )
     try:
-        worker = Worker(found(target), workers)
-    except (Unfit, TypeError, ValueError) as error:
-        print(error, file=sys.stderr)
+        function = load(target)
+        worker = Worker(function, workers)
+    except (CommandError, TypeError, ValueError) as error:
+        text = str(error)
+        print(text if text.startswith(target) else f"{target}: {text}", file=sys.stderr)
         return 2
 
     def stop(*_: Any) -> None:
         if worker.is_stopping:
-            os._exit(130)  # what it had is delivered again
+            os._exit(130)  # the broker delivers the items in hand again
         worker.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    print(f"worker of {target}: ready", file=sys.stderr, flush=True)
-    return 0 if worker.run() else 1
+    try:
+        return 0 if worker.run() else 1
+    except Exception as error:
+        if worker.is_ready:
+            raise
+        print(f"{target}: the broker refuses the connection: {describe(error)}", file=sys.stderr)
+        return 1

@@ -79,7 +79,8 @@ class RedisStreams:
         self._stream = None if stream is None else _text("stream", stream)
 
     def __repr__(self) -> str:
-        return f"<RedisStreams lease={self.lease:g} max_deliveries={self.max_deliveries}>"
+        stream = "" if self._stream is None else f"stream={self._stream!r} "
+        return f"<RedisStreams {stream}lease={self.lease:g} max_deliveries={self.max_deliveries}>"
 
     def keys(self, function: Callable[..., Any]) -> Keys:
         """The names of all that belongs to a function."""
