@@ -1,4 +1,4 @@
-"""`python -m batchify demo`: as a process of its own, as users run it."""
+"""`python -m batchify demo`, in a process of its own as users run it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from batchify.cli import demo
 from tests.limits import LIMIT
 
 ROOT = Path(__file__).parent.parent
-# Few: a slow disk takes 50 ms for a commit, and half of the scenarios commit row by row.
+# Few, because a slow disk takes 50 ms for a commit, and two scenarios commit row by row.
 ROWS = 20
 
 
@@ -38,18 +38,20 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_demo_shows_every_scenario_and_leaves_the_file_it_was_given(tmp_path: Path) -> None:
+def test_the_demo_shows_every_scenario_and_keeps_the_file(tmp_path: Path) -> None:
     file = tmp_path / "kept.db"
     done = run("-m", "batchify", "demo", "--rows", str(ROWS), "--file", str(file))
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     for scenario in demo.SCENARIOS:
-        (line,) = [one for one in lines if one.startswith(f"{scenario.how:<8}  {scenario.who} ")]
-        numbers = line.removeprefix(f"{scenario.how:<8}  {scenario.who} ").split()
+        (line,) = [
+            one for one in lines if one.startswith(f"{scenario.how:<8}  {scenario.callers} ")
+        ]
+        numbers = line.removeprefix(f"{scenario.how:<8}  {scenario.callers} ").split()
         assert len(numbers) == 6
         assert numbers[0] == str(ROWS)
         assert numbers[2].endswith("x")
-    assert "The lone caller gains nothing" in done.stdout
+    assert "The sequential caller gains nothing" in done.stdout
     assert f"all {ROWS * len(demo.SCENARIOS)} rows" in done.stdout
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
@@ -60,7 +62,7 @@ def test_demo_shows_every_scenario_and_leaves_the_file_it_was_given(tmp_path: Pa
         assert dict(counted) == {scenario.label: ROWS for scenario in demo.SCENARIOS}
 
 
-def test_without_rich_it_tells_what_to_install() -> None:
+def test_the_message_without_rich() -> None:
     program = "import sys; sys.modules['rich'] = None\nfrom batchify.__main__ import main\n"
     done = run("-c", program + "sys.exit(main(['demo', '--rows', '1']))")
     assert done.returncode == 2
@@ -69,7 +71,7 @@ def test_without_rich_it_tells_what_to_install() -> None:
     assert done.stdout == ""
 
 
-def test_the_rest_of_the_command_line_needs_no_rich() -> None:
+def test_other_commands_need_no_rich() -> None:
     program = "import sys; sys.modules['rich'] = None\nfrom batchify.__main__ import main\n"
     done = run("-c", program + "sys.exit(main([]))")
     assert (done.returncode, done.stderr) == (0, "")
@@ -106,12 +108,12 @@ def test_bad_arguments_are_refused_before_anything_runs(
 # ---- in this process ----
 
 
-def test_a_time_that_is_over_at_once_still_gives_a_table(
+def test_a_very_short_time_still_gives_a_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["demo", "--seconds", "1e-9"]) == 0
-    assert "lone caller" in capsys.readouterr().out
+    assert "sequential caller" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,18 +124,62 @@ def test_ctrl_c_stops_the_callers_and_removes_the_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(demo.Turn, "done", interrupted)
-    # It would go on for an hour.
+    monkeypatch.setattr(demo.Turn, "progress", interrupted)
+    # Without the interrupt it would run for an hour.
     assert main(["demo", "--seconds", "3600"]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_cannot_be_created(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(demo, "connect", refuse)
+    path = tmp_path / "new.db"
+    assert main(["demo", "--rows", "1", "--file", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"cannot create {path}: unable to open database file\n"
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("scenario", demo.SCENARIOS, ids=lambda scenario: scenario.label)
+def test_a_disk_that_is_full(
+    scenario: demo.Scenario,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    insert = demo.INSERT.replace("(?,", "(disk_is_full(?),", 1)
+
+    def connect(path: Path) -> sqlite3.Connection:
+        def check(name: str) -> str:
+            if name == scenario.label:
+                raise OSError
+            return name
+
+        connection = sqlite3.connect(path, check_same_thread=False)
+        connection.create_function("disk_is_full", 1, check)
+        return connection
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(demo, "connect", connect)
+    monkeypatch.setattr(demo, "INSERT", insert)
+    assert main(["demo", "--rows", "1"]) == 1
+    assert (
+        capsys.readouterr().err
+        == "the database failed with OperationalError: user-defined function raised exception\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("rows", [1, 2, demo.ROUNDS, 3 * demo.ROUNDS + 1])
-def test_rows_are_shared_out_to_rounds_and_callers(rows: int) -> None:
+def test_rows_are_divided_among_rounds_and_callers(rows: int) -> None:
     parts = demo.shares(1.0, rows)
     assert len(parts) == min(rows, demo.ROUNDS)
-    turns = [demo.Turn(demo.CROWD, number, part) for number, part in enumerate(parts)]
+    turns = [demo.Turn(demo.BATCHED_16, number, part) for number, part in enumerate(parts)]
     all_rows = [row for turn in turns for caller in range(16) for row in turn.rows(caller)]
     assert len(all_rows) == len(set(all_rows)) == rows
 
@@ -145,13 +191,13 @@ def outcomes(tmp_path: Path) -> tuple[Path, demo.Outcomes]:
     return path, demo.measure(path, [demo.Share(rows=3)], lambda label, done: None)
 
 
-def test_check_finds_a_lost_row_a_double_one_and_an_id_that_went_astray(
+def test_check_finds_lost_rows_double_rows_and_swapped_ids(
     outcomes: tuple[Path, demo.Outcomes],
 ) -> None:
     path, measured = outcomes
     assert demo.check(path, measured) == 3 * len(demo.SCENARIOS)
 
-    receipts = measured[demo.CROWD].receipts
+    receipts = measured[demo.BATCHED_16].receipts
     first, second, *_ = list(receipts)
     for wrong in (
         [first, *receipts],
@@ -159,7 +205,7 @@ def test_check_finds_a_lost_row_a_double_one_and_an_id_that_went_astray(
         [first._replace(row_id=second.row_id), second._replace(row_id=first.row_id), *receipts[2:]],
     ):
         with pytest.raises(AssertionError):
-            demo.check(path, {**measured, demo.CROWD: demo.Outcome(receipts=wrong)})
+            demo.check(path, {**measured, demo.BATCHED_16: demo.Outcome(receipts=wrong)})
 
 
 def test_latencies_are_quantiles_by_rank() -> None:
@@ -172,7 +218,7 @@ def test_latencies_are_quantiles_by_rank() -> None:
     ("commit", "lone", "said", "not_said"),
     [
         (0.010, 0.012, "(0.83x):", "noise"),
-        (0.010, 0.008, "(1.25x; what is over 1 is noise of the disk):", "in memory"),
+        (0.010, 0.008, "(1.25x; more than 1 is noise of the disk):", "in memory"),
         (0.0001, 0.001, "the file may be in memory", "noise"),
     ],
 )
@@ -183,7 +229,7 @@ def test_the_verdict_says_what_was_measured(
         row = demo.Row("any", 0, 0, 0, "")
         return demo.Outcome([demo.Receipt(row, 1, seconds)], seconds, succeeded=1, batches=1)
 
-    seconds = dict.fromkeys(demo.SCENARIOS, commit) | {demo.LONE: lone}
+    seconds = dict.fromkeys(demo.SCENARIOS, commit) | {demo.SEQUENTIAL: lone}
     text = "\n".join(demo.verdict({one: outcome(time) for one, time in seconds.items()}))
     assert said in text
     assert not_said not in text
@@ -195,7 +241,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("term", "is_shown"), [("xterm", True), ("dumb", False)])
-def test_the_bar_is_for_terminals_only(
+def test_the_bar_is_drawn_on_terminals_only(
     term: str, is_shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", term)

@@ -1,8 +1,8 @@
-"""`python -m batchify demo`: what batching gains, and for whom not, on an SQLite file.
+"""`python -m batchify demo`: measure what batching gains for inserts into an SQLite file.
 
-SQLite is as it comes: every commit waits until the disk has the data. That is the fixed cost of a
-call, and what the calls of one batch share. Top down: the inserts, the callers, the measuring, the
-showing.
+SQLite has its default settings: every commit waits until the data is on the disk. This is the fixed
+cost of a call, which the calls of a batch share. One scenario shows callers that gain nothing.
+The sections: the inserts, the callers, the measurement, the output.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
-# Where rich is missing, `__main__` says what to install.
+# If rich is missing, `__main__` says what to install.
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from .. import Batched, Stats, batched
+from .target import describe
 
 SIZE = 500
-UNDER_WAY = 250
-# Each scenario has several short turns, not a long one: disks have good and bad seconds.
+IN_FLIGHT = 250
+# Each scenario has several short turns instead of a long one, because the speed of disks varies.
 ROUNDS = 10
-# How often the bar moves, in seconds; seldom, as it takes the interpreter from the callers.
+# Seconds between two updates of the progress bar. Each update slows the callers down.
 TICK = 0.1
-# Below so many seconds, a commit has not waited for any disk.
+# A commit that takes less than this, in seconds, did not wait for a disk.
 NO_DISK = 0.0003
 
 
-# ---- the inserts: what a user would have written ----
+# ---- the inserts, as a user would write them ----
 
 
 class Row(NamedTuple):
-    """One row, without its id."""
+    """A row of the table, without its id."""
 
     scenario: str
     turn: int
@@ -55,13 +56,13 @@ class Row(NamedTuple):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection with SQLite's default settings."""
-    # Other threads use it than the one that makes it, but never two at a time.
+    """Return a connection with SQLite's default settings."""
+    # Several threads use it, but never two at the same time.
     return sqlite3.connect(path, check_same_thread=False)
 
 
 def create(path: Path) -> None:
-    """Make the file, with its table."""
+    """Create the file and its table."""
     with closing(connect(path)) as connection, connection:
         connection.execute(
             "CREATE TABLE event (id INTEGER PRIMARY KEY, scenario TEXT NOT NULL,"
@@ -74,7 +75,7 @@ INSERT = "INSERT INTO event (scenario, turn, caller, number, note) VALUES (?, ?,
 
 
 def insert_one(connection: sqlite3.Connection, row: Row) -> int:
-    """One row, one commit; its id."""
+    """Insert one row, commit, and return its id."""
     with connection:
         row_id = connection.execute(INSERT, row).lastrowid
     assert row_id is not None
@@ -83,7 +84,7 @@ def insert_one(connection: sqlite3.Connection, row: Row) -> int:
 
 @contextmanager
 def batched_insert(path: Path) -> Generator[Batched[Row, [], int], None, None]:
-    """A batched function of its own for each turn: many rows, one commit; their ids."""
+    """Yield a batched function that inserts rows with one commit and returns their ids."""
     with closing(connect(path)) as connection:
 
         @batched(size=SIZE)
@@ -91,8 +92,8 @@ def batched_insert(path: Path) -> Generator[Batched[Row, [], int], None, None]:
             with connection:
                 connection.executemany(INSERT, rows)
                 (last,) = connection.execute("SELECT last_insert_rowid()").fetchone()
-            # An id is the largest one plus 1, and within the transaction nobody else inserts.
-            # (RETURNING would give the ids too, but SQLite does not promise their order.)
+            # The ids are consecutive: a new id is the largest one plus 1, and no other connection
+            # inserts during the transaction. (RETURNING has the ids too, but in no promised order.)
             return list(range(last - len(rows) + 1, last + 1))
 
         with insert:
@@ -103,7 +104,7 @@ def batched_insert(path: Path) -> Generator[Batched[Row, [], int], None, None]:
 
 
 class Receipt(NamedTuple):
-    """What a caller got: the id of its row, `latency` seconds after it asked."""
+    """The id that a caller got for its row, and how long that took, in seconds."""
 
     row: Row
     row_id: int
@@ -112,7 +113,7 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How much a turn does: so many rows, or as many as fit into so many seconds."""
+    """How much a turn does: a number of rows, or as many as fit into a number of seconds."""
 
     rows: int | None = None
     seconds: float = math.inf
@@ -120,7 +121,7 @@ class Share:
 
 @dataclass(slots=True)
 class Turn:
-    """A turn of a scenario: what its callers have to insert, and what they got."""
+    """A turn of a scenario: the rows that its callers insert, and the ids that they get."""
 
     scenario: Scenario
     number: int
@@ -132,16 +133,16 @@ class Turn:
     is_stopped: bool = False
 
     def run(self, path: Path) -> None:
-        """Let the callers insert, until each has its share."""
+        """Run the callers until each has inserted its share."""
         self.began = time.perf_counter()
-        self.stats = self.scenario.drive(self, path)
+        self.stats = self.scenario.run(self, path)
         self.seconds = time.perf_counter() - self.began
 
     def rows(self, caller: int) -> Iterator[Row]:
-        """The rows of one caller, as long as the turn lasts."""
+        """Yield the rows of one caller until its share is used up."""
         for number in self._numbers(caller):
             is_late = time.perf_counter() - self.began >= self.share.seconds
-            # However short the turn is, one row there is.
+            # The first caller inserts a row even if the turn is over at once.
             if self.is_stopped or (is_late and (caller or number)):
                 return
             yield Row(self.scenario.label, self.number, caller, number, f"note {number}")
@@ -149,86 +150,85 @@ class Turn:
     def _numbers(self, caller: int) -> Iterable[int]:
         if self.share.rows is None:
             return count()
-        each, more = divmod(self.share.rows, self.scenario.callers)
+        each, more = divmod(self.share.rows, self.scenario.count)
         return range(each + (caller < more))
 
-    def got(self, row: Row, row_id: int, asked: float) -> None:
-        """Take down that a caller has the id it `asked` for at that time."""
-        self.receipts.append(Receipt(row, row_id, time.perf_counter() - asked))
+    def note(self, row: Row, row_id: int, began: float) -> None:
+        """Note that a caller has got the id of a row whose insert `began` at that time."""
+        self.receipts.append(Receipt(row, row_id, time.perf_counter() - began))
 
-    def done(self) -> float:
-        """How much of the turn is over, from 0 to 1."""
+    def progress(self) -> float:
+        """Return how much of the turn is over, from 0 to 1."""
         if self.share.rows is None:
             return min(1.0, (time.perf_counter() - self.began) / self.share.seconds)
         return len(self.receipts) / self.share.rows
 
 
-def in_threads(turn: Turn, caller: Callable[[int], None]) -> None:
-    """Run each caller of a turn in a thread, until all are done."""
-    with ThreadPoolExecutor(turn.scenario.callers) as pool:
-        for _ in pool.map(caller, range(turn.scenario.callers)):
+def run_in_threads(turn: Turn, caller: Callable[[int], None]) -> None:
+    """Run each caller of a turn in a thread, and wait for all of them."""
+    with ThreadPoolExecutor(turn.scenario.count) as pool:
+        for _ in pool.map(caller, range(turn.scenario.count)):
             pass
 
 
 def per_call(turn: Turn, path: Path) -> None:
-    """Threads that insert and commit row by row."""
-    # A lock, and not a connection each: SQLite writers that meet sleep and try again, which is
-    # slower, and would flatter the batches.
+    """Insert and commit row by row, in threads."""
+    # With a connection per thread, SQLite would make concurrent writers sleep and try again. That
+    # is slower than this lock, so the comparison would be unfair.
     lock = threading.Lock()
     with closing(connect(path)) as connection:
 
         def caller(index: int) -> None:
             for row in turn.rows(index):
-                asked = time.perf_counter()
+                began = time.perf_counter()
                 with lock:
                     row_id = insert_one(connection, row)
-                turn.got(row, row_id, asked)
+                turn.note(row, row_id, began)
 
-        in_threads(turn, caller)
+        run_in_threads(turn, caller)
 
 
 def batched_waiting(turn: Turn, path: Path) -> Stats:
-    """Threads that wait for each row's id before they go on."""
+    """Insert in batches from threads that each wait for the id before their next row."""
     with batched_insert(path) as insert:
 
         def caller(index: int) -> None:
             for row in turn.rows(index):
-                asked = time.perf_counter()
-                turn.got(row, insert(row).result(), asked)
+                began = time.perf_counter()
+                turn.note(row, insert(row).result(), began)
 
-        in_threads(turn, caller)
+        run_in_threads(turn, caller)
     return insert.stats()
 
 
-def batched_under_way(turn: Turn, path: Path) -> Stats:
-    """Threads that submit many rows, then collect the ids."""
+def batched_in_flight(turn: Turn, path: Path) -> Stats:
+    """Insert in batches from threads that submit many rows and then collect the ids."""
     with batched_insert(path) as insert:
 
         def caller(index: int) -> None:
             rows = turn.rows(index)
-            while some := [
-                (row, time.perf_counter(), insert(row)) for row in islice(rows, UNDER_WAY)
+            while submitted := [
+                (row, time.perf_counter(), insert(row)) for row in islice(rows, IN_FLIGHT)
             ]:
-                for row, asked, future in some:
-                    turn.got(row, future.result(), asked)
+                for row, began, future in submitted:
+                    turn.note(row, future.result(), began)
 
-        in_threads(turn, caller)
+        run_in_threads(turn, caller)
     return insert.stats()
 
 
 def batched_asyncio(turn: Turn, path: Path) -> Stats:
-    """Tasks of one event loop, which await the same kind of function as the threads call."""
+    """Insert in batches from tasks on one event loop, with the same function as the threads."""
     with batched_insert(path) as insert:
 
         async def caller(index: int) -> None:
             for row in turn.rows(index):
-                asked = time.perf_counter()
-                turn.got(row, await insert(row), asked)
+                began = time.perf_counter()
+                turn.note(row, await insert(row), began)
 
         async def all_callers() -> None:
-            async with asyncio.TaskGroup() as tasks:
-                for index in range(turn.scenario.callers):
-                    tasks.create_task(caller(index))
+            # Not a TaskGroup: it would wrap the error of a full disk.
+            await asyncio.gather(*map(caller, range(turn.scenario.count)))
 
         asyncio.run(all_callers())
     return insert.stats()
@@ -236,33 +236,33 @@ def batched_asyncio(turn: Turn, path: Path) -> Stats:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One line of the table: who inserts, and how.
+    """One row of the output: which callers insert, and how.
 
     Attributes:
         how: "per call" or "batched".
-        who: the callers, in words.
-        callers: how many they are.
-        drive: runs a turn; gives the counters of the batched function, if there is one.
+        callers: a description of the callers.
+        count: how many callers there are.
+        run: runs a turn and returns the statistics of the batched function, if there is one.
     """
 
     how: str
-    who: str
-    callers: int
-    drive: Callable[[Turn, Path], Stats | None]
+    callers: str
+    count: int
+    run: Callable[[Turn, Path], Stats | None]
 
     @property
     def label(self) -> str:
-        """Its name, in one piece."""
-        return f"{self.how}, {self.who}"
+        """The name of the scenario."""
+        return f"{self.how}, {self.callers}"
 
 
 PER_CALL = Scenario("per call", "1 thread", 1, per_call)
-PER_CALL_CROWD = Scenario("per call", "16 threads", 16, per_call)
-LONE = Scenario("batched", "1 lone caller", 1, batched_waiting)
-CROWD = Scenario("batched", "16 threads", 16, batched_waiting)
-UNDER_WAY_CROWD = Scenario("batched", f"4 threads x {UNDER_WAY}", 4, batched_under_way)
+PER_CALL_16 = Scenario("per call", "16 threads", 16, per_call)
+SEQUENTIAL = Scenario("batched", "1 sequential caller", 1, batched_waiting)
+BATCHED_16 = Scenario("batched", "16 threads", 16, batched_waiting)
+BATCHED_IN_FLIGHT = Scenario("batched", f"4 threads x {IN_FLIGHT}", 4, batched_in_flight)
 ASYNCIO = Scenario("batched", "200 asyncio tasks", 200, batched_asyncio)
-SCENARIOS = (PER_CALL, PER_CALL_CROWD, LONE, CROWD, UNDER_WAY_CROWD, ASYNCIO)
+SCENARIOS = (PER_CALL, PER_CALL_16, SEQUENTIAL, BATCHED_16, BATCHED_IN_FLIGHT, ASYNCIO)
 
 
 # ---- measuring ----
@@ -270,7 +270,7 @@ SCENARIOS = (PER_CALL, PER_CALL_CROWD, LONE, CROWD, UNDER_WAY_CROWD, ASYNCIO)
 
 @dataclass(slots=True)
 class Outcome:
-    """What the turns of one scenario add up to."""
+    """The sum of the turns of one scenario."""
 
     receipts: list[Receipt] = field(default_factory=list[Receipt])
     seconds: float = 0.0
@@ -278,7 +278,7 @@ class Outcome:
     batches: int = 0
 
     def add(self, turn: Turn) -> None:
-        """Count one more turn."""
+        """Add a turn."""
         self.receipts += turn.receipts
         self.seconds += turn.seconds
         if turn.stats is not None:
@@ -296,18 +296,18 @@ class Outcome:
         return self.succeeded / self.batches if self.batches else None
 
     def latency(self, quantile: float) -> float:
-        """The seconds from asking to having, of which a share of `quantile` took no longer."""
+        """Return the time, in seconds, that this share of the inserts did not exceed."""
         latencies = sorted(receipt.latency for receipt in self.receipts)
         return latencies[max(0, math.ceil(quantile * len(latencies)) - 1)]
 
 
 Outcomes = dict[Scenario, Outcome]
-# Told the name of what runs, and how much of all is over.
+# Called with the name of the running scenario, and how much of all turns is over.
 Watch = Callable[[str, float], None]
 
 
 def shares(seconds: float, rows: int | None) -> list[Share]:
-    """What each scenario does in each round."""
+    """Return the share of a scenario in each round."""
     if rows is None:
         return [Share(seconds=seconds / (ROUNDS * len(SCENARIOS)))] * ROUNDS
     each, more = divmod(rows, ROUNDS)
@@ -319,13 +319,13 @@ def measure(path: Path, parts: list[Share], watch: Watch) -> Outcomes:
 
     Args:
         path: the database file.
-        parts: what a scenario does in each round.
-        watch: called again and again.
+        parts: the share of a scenario in each round.
+        watch: called regularly with the progress.
     """
     outcomes: Outcomes = {scenario: Outcome() for scenario in SCENARIOS}
     turns = turns_of(parts)
     for position, turn in enumerate(turns):
-        # Closed here, so that after Ctrl-C nobody inserts any more.
+        # `closing` stops the callers after Ctrl-C.
         with closing(running(turn, path)) as progress:
             for done in progress:
                 watch(turn.scenario.label, (position + done) / len(turns))
@@ -347,13 +347,13 @@ def turns_of(parts: list[Share]) -> list[Turn]:
 
 
 def running(turn: Turn, path: Path) -> Generator[float, None, None]:
-    """Run a turn; give, from time to time, how much of it is over."""
-    # In a thread, as Ctrl-C comes to this one, which can then stop the callers.
+    """Run a turn, and yield regularly how much of it is over."""
+    # In a thread, because Ctrl-C interrupts this one, which then stops the callers.
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(turn.run, path)
         try:
             while wait([future], timeout=TICK).not_done:
-                yield turn.done()
+                yield turn.progress()
         finally:
             turn.is_stopped = True
     future.result()
@@ -361,10 +361,10 @@ def running(turn: Turn, path: Path) -> Generator[float, None, None]:
 
 
 def check(path: Path, outcomes: Outcomes) -> int:
-    """Count the rows in the file, each of which must be there for one caller, who has its id.
+    """Compare the rows in the file with the ids that the callers got, and count them.
 
     Raises:
-        AssertionError: a row is missing, or there twice, or its id went to another caller.
+        AssertionError: a row is missing or stored twice, or a caller got the id of another row.
     """
     with closing(connect(path)) as connection:
         stored = connection.execute(
@@ -376,21 +376,23 @@ def check(path: Path, outcomes: Outcomes) -> int:
         for receipt in outcome.receipts
     )
     if stored != given:
-        raise AssertionError(f"{len(stored)} rows in the file, {len(given)} given to callers")
+        raise AssertionError(
+            f"{len(stored)} rows in the file do not match {len(given)} ids of callers"
+        )
     return len(stored)
 
 
-# ---- showing ----
+# ---- the output ----
 
 
 @contextmanager
 def progress_bar() -> Generator[Watch, None, None]:
-    """A bar on stderr while it runs; nothing where that is no terminal."""
+    """Show a progress bar on stderr if that is a terminal."""
     console = Console(stderr=True)
-    # Asked of the stream: rich takes FORCE_COLOR, which CI sets, for a terminal.
+    # rich would also draw the bar if FORCE_COLOR is set, as it is in CI.
     is_shown = sys.stderr.isatty() and not console.is_dumb_terminal
     columns = (TextColumn("{task.description:<36}"), BarColumn(), TaskProgressColumn())
-    # Drawn by this thread at each tick, not by one more thread beside the callers.
+    # Refreshed at each tick by this thread, so that no further thread competes with the callers.
     with Progress(
         *columns, console=console, transient=True, auto_refresh=False, disable=not is_shown
     ) as bar:
@@ -403,12 +405,12 @@ def progress_bar() -> Generator[Watch, None, None]:
 
 
 def brief(number: float) -> str:
-    """A number with a decimal where that tells something."""
+    """Return a number with one decimal if it is below 100."""
     return f"{number:.1f}" if number < 100 else f"{number:,.0f}"
 
 
 def table(outcomes: Outcomes) -> Table:
-    """A line for each scenario; it fits into 80 columns."""
+    """Return a table with a row per scenario, at most 80 columns wide."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("callers", no_wrap=True)
     for heading in ("rows", "rows/s", "gain", "mean\nbatch", "p50\nms", "p99\nms"):
@@ -416,39 +418,39 @@ def table(outcomes: Outcomes) -> Table:
     for scenario, outcome in outcomes.items():
         mean = outcome.mean_batch
         shown.add_row(
-            f"{scenario.how:<8}  {scenario.who}",
+            f"{scenario.how:<8}  {scenario.callers}",
             f"{len(outcome.receipts):,}",
             f"{outcome.rate:,.0f}",
             f"{brief(outcome.rate / outcomes[PER_CALL].rate)}x",
             "-" if mean is None else brief(mean),
             brief(outcome.latency(0.5) * 1000),
             brief(outcome.latency(0.99) * 1000),
-            style="yellow" if scenario is LONE else "",
-            end_section=scenario is PER_CALL_CROWD,
+            style="yellow" if scenario is SEQUENTIAL else "",
+            end_section=scenario is PER_CALL_16,
         )
     return shown
 
 
 def verdict(outcomes: Outcomes) -> list[str]:
-    """What the table says, in paragraphs."""
-    alone, lone, crowd = outcomes[PER_CALL], outcomes[LONE], outcomes[CROWD]
-    commit = alone.latency(0.5)
-    gain = lone.rate / alone.rate
-    noise = "; what is over 1 is noise of the disk" if gain > 1 else ""
+    """Return what the table shows, as paragraphs."""
+    single, sequential, threads = outcomes[PER_CALL], outcomes[SEQUENTIAL], outcomes[BATCHED_16]
+    commit = single.latency(0.5)
+    gain = sequential.rate / single.rate
+    noise = "; more than 1 is noise of the disk" if gain > 1 else ""
     said = [
-        f"A call pays for a commit, {commit * 1000:.2g} ms here; a batch pays for one too, however "
-        f"many rows it has. 16 threads that each wait for their own row get "
-        f"{outcomes[PER_CALL_CROWD].rate:,.0f} rows/s per call and {crowd.rate:,.0f} batched, "
-        f"with {crowd.mean_batch or 1:.1f} rows to a commit.",
-        f"The lone caller gains nothing ({gain:.2f}x{noise}): it waits for the same commit, and "
-        "for the way to a worker thread and back.",
-        "Batching pays with a fixed cost per call and many calls at once. Who has the rows in a "
-        "list already needs no queue: that is one executemany.",
+        f"Each call costs a commit, {commit * 1000:.2g} ms here. A batch also costs one commit, "
+        f"however many rows it has. 16 threads that each wait for their own row insert "
+        f"{outcomes[PER_CALL_16].rate:,.0f} rows/s with one call per row, and {threads.rate:,.0f} "
+        f"rows/s batched, with {threads.mean_batch or 1:.1f} rows per commit.",
+        f"The sequential caller gains nothing ({gain:.2f}x{noise}): it waits for the same commit, "
+        "and for the worker thread.",
+        "Batching pays if a call has a fixed cost and many calls come at the same time. If you "
+        "already have the rows in a list, you need no queue: call executemany once.",
     ]
     if commit < NO_DISK:
         said.append(
-            "Commits are next to free here: the file may be in memory. To see a disk, give --file "
-            "a path on one."
+            "Commits cost almost nothing here; the file may be in memory. Use --file with a path "
+            "on a disk."
         )
     return said
 
@@ -457,27 +459,38 @@ def run(*, seconds: float, rows: int | None = None, file: Path | None = None) ->
     """Run the demo.
 
     Args:
-        seconds: about how long it runs, all in all.
-        rows: insert so many rows in each scenario instead, however long it takes.
-        file: the database to make; by default a temporary one.
+        seconds: how long it runs in total, approximately.
+        rows: insert this number of rows in each scenario instead, however long it takes.
+        file: the database file to create; by default a temporary one.
 
     Returns:
-        The exit status.
+        The exit status: 0, 1 if the database fails, 2 if the file cannot be created.
     """
     console = Console(highlight=False)
-    console.print(f"SQLite {sqlite3.sqlite_version} as it comes: each commit waits for the disk.")
-    with tempfile.TemporaryDirectory(prefix="batchify-demo-") as directory:
-        path = file or Path(directory) / "demo.db"
-        create(path)
-        with progress_bar() as watch:
-            outcomes = measure(path, shares(seconds, rows), watch)
-        stored = check(path, outcomes)
+    try:
+        with tempfile.TemporaryDirectory(prefix="batchify-demo-") as directory:
+            path = file or Path(directory) / "demo.db"
+            try:
+                create(path)
+            except sqlite3.Error as error:
+                print(f"cannot create {path}: {error}", file=sys.stderr)
+                return 2
+            console.print(
+                f"SQLite {sqlite3.sqlite_version}, default settings: each commit waits for the "
+                "disk."
+            )
+            with progress_bar() as watch:
+                outcomes = measure(path, shares(seconds, rows), watch)
+            stored = check(path, outcomes)
+    except (sqlite3.Error, OSError) as error:  # such as a full disk
+        print(f"the database failed with {describe(error)}", file=sys.stderr)
+        return 1
     console.print()
     console.print(table(outcomes))
     console.print(
-        "\nGain: over 1 thread per call. p50 and p99: from the call to its result.\n"
-        f"4 threads x {UNDER_WAY}: each submits {UNDER_WAY} rows, then collects their ids.\n"
-        f"Checked: all {stored:,} rows are in the file, each once; each caller got its own id."
+        "\nGain: compared with one thread and one call per row. p50, p99: from call to result.\n"
+        f"4 threads x {IN_FLIGHT}: each submits {IN_FLIGHT} rows, then collects their ids.\n"
+        f"Checked: all {stored:,} rows are in the file once, and each caller got its own id."
     )
     for paragraph in verdict(outcomes):
         console.print(f"\n{paragraph}")
