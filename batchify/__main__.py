@@ -211,7 +211,8 @@ def _add_worker(commands: argparse._SubParsersAction[Any]) -> None:
         "--log-level",
         choices=LOG_LEVELS,
         default="info",
-        help="the least serious messages to show (default: %(default)s)",
+        metavar="LEVEL",
+        help=f"the least serious messages to show: {', '.join(LOG_LEVELS)} (default: %(default)s)",
     )
     parser.set_defaults(run=_worker)
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .broker import Broker, Delivery, Inbox, Overdue, Unreachable, address_of
+from .broker import Broker, Delivery, Inbox, Overdue, Unreachable
 from .calls import Calls
 from .decorator import Batched
 from .errors import DeadLetter, late_error
@@ -28,6 +28,7 @@ from .failure_log import FailureLog
 from .future import BatchFuture
 from .interpreter import monotonic
 from .logs import error_text, items
+from .naming import name_of
 from .options import kind, whole
 from .view import Asked
 
@@ -186,8 +187,9 @@ class Worker:
 
     def _description(self) -> str:
         options = self._local._options()
+        module, name = name_of(self._local._plain())
         return (
-            f"connecting; function={address_of(self._local._plain())}, broker={self._broker!r}, "
+            f"connecting; function={module}.{name}, broker={self._broker!r}, "
             f"size={options.size}, linger={options.linger}, workers={self._workers}"
         )
 

@@ -184,7 +184,7 @@ def verdict(
     )
     if workers:
         said.append(f"workers={advice.workers}: only if the function may run in parallel.")
-    if advice.is_largest:
+    if advice.is_largest and rate is None:
         said.append("Larger batches may gain more: try a larger --most.")
     if rate is None and callers is None:
         said.append(
