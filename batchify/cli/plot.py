@@ -92,7 +92,7 @@ def draw(
     times.set(xscale="log", ylabel="latency of a batch", xlabel="items in a batch")
     shown = sizes[:: -(-len(sizes) // MOST_TICKS)]
     times.xaxis.set_major_locator(ticker.FixedLocator(shown))
-    times.xaxis.set_major_formatter(ticker.FuncFormatter(lambda size, _: f"{size:,.0f}"))
+    times.xaxis.set_major_formatter(_formatter(lambda size: f"{size:,.0f}", ticker))
     times.xaxis.set_minor_locator(ticker.NullLocator())
     try:
         figure.savefig(path)
@@ -109,4 +109,13 @@ def _label_axes(axes: Any, text: Callable[[float], str], ticker: Any) -> None:
     subs = (1, 2, 5) if high < 1000 * low else (1,)
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs, numticks=20))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: text(value)))
+    axes.yaxis.set_major_formatter(_formatter(text, ticker))
+
+
+def _formatter(text: Callable[[float], str], ticker: Any) -> Any:
+    """Return a formatter of matplotlib that labels a tick with `text(value)`."""
+
+    def label(value: float, position: int) -> str:  # noqa: ARG001
+        return text(value)
+
+    return ticker.FuncFormatter(label)
