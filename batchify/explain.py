@@ -88,8 +88,8 @@ def _advice(stats: Stats, reason: str) -> str:
         return "Only a larger max_weight, or lighter items, would make larger batches."
     if reason == "capacity":
         return (
-            "A larger capacity would let them fill. Each key, and each set of extra arguments, has "
-            "partial batches of its own."
+            "Only a larger capacity would make larger batches: each key, and each set of extra "
+            "arguments, has a partial batch that uses a part of it."
         )
     if reason in ("flush", "close"):
         return "Fewer calls of flush and close would make larger batches."

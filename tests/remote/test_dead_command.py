@@ -10,7 +10,7 @@ import pytest
 
 from batchify.__main__ import main
 from batchify.cli.target import load
-from tests.redis_server import PROGRAM, redis_server
+from tests.redis_server import PROGRAM, free_port, redis_server
 
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed"),
@@ -90,3 +90,19 @@ def test_all_of_them(action: str, letters: Any, capsys: pytest.CaptureFixture[st
     assert run(capsys, f"--{action}", entries[1], entries[1]) == (0, f"1 {action}d\n", "")
     assert run(capsys, f"--{action}") == (0, f"2 {action}d\n", "")
     assert run(capsys, f"--{action}") == (0, f"0 {action}d\n", "")
+
+
+def test_a_server_that_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "unreachable_service.py").write_text(
+        "from batchify import batched\nfrom batchify.redis import RedisStreams\n"
+        f"@batched(broker=RedisStreams('redis://:secret@127.0.0.1:{free_port()}'))\n"
+        "def insert(rows):\n    return rows\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["dead", "unreachable_service:insert"]) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert "cannot read the dead letters: ConnectionError: " in line
+    assert "secret" not in line
