@@ -65,7 +65,7 @@ def run(
         advice = advise(points, line, queue, rate=rate, callers=callers)
         console.print(points_table(points, line, queue))
         for text in verdict(advice, points, line, queue, rate=rate, callers=callers):
-            console.print(text, markup=False, soft_wrap=True)
+            console.print(text, markup=False)
         if plot is not None:
             draw(plot, points, line, queue, advice, target)
             console.print(f"Plot: {plot}", markup=False, soft_wrap=True)
@@ -221,7 +221,7 @@ def _for_callers(
     advice: Advice, points: Sequence[Point], line: Line, callers: int
 ) -> list[str | Table]:
     said: list[str | Table] = [
-        f"\nPredicted for {_callers(callers)}, one worker:",
+        f"\nPredicted for {_callers(callers)} (one worker):",
         predictions_table(advice.predictions, line.time(1)),
     ]
     if advice.linger:
@@ -236,8 +236,5 @@ def _for_callers(
 
 
 def _callers(callers: int) -> str:
-    return (
-        "1 caller that waits for each result"
-        if callers == 1
-        else f"{callers:,} callers that each wait for a result before the next call"
-    )
+    plural = callers != 1
+    return f"{callers:,} caller{'s' * plural} that wait{'s' * (not plural)} for each result"
