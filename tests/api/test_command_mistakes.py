@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from batchify.__main__ import main
+from tests.api.test_missing_extras import run
 from tests.limits import LIMIT
 
 COMMANDS = ["tune", "worker", "dead"]
@@ -148,3 +149,13 @@ def test_a_reader_that_stops_reading() -> None:
         [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=LIMIT
     )
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_extra_that_the_users_module_needs(here: Path) -> None:
+    name = module(here, "app", "import os\nimport batchify.redis\n")
+    target = f"{name}:insert"
+    source = f"sys.path.insert(0, {str(here)!r})\nfrom batchify.__main__ import main\n"
+    ended = run("redis", f"{source}sys.exit(main(['worker', {target!r}]))")
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.endswith(f'pip install "batchify-py[redis]" ({name}.py, line 2)')
