@@ -1,8 +1,9 @@
-"""`broker=`: what lies between the callers and the workers, as both ends see it.
+"""`broker=`: the protocol between callers, a durable queue and workers.
 
-A caller's end is an `Outbox`, a worker's end an `Inbox`; `redis` has both. Whatever carries the
-items must keep what was sent until it was settled, say how often each was delivered, and make the
-answer, the acknowledgement and the removal of an item one atomic step.
+A broker keeps each message until it is settled, counts how often each was delivered, and makes the
+answer, the acknowledgement and the removal of a message one atomic step.
+The engine of a function's callers uses a `Producer`, a worker process a `Consumer`; `redis`
+implements both.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from .codec import Codec
 from .naming import name_of
-from .wire import Wire
 
 
 class Unreachable(Exception):
-    """The server cannot be reached now; it may be later."""
+    """The server cannot be reached at the moment; a later attempt may succeed."""
 
 
-class Letter(NamedTuple):
+class Message(NamedTuple):
     """One item on its way to a worker.
 
     Attributes:
-        number: what the caller's process knows it by.
+        number: identifies the item in the caller's process.
         payload: the call, as bytes.
-        deadline: by when it is to start, in seconds since the epoch.
-        priority: as given by the call.
-        is_flushed: it is not to linger.
+        deadline: when the item must have started, in seconds since the epoch; None: no limit.
+        priority: the priority that the caller gave.
+        is_flushed: True if the worker must run the item without lingering.
     """
 
     number: int
@@ -39,51 +40,62 @@ class Letter(NamedTuple):
     is_flushed: bool = False
 
     def __repr__(self) -> str:
-        return f"<Letter {self.number}>"  # no content
+        return f"<Message {self.number}>"  # no content
 
 
 class Delivery(NamedTuple):
-    """A letter, as a worker has it.
+    """A message that a worker has received.
 
     Attributes:
-        id: what the broker knows it by.
-        letter: the letter.
-        reply_to: where its answer goes.
+        id: identifies the message in the broker.
+        message: the message.
+        reply_to: where to send the answer; empty if no caller waits for one.
     """
 
     id: str
-    letter: Letter
+    message: Message
     reply_to: str
 
 
 class Overdue(NamedTuple):
-    """A delivery whose lease has ended: what it is known by, and how often it was delivered."""
+    """A delivery whose lease has expired.
+
+    Attributes:
+        id: identifies the message in the broker.
+        deliveries: how often it was delivered.
+    """
 
     id: str
     deliveries: int
 
 
-class Outbox(Protocol):
-    """The end of one function's callers in one process. All but `stop` raises `Unreachable`."""
+class Producer(Protocol):
+    """The side of one function's callers, in one process.
 
-    def room(self) -> int:
-        """How many letters may be sent now."""
+    All methods except `stop` raise `Unreachable` if the server cannot be reached.
+    """
+
+    def capacity(self) -> int:
+        """Return how many messages the broker accepts now."""
         ...
 
-    def send(self, letters: Sequence[Letter]) -> int:
-        """Add as many of the letters as go into one step, all of them or none; gives how many."""
+    def send(self, messages: Sequence[Message]) -> int:
+        """Store as many of the messages as fit into one atomic step; return their number.
+
+        Either all of these are stored, or none.
+        """
         ...
 
     def flush(self) -> None:
-        """Have what was sent so far linger no more."""
+        """Tell the workers that messages sent before this call must not linger."""
         ...
 
     def answers(self, seconds: float) -> list[tuple[int, bytes]]:
-        """The numbers and outcomes of what has ended; waits that long for the first."""
+        """Return the numbers and outcomes of finished messages; wait `seconds` for the first."""
         ...
 
     def missing(self, numbers: Sequence[int]) -> list[int]:
-        """Which of these letters the broker does not hold: those that are settled, or lost."""
+        """Return the numbers of messages that the broker no longer holds: settled or lost ones."""
         ...
 
     def stop(self) -> None:
@@ -91,78 +103,88 @@ class Outbox(Protocol):
         ...
 
 
-class Inbox(Protocol):
-    """The end of one worker process. All that asks the server raises `Unreachable`."""
+class Consumer(Protocol):
+    """The side of one worker process.
 
-    def tidy(self) -> None:
-        """Take workers off the list that were not heard of for long, and have nothing."""
+    All methods that contact the server, except `stop`, raise `Unreachable` if it cannot be reached.
+    """
+
+    def remove_idle_workers(self) -> None:
+        """Unregister workers that were not active for a long time and hold no messages."""
         ...
 
     def take(self, count: int, seconds: float) -> list[Delivery]:
-        """At most `count` new letters; waits that long for the first."""
+        """Return at most `count` new messages; wait `seconds` for the first."""
         ...
 
     def overdue(self, count: int) -> list[Overdue]:
-        """What others have had for longer than the lease: at most `count`, the oldest first."""
+        """Return at most `count` deliveries whose lease has expired, the oldest first."""
         ...
 
     def claim(self, ids: Sequence[str]) -> list[Delivery]:
-        """Take over what is still overdue of these: one more delivery."""
+        """Take over those of the deliveries that are still overdue; this counts as a delivery."""
         ...
 
     def renew(self, ids: Sequence[str]) -> None:
-        """Begin the lease anew, of those that are still this worker's."""
+        """Restart the lease of those of the deliveries that this worker still holds."""
         ...
 
     def settle(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
-        """Answer, acknowledge and remove: each of them in one atomic step."""
+        """Answer, acknowledge and remove each delivery, in one atomic step per delivery."""
         ...
 
-    def bury(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
-        """`settle`, with the letters kept among the dead ones."""
+    def dead_letter(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
+        """Settle each delivery, and store its message as a dead letter in the same atomic step."""
         ...
 
     def flushes(self, seconds: float) -> list[str]:
-        """Up to which ids nothing is to linger; waits that long for the first new one."""
+        """Return ids up to which no message may linger; wait `seconds` for the first new one."""
         ...
 
     def is_up_to(self, delivery: str, last: str) -> bool:
-        """Was the delivery of that id sent before `last`, or is it that one?"""
+        """Return True if the delivery with this id is `last`, or was sent before it."""
         ...
 
     def stop(self) -> None:
-        """Take this worker off the list, if nothing is left with it."""
+        """Unregister this worker if it holds no messages, and close the connections."""
         ...
 
 
 class Broker(Protocol):
-    """What `broker=` takes."""
+    """The type of `broker=`.
 
-    wire: Wire
-    lease: float  # seconds
+    Attributes:
+        codec: encodes calls and outcomes.
+        lease: seconds after which a delivery is overdue.
+        max_deliveries: how often a message is delivered before it becomes a dead letter.
+        send_timeout: seconds for which a message waits for an unreachable server.
+    """
+
+    codec: Codec
+    lease: float
     max_deliveries: int
-    send_timeout: float  # seconds
+    send_timeout: float
 
-    def outbox(self, function: Callable[..., Any]) -> Outbox:
-        """For its callers in one process; connects to nothing.
+    def producer(self, function: Callable[..., Any]) -> Producer:
+        """Return the side of the function's callers in this process, without connecting.
 
         Raises:
-            TypeError: it is a method, whose instance cannot be sent.
-            ValueError: a worker could not find it by its name.
+            TypeError: the function is a method, and its instance cannot be sent.
+            ValueError: a worker could not find the function by its name.
         """
         ...
 
-    def inbox(self, function: Callable[..., Any]) -> Inbox:
-        """For one worker of it."""
+    def consumer(self, function: Callable[..., Any]) -> Consumer:
+        """Return the side of one worker process of the function."""
         ...
 
     def dead_letters(self, function: Callable[..., Any]) -> Any:
-        """What of it was delivered too often: to be looked at, requeued and deleted."""
+        """Return the dead letters of the function, which can be listed, requeued and deleted."""
         ...
 
 
 def refuse_method(function: Callable[..., Any]) -> None:
-    """Raise TypeError for a method: the instance, or the class, cannot be sent."""
+    """Raise TypeError if the function is a method: its instance or class cannot be sent."""
     if inspect.ismethod(function):
         raise TypeError(
             f"broker is for functions and static methods, got the method {function.__qualname__}: "
@@ -171,10 +193,10 @@ def refuse_method(function: Callable[..., Any]) -> None:
 
 
 def address_of(function: Callable[..., Any]) -> str:
-    """`module.qualified_name`: the same in every process, also in the one whose script it is.
+    """Return `module.qualified_name`, the same in every process, even for a function in a script.
 
     Raises:
-        ValueError: it has no name by which a worker could find it.
+        ValueError: a worker could not import the function by its name.
     """
     module, name = name_of(function)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
@@ -186,7 +208,7 @@ def address_of(function: Callable[..., Any]) -> str:
 
 
 def _name_of_main() -> str:
-    """How others import the script that is being run."""
+    """Return the name under which other processes import the running script."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     if spec is not None:

@@ -76,7 +76,7 @@ class Calls(Maps):
             return []
         scope: Any = self._scope()
         function = self._plain()
-        if scope.options.executor is not None and not scope.elsewhere.has_checked(function):
+        if scope.options.executor is not None and not scope.executor_runner.has_checked(function):
             return []  # the calls one by one check it
         engine: Any = scope.here()
         # A generator's results are to come one by one, as they are yielded.

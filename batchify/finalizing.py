@@ -1,6 +1,7 @@
-"""Refuse calls that come too late: from finalizers, while the interpreter finalizes.
+"""Refuse calls that finalizers make while the interpreter is finalizing.
 
-No worker could serve them any more, and a lock may be held for ever by a thread that has stopped.
+By then no worker can run an item, and a stopped thread may hold a lock that is never released.
+Callers are the decorator and the entry points of calls.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from .errors import Closed
 
 
 def refuse_when_finalizing(calls: Any, *_: object) -> None:
-    """Raise `Closed` once the interpreter finalizes, else do nothing; see `calls.instead`."""
+    """Raise `Closed` if the interpreter is finalizing."""
     if sys.is_finalizing():
         raise _too_late(calls._options().name)
 
 
 def collected_error(name: str) -> Closed:
-    """Return what a call raises whose function the collector is about to free."""
+    """Return the error for a call of a function that is being garbage-collected."""
     if sys.is_finalizing():
         return _too_late(name)
     return Closed(
         f"{name} was called by a finalizer (__del__) that is garbage-collected together with it; "
-        "call it before, for example in a close method"
+        "call it earlier, for example in a close method"
     )
 
 

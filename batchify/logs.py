@@ -1,4 +1,4 @@
-"""What the log lines of batchify have in common.
+"""Format the parts that batchify's log lines share.
 
 Nothing here reads an item, a result or the arguments of an exception.
 Callers are all modules that log an error of the user's code.
@@ -16,8 +16,8 @@ _STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 def location_of(error: BaseException) -> str:
     """Return where `error` was raised, as "app.py:41", or "no traceback".
 
-    The innermost frame counts. Frames of the standard library, of installed packages and of
-    batchify are skipped, because the line that called them says more, unless there is no other.
+    This is the innermost frame of the user's code. If there is none, it is the innermost frame of
+    the standard library or an installed package, and of batchify as a last resort.
     """
     return _location(error.__traceback__)
 
@@ -39,11 +39,11 @@ def _location(traceback: TracebackType | None) -> str:
 def error_text(error: BaseException, traceback: TracebackType | None = None) -> str:
     """Return the type of `error` and where it was raised, as "ValueError (app.py:41)".
 
-    An error that batchify made itself was raised nowhere; its cause may have been.
+    An error that batchify made was never raised; the text then names its cause, if it has one.
 
     Args:
         error: the exception.
-        traceback: its traceback; None: the one that it has.
+        traceback: its traceback; None: `error.__traceback__`.
     """
     name = type(error).__name__
     traceback = traceback or error.__traceback__

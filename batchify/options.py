@@ -302,7 +302,7 @@ def _executor(value: object) -> object:
 
 
 def _broker(value: object) -> Any:
-    if value is not None and not (hasattr(value, "outbox") and hasattr(value, "inbox")):
+    if value is not None and not (hasattr(value, "producer") and hasattr(value, "consumer")):
         hint = " (URLs are not supported yet)" if isinstance(value, str) else ""
         raise TypeError(
             f"broker must be a broker such as RedisStreams(url), or None, got {kind(value)}{hint}"

@@ -33,11 +33,11 @@ class Scopes:
         self.live = Live(options)  # of the scopes to come
         self._is_changed = False  # since there are these
         self.observers = Observers()
-        self._elsewhere: Any = None
+        self._executor_runner: Any = None
         if options.executor is not None:
-            from .remote import Elsewhere
+            from .remote import ExecutorRunner
 
-            self._elsewhere = Elsewhere(options.executor, options.name)
+            self._executor_runner = ExecutorRunner(options.executor, options.name)
         self._kind: Any = AsyncEngine if is_async else ThreadEngine
         if options.broker is not None:
             from .engine.sending import SendingScope
@@ -55,8 +55,8 @@ class Scopes:
     def forked(self) -> None:
         """In the child of a fork: another thread may have held the lock."""
         self._lock = threading.RLock()
-        if self._elsewhere is not None:
-            self._elsewhere.forked()
+        if self._executor_runner is not None:
+            self._executor_runner.forked()
 
     def __reduce__(self) -> Any:
         # cloudpickle takes a batched function for a plain one, and pickles all that it consists of.
@@ -154,9 +154,9 @@ class Scopes:
             else self._kind(live, takes_more(function), function)
         )
         scope.observers = (EVERYWHERE, self.observers, Observers())
-        if self._elsewhere is not None:
-            scope.elsewhere = self._elsewhere
-            scope.owns_elsewhere = owner is None or isinstance(owner, type)
+        if self._executor_runner is not None:
+            scope.executor_runner = self._executor_runner
+            scope.owns_executor_runner = owner is None or isinstance(owner, type)
         if before is not None:
             from .engine import control
             from .engine.looking import OPEN

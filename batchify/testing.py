@@ -21,7 +21,7 @@ from .engine.looking import OPEN, closed_error
 from .future import ERROR, RESULT, BatchFuture, Failure
 from .interpreter import monotonic
 from .loopfuture import LoopFuture, port_of
-from .outcome import Ask, Give, Work, caught, conduct, exhausted
+from .outcome import BatchSpec, Call, Settle, execute, retry_exhausted, to_raised
 from .retry import Retry
 from .scopes import is_async
 from .terms import check_call
@@ -70,7 +70,7 @@ def _run_at_once(
         raise closed_error(options.name)
     check_call(options, scope.takes_more, item, args, kwargs)
     function = calls._plain()
-    work = Work(
+    work = BatchSpec(
         function, args, kwargs, options.on_error, calls._gives_itself(scope), options.isolate,
         is_async(function), options.name,
     )  # fmt: skip
@@ -79,7 +79,7 @@ def _run_at_once(
         value, tries = _outcome(work, item), 1
         while issubclass(type(value), Retry):
             if tries >= value.attempts:
-                value = exhausted(value, tries, options.name)
+                value = retry_exhausted(value, tries, options.name)
                 break
             value, tries = _outcome(work, item), tries + 1
         if isinstance(value, Failure):
@@ -89,20 +89,20 @@ def _run_at_once(
         del value  # an error leads to this frame by `f_back`: that would be a cycle
 
 
-def _outcome(work: Work, item: Any) -> Any:
+def _outcome(work: BatchSpec, item: Any) -> Any:
     """What a batch of `item` alone comes to: a result, a `Failure` or a `Retry`."""
     outcomes: list[Any] = []
     answer: Any = None
     asked: Any = None
     context = Context()
-    talk = conduct(work, [item])
+    talk = execute(work, [item])
     with ExitStack() as stack:
         wait = _Loop(stack, context) if work.can_await else None
         try:
             while True:
                 asked = talk.send(answer)
                 answer = None
-                if isinstance(asked, Give):
+                if isinstance(asked, Settle):
                     outcomes.extend(asked.values)
                 else:
                     answer = _answer(asked, context, wait)
@@ -112,7 +112,7 @@ def _outcome(work: Work, item: Any) -> Any:
             del outcomes, answer, asked, talk  # as in `_run_at_once`
 
 
-def _answer(asked: Ask, context: Context, wait: Callable[[Any], Any] | None) -> Any:
+def _answer(asked: Call, context: Context, wait: Callable[[Any], Any] | None) -> Any:
     answer: Any = None
     try:
         answer = context.run(asked.function, *asked.args, **asked.kwargs)
@@ -120,7 +120,7 @@ def _answer(asked: Ask, context: Context, wait: Callable[[Any], Any] | None) -> 
             answer = wait(answer)
         return answer
     except BaseException as error:
-        return caught(error)
+        return to_raised(error)
     finally:
         del asked, answer  # as in `_run_at_once`
 
@@ -144,7 +144,7 @@ class _Loop:
             try:
                 told.append(await awaitable)
             except BaseException as error:
-                told.append(caught(error))
+                told.append(to_raised(error))
 
         self._call(lambda: self._runner.run(wait(), context=self._context))
         return told.pop()

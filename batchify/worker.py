@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .broker import Broker, Delivery, Inbox, Overdue, Unreachable
+from .broker import Broker, Consumer, Delivery, Overdue, Unreachable
 from .calls import Calls
 from .decorator import Batched
 from .errors import DeadLetter, late_error
@@ -113,7 +113,7 @@ class Worker:
         local = replace(options, broker=None, workers=self._workers, capacity=None)
         self._local = _Local(function._plain(), function, local)
         self._failures = FailureLog(f"worker of {self._name}")
-        self._consumer: Inbox = self._broker.inbox(function._plain())
+        self._consumer: Consumer = self._broker.consumer(function._plain())
         self._held: dict[str, Delivery] = {}  # taken and not settled
         self._answers: queue.SimpleQueue[tuple[Delivery, bytes, bool] | None] = queue.SimpleQueue()
         self._settled = threading.Event()  # set when answers were settled
@@ -212,7 +212,7 @@ class Worker:
         while not self._is_stopping:
             try:
                 if not self._is_ready or next_warning:
-                    self._consumer.tidy()
+                    self._consumer.remove_idle_workers()
                     log.info(
                         "%s: %s", self._failures.prefix,
                         "connected again" if self._is_ready else "ready",
@@ -269,27 +269,27 @@ class Worker:
     def _run(self, delivery: Delivery) -> None:
         self._held[delivery.id] = delivery
         try:
-            item, args, kwargs = self._broker.wire.unpack(delivery.letter.payload)
+            item, args, kwargs = self._broker.codec.unpack(delivery.message.payload)
             asked = _call_options(delivery, self._name)
             future = self._local._submit(item, args, kwargs, asked)
         except Exception as error:  # the item cannot be decoded, or the call refuses it
             self._refused += 1
             self._failures.add_other(error)
-            self._answer(delivery, self._broker.wire.pack_error(error, self._name))
+            self._answer(delivery, self._broker.codec.pack_error(error, self._name))
             return
         future.add_done_callback(partial(self._finish, delivery))
 
     def _finish(self, delivery: Delivery, future: BatchFuture[Any]) -> None:
-        wire = self._broker.wire
+        codec = self._broker.codec
         if future.cancelled() or self._is_over.is_set():
             self._held.pop(delivery.id, None)  # the process ends: another worker gets it
             return
         error = future.exception()
         if error is None:
-            self._answer(delivery, wire.pack_result(future.result(), self._name))
+            self._answer(delivery, codec.pack_result(future.result(), self._name))
         else:
             self._failures.add(error)
-            self._answer(delivery, wire.pack_error(error, self._name))
+            self._answer(delivery, codec.pack_error(error, self._name))
 
     def _answer(self, delivery: Delivery, payload: bytes, is_dead: bool = False) -> None:
         self._answers.put((delivery, payload, is_dead))
@@ -311,7 +311,7 @@ class Worker:
                     break
                 found.append(answer)
             self._settle_all([one[:2] for one in found if not one[2]], self._consumer.settle)
-            self._settle_all([one[:2] for one in found if one[2]], self._consumer.bury)
+            self._settle_all([one[:2] for one in found if one[2]], self._consumer.dead_letter)
             self._settled.set()
 
     def _settle_all(
@@ -373,7 +373,7 @@ class Worker:
     def _dispatch_flushed(self, deliveries: Sequence[Delivery]) -> None:
         """Dispatch everything that lingers here if a caller flushed one of these items."""
         for delivery in deliveries:
-            if delivery.letter.is_flushed or self._consumer.is_up_to(delivery.id, self._flushed):
+            if delivery.message.is_flushed or self._consumer.is_up_to(delivery.id, self._flushed):
                 self._local._push()
                 return
 
@@ -428,7 +428,7 @@ class Worker:
                 f"{self._name}: the item was delivered {most} times and never finished; it is a "
                 "dead letter now"
             )
-            payload = self._broker.wire.pack_error(error, self._name)
+            payload = self._broker.codec.pack_error(error, self._name)
             self._answer(delivery, payload, is_dead=True)
         if claimed:
             self._dead += len(claimed)
@@ -439,10 +439,10 @@ class Worker:
 
 
 def _call_options(delivery: Delivery, name: str) -> Asked:
-    letter = delivery.letter
+    message = delivery.message
     deadline = None
-    if letter.deadline is not None:
-        deadline = letter.deadline - time.time()
+    if message.deadline is not None:
+        deadline = message.deadline - time.time()
         if deadline <= 0:
             raise late_error(name)
-    return Asked(None, deadline, letter.priority)
+    return Asked(None, deadline, message.priority)

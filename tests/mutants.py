@@ -509,8 +509,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "a-batch-that-is-ended-ends-its-worker", "engine/threads.py",
-    "            except BaseException as error:\n                answers.append(caught(error))",
-    "            except Exception as error:\n                answers.append(caught(error))",
+    "            except BaseException as error:\n                answers.append(to_raised(error))",
+    "            except Exception as error:\n                answers.append(to_raised(error))",
     *on_schedule("poison-and-retry"),
 )  # fmt: skip
 mutant(
@@ -707,21 +707,21 @@ mutant(
     *in_file("outcome", "test_no_traceback_shows_the_engine_or_holds_anybodys_items"),
 )  # fmt: skip
 mutant(
-    "callers-share-an-exception", "outcome/faults.py",
+    "callers-share-an-exception", "outcome/exceptions.py",
     "(Failure(copy_of(error) or error, traceback)",
     "(Failure(error, traceback)",
     *on_schedule("poison-and-retry"),
 )  # fmt: skip
 mutant(
-    "equal-items-share-a-failure", "outcome/conduct.py",
+    "equal-items-share-a-failure", "outcome/execution.py",
     "            values += copies(value, len(equal))",
     "            values += [value] * len(equal)",
     *in_file("policies", "test_errors_of_equal_items_are_own_objects"),
 )  # fmt: skip
 mutant(
     "the-function-gets-the-batch's-list", "engine/batch.py",
-    "asked(work, self.given.copy())",
-    "asked(work, self.given)",
+    "make_call(work, self.given.copy())",
+    "make_call(work, self.given)",
     *in_file("policies", "test_isolate_asks_with_fresh_lists_though_the_function_changes_its_own"),
 )  # fmt: skip
 mutant(
@@ -737,9 +737,9 @@ mutant(
     *finely("room-against-release"),
 )  # fmt: skip
 mutant(
-    "the-function-gets-the-engines-list", "outcome/conduct.py",
-    "asked(work, items.copy())",
-    "asked(work, items)",
+    "the-function-gets-the-engines-list", "outcome/execution.py",
+    "make_call(work, items.copy())",
+    "make_call(work, items)",
     *in_file("outcome", "test_a_function_may_change_its_list_at_will"),
 )  # fmt: skip
 mutant(

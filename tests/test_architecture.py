@@ -25,16 +25,16 @@ LAYERS = [
     ["options", "finalizing", "unasked", "waits"],
     ["stats", "naming", "observe", "retry", "terms", "progress", "taskgraph", "waiters"],
     ["explain", "failure_log", "future", "stalls", "tracing", "outcome.tracebacks"],
-    ["loopfuture", "outcome.copies", "outcome.talk", "forming.states", "forming.ranking"],
-    ["outcome.faults", "forming.base"],
+    ["loopfuture", "outcome.copies", "outcome.protocol", "forming.states", "forming.ranking"],
+    ["outcome.exceptions", "forming.base"],
     ["outcome.values", "forming.plain", "forming.recounting"],
     ["outcome.attempt", "forming.grouped"],
-    ["outcome.isolate", "forming"],
-    ["outcome.conduct"],
+    ["outcome.bisect", "forming"],
+    ["outcome.execution"],
     ["outcome"],
     ["engine", "engine.seam", "engine.lifecycle", "engine.telling"],
     ["engine.mending", "engine.manual", "remote"],
-    ["wire", "engine.routing"],
+    ["codec", "engine.routing"],
     ["broker", "engine.looking"],
     ["engine.entry"],
     ["engine.batch"],
@@ -51,8 +51,8 @@ LAYERS = [
     ["view"],
     ["calls"],
     ["decorator"],
-    ["redis.keys", "redis.reach"],
-    ["redis.dead", "redis.inbox", "redis.outbox"],
+    ["redis.keys", "redis.connection"],
+    ["redis.dead", "redis.consumer", "redis.producer"],
     ["api", "clock", "totals", "redis", "worker"],
     ["otel", "prometheus", "testing"],
     ["batchify"],  # the package itself: the public face
@@ -148,7 +148,7 @@ OWN = [arrow for arrow in ARROWS if arrow.is_own]
 def test_the_test_sees_the_imports() -> None:
     """Each way to write one, where it is known to be written."""
     assert Arrow("future", "waits", True, False) in ARROWS  # from . import waits
-    assert Arrow("outcome.faults", "errors", True, False) in ARROWS  # from .errors import ...
+    assert Arrow("outcome.exceptions", "errors", True, False) in ARROWS  # from .errors import ...
     assert Arrow("engine.threads", "outcome", True, False) in ARROWS  # from ..outcome import ...
     assert Arrow("engine.threads", "engine.lifecycle", True, False) in ARROWS
     assert Arrow("decorator", "wrapt", False, False) in ARROWS  # import wrapt

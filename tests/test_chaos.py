@@ -19,7 +19,7 @@ from batchify.engine.threads import ThreadEngine
 from batchify.forming import Grouped
 from batchify.forming.states import Group
 from batchify.mapping import Bulk
-from batchify.outcome import Give
+from batchify.outcome import Settle
 from tests import chaos
 from tests.chaos import plan, process
 from tests.chaos.__main__ import main
@@ -160,7 +160,7 @@ class Now:
         return self.asked % 10 == 0 and self.asked % 1000 <= 60
 
 
-Settle = Callable[[Engine, Batch, Give], None]
+Settling = Callable[[Engine, Batch, Settle], None]
 
 
 def run_broken(
@@ -184,13 +184,13 @@ def tells(text: str) -> Callable[[chaos.Report], bool]:
 
 
 def break_settle(
-    monkeypatch: pytest.MonkeyPatch, how: Callable[[Settle, Engine, Batch, Give], None]
+    monkeypatch: pytest.MonkeyPatch, how: Callable[[Settling, Engine, Batch, Settle], None]
 ) -> None:
     """Now and then, settle a whole batch in another way."""
     settle: Settle = Engine.settle
     now = Now()
 
-    def broken(self: Engine, batch: Batch, give: Give) -> None:
+    def broken(self: Engine, batch: Batch, give: Settle) -> None:
         is_whole = len(give.values) == len(batch.futures) > 1
         is_roomy = self.forming.capacity is not None and self.forming.capacity > 1000
         if is_whole and is_roomy and now():
@@ -202,9 +202,9 @@ def break_settle(
 
 
 def test_results_shifted_by_one_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shifted(settle: Settle, self: Engine, batch: Batch, give: Give) -> None:
+    def shifted(settle: Settling, self: Engine, batch: Batch, give: Settle) -> None:
         values = [*give.values[1:], give.values[0]]
-        settle(self, batch, Give(give.places, values, give.is_clean))
+        settle(self, batch, Settle(give.positions, values, give.is_clean))
 
     break_settle(monkeypatch, shifted)
     run_broken(monkeypatch, lambda report: report.misrouted)
@@ -212,9 +212,9 @@ def test_results_shifted_by_one_are_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.deep
 def test_a_future_that_is_never_settled_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_the_last(settle: Settle, self: Engine, batch: Batch, give: Give) -> None:
+    def without_the_last(settle: Settling, self: Engine, batch: Batch, give: Settle) -> None:
         batch.futures.pop()
-        settle(self, batch, Give(give.places[:-1], give.values[:-1], give.is_clean))
+        settle(self, batch, Settle(give.positions[:-1], give.values[:-1], give.is_clean))
 
     break_settle(monkeypatch, without_the_last)
     run_broken(monkeypatch, lambda report: report.hung, patience=0.5)
@@ -266,7 +266,7 @@ def test_a_callback_that_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.deep
 def test_wrong_counts_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def miscounted(settle: Settle, self: Engine, batch: Batch, give: Give) -> None:
+    def miscounted(settle: Settling, self: Engine, batch: Batch, give: Settle) -> None:
         settle(self, batch, give)
         with self._lock:
             self.counts.succeeded += 1
@@ -305,7 +305,7 @@ def test_batches_that_are_too_heavy_are_found(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.deep
 def test_a_retry_that_is_given_for_a_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def tried(self: Running, batch: Batch, give: Give) -> list[Any]:
+    def tried(self: Running, batch: Batch, give: Settle) -> list[Any]:
         return [None if isinstance(value, Retry) else value for value in give.values]
 
     monkeypatch.setattr(Running, "_tried", tried)

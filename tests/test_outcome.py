@@ -1,6 +1,6 @@
 """From what a function gives back, or raises, to one outcome for each item (contract 4, 5).
 
-`conduct` is pure: here a driver of a few lines calls what it asks for, and collects what it gives.
+`execute` is pure: here a driver of a few lines calls what it asks for, and collects what it gives.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 import batchify
 from batchify import BadResult, BatchAborted, BatchFailure, MissingResult
 from batchify.future import Failure
-from batchify.outcome import Give, Work, caught, conduct
+from batchify.outcome import BatchSpec, Settle, execute, to_raised
 
 ENGINE = str(Path(batchify.__file__).parent)
 
@@ -68,7 +68,7 @@ def run(
 ) -> Run:
     """Drive one batch to its end, as a worker does; every item is settled exactly once."""
     ran = Run([PENDING] * len(items), [])
-    talk = conduct(Work(function, args, kwargs, on_error, batched, isolate), items)
+    talk = execute(BatchSpec(function, args, kwargs, on_error, batched, isolate), items)
     answer: Any = None
     while True:
         try:
@@ -76,8 +76,8 @@ def run(
         except StopIteration:
             break
         answer = None
-        if isinstance(request, Give):
-            for place, value in zip(request.places, request.values, strict=True):
+        if isinstance(request, Settle):
+            for place, value in zip(request.positions, request.values, strict=True):
                 assert ran.outcomes[place] is PENDING
                 ran.outcomes[place] = value
             ran.gives.append(len(request.values))
@@ -93,7 +93,7 @@ def run(
                 except StopIteration as stop:
                     answer = stop.value
         except BaseException as error:
-            answer = caught(error)
+            answer = to_raised(error)
     assert not any(outcome is PENDING for outcome in ran.outcomes)
     return ran
 
@@ -260,10 +260,10 @@ def test_anything_else_is_a_bad_result_that_tells_expected_and_got(kind: str, ma
 
 def test_a_coroutine_is_a_bad_result_and_never_left_unawaited() -> None:
     # The driver of this file would await it; one of threads cannot.
-    talk = conduct(Work(lambda _: None), [1])
+    talk = execute(BatchSpec(lambda _: None), [1])
     next(talk)
     give = talk.send(coroutine())
-    assert isinstance(give, Give)
+    assert isinstance(give, Settle)
     assert isinstance(give.values[0].error, BadResult)
     assert "coroutine" in str(give.values[0].error)
 
@@ -393,17 +393,17 @@ def test_a_result_is_out_before_the_generator_goes_on() -> None:
             yield item
         events.append("end")
 
-    talk = conduct(Work(function), [1, 2])
+    talk = execute(BatchSpec(function), [1, 2])
     answer: Any = None
     for request in iter(lambda: next_or_none(talk, answer), None):
         answer = None
-        if isinstance(request, Give):
+        if isinstance(request, Settle):
             events.append(("give", request.values[0]))
         else:
             try:
                 answer = request.function(*request.args)
             except StopIteration as error:
-                answer = caught(error)
+                answer = to_raised(error)
     assert events == [("yield", 1), ("give", 1), ("yield", 2), ("give", 2), "end"]
 
 
@@ -1220,15 +1220,15 @@ def test_what_the_handler_does_to_the_failure_changes_nothing_else() -> None:
         failure.items.clear()
         failure.kwargs.clear()
 
-    talk = conduct(Work(raises(ValueError()), (), kwargs, handler), items)
+    talk = execute(BatchSpec(raises(ValueError()), (), kwargs, handler), items)
     answer: Any = None
     while (request := next_or_none(talk, answer)) is not None:
         answer = None
-        if not isinstance(request, Give):
+        if not isinstance(request, Settle):
             try:
                 answer = request.function(*request.args)
             except Exception as error:
-                answer = caught(error)
+                answer = to_raised(error)
     assert items == [1, 2]
     assert kwargs == {"table": "users"}  # the extra arguments of all further batches too
 

@@ -38,9 +38,9 @@ from batchify import (
     batched,
     observe,
 )
-from batchify.redis import RedisStreams, inbox, reach
-from batchify.redis.inbox import RedisInbox
-from batchify.redis.outbox import RedisOutbox
+from batchify.redis import RedisStreams, connection, consumer
+from batchify.redis.consumer import RedisConsumer
+from batchify.redis.producer import RedisProducer
 from batchify.testing import eager
 from batchify.worker import Worker, dead_letters
 from tests.limits import LIMIT
@@ -305,7 +305,7 @@ def test_entries_that_cannot_be_read_harm_nobody(broker: Any) -> None:
     client.xadd(keys.flushes, {"of": "x"})
     future = same(7)
     until(lambda: same._scope().engine._under_way)
-    client.xadd(keys.answers(same._scope().engine.outbox._caller), {"abc": "x", "999": "y"})
+    client.xadd(keys.answers(same._scope().engine.producer._caller), {"abc": "x", "999": "y"})
     with working(same):
         assert future.result(LIMIT) == 7
         until(lambda: held(streams, same) == 0)
@@ -400,7 +400,7 @@ def test_large_items_and_results_go_in_steps_that_a_server_takes(
     broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    settle, send = RedisInbox._settle, RedisOutbox.send
+    settle, send = RedisConsumer._settle, RedisProducer.send
 
     def settled(box: Any, pipe: Any, answers: Any) -> None:
         steps.append(sum(len(payload) for _, payload in answers))
@@ -411,9 +411,9 @@ def test_large_items_and_results_go_in_steps_that_a_server_takes(
         steps.append(sum(len(letter.payload) for letter in letters[:count]))
         return count
 
-    monkeypatch.setattr(reach, "BYTES_AT_ONCE", 10_000)
-    monkeypatch.setattr(RedisInbox, "_settle", settled)
-    monkeypatch.setattr(RedisOutbox, "send", sent)
+    monkeypatch.setattr(connection, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(RedisConsumer, "_settle", settled)
+    monkeypatch.setattr(RedisProducer, "send", sent)
 
     @batched(size=40, linger=0.05, broker=broker())
     def same(rows: list[str]) -> list[str]:
@@ -542,9 +542,9 @@ def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.Mon
     def patient(rows: list[int]) -> list[int]:
         return rows
 
-    outbox = patient._scope().engine.outbox
+    producer = patient._scope().engine.producer
     sends, gate, told = threading.Event(), threading.Event(), threading.Event()
-    send, flush = outbox.send, outbox.flush
+    send, flush = producer.send, producer.flush
 
     def slow_send(letters: Any) -> int:
         sends.set()
@@ -555,8 +555,8 @@ def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.Mon
         flush()
         told.set()
 
-    monkeypatch.setattr(outbox, "send", slow_send)
-    monkeypatch.setattr(outbox, "flush", noted_flush)
+    monkeypatch.setattr(producer, "send", slow_send)
+    monkeypatch.setattr(producer, "flush", noted_flush)
     with working(patient), ThreadPoolExecutor(1) as pool:
         future = patient(1)
         assert sends.wait(LIMIT)
@@ -996,7 +996,7 @@ def test_what_others_left_is_run_again_in_pieces_that_shrink(broker: Any) -> Non
     streams = same._options().broker
     futures = [same(row) for row in range(64)]
     until(lambda: held(streams, same) == 64)
-    lost = streams.inbox(same._plain())  # a worker that takes all items and then disappears
+    lost = streams.consumer(same._plain())  # a worker that takes all items and then disappears
     assert len(lost.take(64, 1)) == 64
     lost.stop()
     time.sleep(2.1)
@@ -1010,7 +1010,7 @@ def test_what_others_left_is_run_again_in_pieces_that_shrink(broker: Any) -> Non
 def test_workers_that_were_killed_long_ago_leave_the_list(
     broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "GONE", 0.05)
+    monkeypatch.setattr(consumer, "MAX_IDLE", 0.05)
 
     @batched(broker=broker(lease=60))
     def same(rows: list[int]) -> list[int]:
@@ -1019,7 +1019,7 @@ def test_workers_that_were_killed_long_ago_leave_the_list(
     streams = same._options().broker
     future = same(1)
     until(lambda: held(streams, same) == 1)
-    idle, busy = (streams.inbox(same._plain()) for _ in range(2))
+    idle, busy = (streams.consumer(same._plain()) for _ in range(2))
     assert len(busy.take(1, 1)) == 1
     assert idle.take(1, 0.01) == []
     time.sleep(0.1)
@@ -1029,8 +1029,8 @@ def test_workers_that_were_killed_long_ago_leave_the_list(
         def names() -> set[str]:
             return {one["name"].decode() for one in client.xinfo_consumers(stream, "workers")}
 
-        until(lambda: idle.consumer not in names())
-        assert busy.consumer in names()  # what it has is delivered again, and not lost
+        until(lambda: idle.name not in names())
+        assert busy.name in names()  # what it has is delivered again, and not lost
     assert not future.done()
 
 
@@ -1048,7 +1048,9 @@ def test_what_takes_long_does_not_stop_the_others(broker: Any, what: str) -> Non
     streams = mixed._options().broker
     left = [mixed(row) for row in (100, 101)]
     until(lambda: held(streams, mixed) == 2)
-    assert len(streams.inbox(mixed._plain()).take(2, 1)) == 2  # by one who is never heard of again
+    assert (
+        len(streams.consumer(mixed._plain()).take(2, 1)) == 2
+    )  # by one who is never heard of again
     with working(mixed):
         slow = mixed(0)
         assert [future.result(LIMIT) for future in left] == [100, 101]

@@ -753,7 +753,7 @@ def test_no_pickle_no_eval_and_nothing_that_the_environment_decides() -> None:
         for path in sorted(PACKAGE.rglob("*.py"))
     }
     # `executor=` asks for it (and nothing else loads that module, see test_remote).
-    for named in ("remote.py", "wire.py"):  # `executor=`, and `serializer="pickle"`
+    for named in ("remote.py", "codec.py"):  # `executor=`, and `serializer="pickle"`
         assert [what.split(": ")[1] for what in found.pop(named)] == ["pickle"]
     assert {name: what for name, what in found.items() if what} == {}
     bad = "import pickle\nfrom os import environ\neval('1')\nos.environ['X']\nos.getenv('X')\n"

@@ -16,12 +16,12 @@ from typing import Any
 from weakref import ref
 
 from .. import waits
-from ..broker import Broker, Letter, Outbox, Unreachable
+from ..broker import Broker, Message, Producer, Unreachable
 from ..errors import DeadlineExceeded
 from ..future import BatchFuture, Failure
 from ..logs import error_text, items
 from ..options import Live
-from ..outcome import Give
+from ..outcome import Settle
 from . import lifecycle
 from .base import Closer
 from .batch import Batch
@@ -43,7 +43,7 @@ class Answered(ThreadEngine):
     ) -> None:
         self.broker = broker
         self._function = function
-        self._box: Outbox | None = broker.outbox(function)
+        self._box: Producer | None = broker.producer(function)
         self.away: dict[Batch, None] = {}
         self._under_way: dict[int, tuple[Batch, int]] = {}  # by number: whose answer is to come
         self._heard: list[tuple[Batch, list[tuple[int, Any]]]] = []  # answers to be given
@@ -51,30 +51,30 @@ class Answered(ThreadEngine):
         self._ear = 0  # the ident of the thread that hears the answers; 1 while it starts
         self._listener: object = None  # what that thread was started with
         self._is_flush_wanted = False  # what was sent is not to linger, and nobody has said so
-        self._looked = 0.0  # when it was last asked for letters that are lost
+        self._looked = 0.0  # when it was last asked for messages that are lost
         super().__init__(live, False, seam)  # last: a fork may come as soon as it is registered
 
     @property
-    def outbox(self) -> Outbox:
+    def producer(self) -> Producer:
         """The connection to the broker, made in each process."""
         with self._lock:  # one for the sender and the listener
             if self._box is None:
-                self._box = self.broker.outbox(self._function)
+                self._box = self.broker.producer(self._function)
             return self._box
 
-    # ---- letters ----
+    # ---- messages ----
 
-    def _letter(self, number: int, future: BatchFuture[Any], is_flushed: bool) -> Letter:
+    def _message(self, number: int, future: BatchFuture[Any], is_flushed: bool) -> Message:
         terms = future._terms
         deadline = None
         if terms.deadline is not None:
             deadline = time.time() + terms.deadline - self.seam.clock()
         payload = future._v if isinstance(future._v, bytes) else b""  # detached, and let go
-        return Letter(number, payload, deadline, terms.priority, is_flushed)
+        return Message(number, payload, deadline, terms.priority, is_flushed)
 
     def _settle(self, batch: Batch, places: Sequence[int], values: Sequence[Any]) -> None:
         """End items; who came too late is counted as that."""
-        self.settle(batch, Give(places, values, False))
+        self.settle(batch, Settle(places, values, False))
         late = sum(
             isinstance(value, Failure)
             and isinstance(value.error, DeadlineExceeded)
@@ -91,7 +91,7 @@ class Answered(ThreadEngine):
         self._is_flush_wanted = False  # first: who flushes now has it told once more
         is_sending = bool(self.batches)  # what is being sent may come behind that
         try:
-            self.outbox.flush()
+            self.producer.flush()
             if is_sending:
                 self._is_flush_wanted = True
         except Unreachable:
@@ -160,13 +160,13 @@ class Answered(ThreadEngine):
     def _hear_answers(self, seconds: float) -> bool:
         """Settle what has ended; were there any?"""
         self._give_heard()  # what was broken off
-        answers = self.outbox.answers(seconds)
+        answers = self.producer.answers(seconds)
         by_batch: dict[Batch, list[tuple[int, Any]]] = {}
         for number, payload in answers:
             known = self._under_way.pop(number, None)
             if known is not None:  # an item that ran twice is answered twice
                 batch, place = known
-                outcome = self.broker.wire.unpack_outcome(payload, self.options.name)
+                outcome = self.broker.codec.unpack_outcome(payload, self.options.name)
                 by_batch.setdefault(batch, []).append((place, outcome))
         self._heard += by_batch.items()
         self._give_heard()
@@ -196,26 +196,26 @@ class Answered(ThreadEngine):
         """
         self._looked = self.seam.clock()
         away = [number for number, (one, _) in list(self._under_way.items()) if one in self.away]
-        missing = self.outbox.missing(away)
+        missing = self.producer.missing(away)
         if not missing:
             return
         while self._hear_answers(0.0):
             pass
-        letters = []
+        messages = []
         for number in missing:
             batch, place = self._under_way.get(number, (None, 0))
             if batch is None:
                 continue
             future = batch.futures[place]
             if future._s is batch:
-                letters.append(self._letter(number, future, is_flushed=True))
+                messages.append(self._message(number, future, is_flushed=True))
             elif self._under_way.pop(number, None) is not None:
                 self._give(batch, [place], [None])  # detached: nobody waits for it
-        if letters:
-            lost = items(len(letters))
+        if messages:
+            lost = items(len(messages))
             log.warning("%s: the broker lost %s, sending again", self.options.name, lost)
-            while letters:
-                letters = letters[self.outbox.send(letters) :]
+            while messages:
+                messages = messages[self.producer.send(messages) :]
 
     # ---- who waits for whom ----
 

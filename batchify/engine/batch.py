@@ -10,7 +10,7 @@ from ..errors import BatchAborted
 from ..forming import Route
 from ..future import BatchFuture, Failure
 from ..observe import BatchEvent
-from ..outcome import Ask, Talk, Work, asked, concluded, conduct
+from ..outcome import BatchSpec, Call, Execution, execute, execute_rest, make_call
 from ..tracing import Tracer, tracer_of
 from ..unasked import ErrorReport
 
@@ -28,7 +28,7 @@ class Batch:
     # Not in `__init__`, which would take twice as long.
     chunk: list[Any] | None = None  # the outcomes so far
     given: list[Any]  # the items, once it has begun
-    talk: Talk | None = None  # see `conduct`; None: nothing but the first call so far
+    talk: Execution | None = None  # see `execute`; None: nothing but the first call so far
     error: BaseException | None = None  # what it failed with, once it is over
     has_begun = False  # the function may have been called
     is_flushed = False  # some of its items are being flushed
@@ -56,17 +56,17 @@ class Batch:
             self.report = ErrorReport(self.engine.options.name)
         failure.report_to(self.report)
 
-    def begin(self, can_await: bool) -> Ask | None:
-        """Begin to run it: what to call first; None when `conduct` is to say so."""
+    def begin(self, can_await: bool) -> Call | None:
+        """Begin to run it: what to call first; None when `execute` is to say so."""
         self.has_begun = True
         if self.chunk is None:
             self.given = [future._v for future in self.futures]
         else:
             self.given = self.futures[0]._v
         route, options = self.route, self.engine.options
-        work: Work | None = route.work  # the same for all batches of a route
+        work: BatchSpec | None = route.work  # the same for all batches of a route
         if work is None:
-            work = route.work = Work(
+            work = route.work = BatchSpec(
                 route.function,
                 route.args,
                 route.kwargs,
@@ -78,15 +78,15 @@ class Batch:
             )
         if options.dedupe is not None:
             return None
-        return asked(work, self.given.copy())
+        return make_call(work, self.given.copy())
 
     def begin_talk(self, answers: list[Any]) -> None:
-        """Have `conduct` lead from here: from the first answer on, if there is one."""
-        work: Work = self.route.work
+        """Have `execute` lead from here: from the first answer on, if there is one."""
+        work: BatchSpec = self.route.work
         if answers:
-            self.talk = concluded(work, self.given, [answers.pop()])
+            self.talk = execute_rest(work, self.given, [answers.pop()])
         else:
-            self.talk = conduct(work, self.given, [future._terms.twin for future in self.futures])
+            self.talk = execute(work, self.given, [future._terms.twin for future in self.futures])
 
     def event(self, error: BaseException | None) -> BatchEvent:
         """What is told of it when it is over, with what it failed with."""

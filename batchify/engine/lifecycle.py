@@ -244,9 +244,9 @@ def _at_exit() -> None:
     finally:
         # Now, as others may run there, too: what hangs would hold the process for ever.
         for engine in all_engines():
-            elsewhere = getattr(engine, "elsewhere", None)
-            if elsewhere is not None:
-                elsewhere.abandon()
+            executor_runner = getattr(engine, "executor_runner", None)
+            if executor_runner is not None:
+                executor_runner.abandon()
         if _is_multiprocessing_child():
             unasked.log_all()
 

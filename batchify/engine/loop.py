@@ -29,7 +29,7 @@ from ..forming import Route
 from ..future import BatchFuture
 from ..loopfuture import LoopFuture, Port, set_done
 from ..options import Live
-from ..outcome import caught
+from ..outcome import to_raised
 from ..tracing import tracers
 from . import lifecycle
 from .base import Countdown, Engine
@@ -319,7 +319,7 @@ class LoopEngine(Engine):
                 except BaseException as error:
                     if isinstance(error, GeneratorExit) and running_loop() is not self.port.loop:
                         raise  # the loop went away: nothing can be awaited any more
-                    answers.append(caught(error))
+                    answers.append(to_raised(error))
                     del error
                 request = None  # who hears of the end may look at this frame
             if self.is_observed():

@@ -11,7 +11,7 @@ from ..future import CANCELLED, ERROR, RESULT, Alone, BatchFuture, Failure
 from ..loopfuture import WithErrors
 from ..observe import EVERYWHERE, Observers
 from ..options import Live
-from ..outcome import Ask, Give, exhausted, is_simple
+from ..outcome import Call, Settle, is_simple, retry_exhausted
 from ..retry import Retry
 from ..stats import AT_ONCE
 from ..terms import NO_TERMS, Terms, flushed
@@ -46,7 +46,7 @@ class Running(Entry):
 
     can_await = False  # the driver awaits what it is asked to call
 
-    def go_on(self, batch: Batch, answers: list[Any]) -> Ask | None:
+    def go_on(self, batch: Batch, answers: list[Any]) -> Call | None:
         """Settle what can be; gives what to call next, None when the batch is over.
 
         `answers` holds what the last call gave, if there was one, and is empty afterwards: who
@@ -63,7 +63,7 @@ class Running(Entry):
             batch.begin_talk(answers)
         return self._hear(batch, answers)
 
-    def _hear(self, batch: Batch, answers: list[Any]) -> Ask | None:
+    def _hear(self, batch: Batch, answers: list[Any]) -> Call | None:
         assert batch.talk is not None
         while True:
             try:
@@ -71,7 +71,7 @@ class Running(Entry):
             except StopIteration as end:
                 batch.error = end.value
                 return None
-            if not isinstance(asked, Give):
+            if not isinstance(asked, Settle):
                 return asked
             given = [asked]
             del asked
@@ -156,9 +156,9 @@ class Running(Entry):
     # ---- settling ----
 
     @holding
-    def settle(self, batch: Batch, give: Give) -> None:
+    def settle(self, batch: Batch, give: Settle) -> None:
         """End items of `batch` with their values, then tell everyone."""
-        is_whole = len(give.values) == len(batch.futures) and give.places.__class__ is range
+        is_whole = len(give.values) == len(batch.futures) and give.positions.__class__ is range
         if is_whole and give.is_clean and batch.chunk is None:
             self.settle_all(batch, give.values)
         else:
@@ -192,15 +192,15 @@ class Running(Entry):
             self._look_again()
 
     @holding
-    def _settle_part(self, batch: Batch, give: Give) -> None:
+    def _settle_part(self, batch: Batch, give: Settle) -> None:
         values = give.values if give.is_clean else self._tried(batch, give)
         if batch.chunk is not None:
-            self._settle_chunk(batch, give.places, values, give.is_clean)
+            self._settle_chunk(batch, give.positions, values, give.is_clean)
             return
-        futures = [batch.futures[place] for place in give.places]
+        futures = [batch.futures[place] for place in give.positions]
         with self._lock:
             self._begin()
-            succeeded, failed, retried = self._settle_mixed(batch, give.places, values)
+            succeeded, failed, retried = self._settle_mixed(batch, give.positions, values)
             self.counts.deduplicated += give.shared
             self._count(batch, len(values), succeeded, failed)
             if retried or self.forming.is_pressed:
@@ -301,7 +301,7 @@ class Running(Entry):
 
     # ---- what runs again ----
 
-    def _tried(self, batch: Batch, give: Give) -> list[Any]:
+    def _tried(self, batch: Batch, give: Settle) -> list[Any]:
         """The values of `give`, with an error for who has run as often as it may.
 
         Not under the lock: the cause of an error lets go of what its frames hold.
@@ -311,9 +311,9 @@ class Running(Entry):
             if issubclass(type(value), Retry):
                 tries = 1
                 if batch.chunk is None:
-                    tries += batch.futures[give.places[at]]._terms.tries
+                    tries += batch.futures[give.positions[at]]._terms.tries
                 if tries >= value.attempts:
-                    values[at] = exhausted(value, tries, self.options.name)
+                    values[at] = retry_exhausted(value, tries, self.options.name)
         return values
 
     def _is_over(self) -> bool:

@@ -18,15 +18,15 @@ from threading import get_ident
 from typing import Any
 
 from .. import waits
-from ..broker import Letter, Unreachable
+from ..broker import Message, Unreachable
 from ..errors import late_error
 from ..forming import Route
 from ..future import BatchFuture, Failure
 from ..logs import error_text
 from ..observe import EVERYWHERE, Observers
 from ..options import Live, Options, kind
-from ..outcome import Raised, caught
-from ..outcome.faults import copies, failure_of
+from ..outcome import Raised, to_raised
+from ..outcome.exceptions import copies, failure_of
 from ..stats import Stats
 from ..terms import NO_TERMS, Terms, check_call
 from . import lifecycle
@@ -121,7 +121,7 @@ class SendingEngine(Answered):
         """
         try:
             check_call(self.user.now, self.takes_extra, item, args, kwargs)
-            payload = self.broker.wire.pack(item, args, kwargs)
+            payload = self.broker.codec.pack(item, args, kwargs)
         except BaseException:
             self.reject()
             raise
@@ -161,7 +161,7 @@ class SendingEngine(Answered):
             batch.has_begun = True
             self._send(self._written(batch), batch)
         except BaseException as error:
-            self._fail(batch, failure_of(caught(error), self.options.name))
+            self._fail(batch, failure_of(to_raised(error), self.options.name))
         finally:
             self._free_lock()  # as a worker does
             waits.end_to_serve(batch, get_ident())
@@ -170,8 +170,8 @@ class SendingEngine(Answered):
             del self, batch
 
     @holding
-    def _written(self, batch: Batch) -> list[Letter]:
-        """A letter for each item, whose answer is expected from now on."""
+    def _written(self, batch: Batch) -> list[Message]:
+        """A message for each item, whose answer is expected from now on."""
         with self._lock:
             self._begin()
             numbers = [next(self._numbers) for _ in batch.futures]
@@ -183,20 +183,20 @@ class SendingEngine(Answered):
             self._end()
         is_flushed = batch.is_flushed or self.state is not OPEN
         return [
-            self._letter(number, future, is_flushed)
+            self._message(number, future, is_flushed)
             for number, future in zip(numbers, batch.futures, strict=True)
         ]
 
-    def _send(self, left: list[Letter], batch: Batch) -> None:
+    def _send(self, left: list[Message], batch: Batch) -> None:
         """Hand them to the broker, as it has room, and as it can be reached."""
         began = self.seam.clock()
         pause = PAUSE
         why: BaseException = self._closed()  # or nobody waits for these any more
         while left and not self._is_stopping and any(f._s is batch for f in batch.futures):
             try:
-                room = self.outbox.room()
+                room = self.producer.capacity()
                 if room:
-                    left = left[self.outbox.send(left[:room]) :]
+                    left = left[self.producer.send(left[:room]) :]
                 else:
                     time.sleep(PAUSE)
                 began, pause = self.seam.clock(), PAUSE
@@ -214,17 +214,17 @@ class SendingEngine(Answered):
             left = self._in_time(left, batch)
         self._give_up(batch, left, why)
 
-    def _in_time(self, letters: list[Letter], batch: Batch) -> list[Letter]:
+    def _in_time(self, messages: list[Message], batch: Batch) -> list[Message]:
         """Those whose deadline has not come; the others end."""
         now = time.time()
-        late = [one for one in letters if one.deadline is not None and one.deadline <= now]
+        late = [one for one in messages if one.deadline is not None and one.deadline <= now]
         if late:
             self._give_up(batch, late, late_error(self.options.name))
-        return [one for one in letters if one.deadline is None or one.deadline > now]
+        return [one for one in messages if one.deadline is None or one.deadline > now]
 
-    def _give_up(self, batch: Batch, letters: list[Letter], error: BaseException) -> None:
+    def _give_up(self, batch: Batch, messages: list[Message], error: BaseException) -> None:
         """End those that are not sent."""
-        numbers = [letter.number for letter in letters]
+        numbers = [message.number for message in messages]
         failure = failure_of(Raised(error, None), self.options.name)
         self._end_letters(batch, numbers, failure)
 

@@ -21,7 +21,7 @@ from weakref import ref
 from .. import waits
 from ..future import BatchFuture
 from ..options import Live, kind
-from ..outcome import caught
+from ..outcome import to_raised
 from ..tracing import tracers
 from . import lifecycle
 from .base import Engine
@@ -45,8 +45,8 @@ class ThreadEngine(Engine):
 
     def __init__(self, live: Live, takes_more: bool, seam: Seam) -> None:
         super().__init__(live, takes_more, seam)
-        self.elsewhere: Any = None  # where the batches run, see `remote`
-        self.owns_elsewhere = False  # else it is for all instances
+        self.executor_runner: Any = None  # where the batches run, see `remote`
+        self.owns_executor_runner = False  # else it is for all instances
         self._threads: dict[Bell, Any] = {}
         self._idle: list[Bell] = []  # those who sleep
         self._alarms: dict[Bell, float] = {}  # when a sleeper wakes up by itself
@@ -198,7 +198,7 @@ class ThreadEngine(Engine):
         self._end_executor(limit.left())
 
     def call_when_ended(self, done: Callable[[], object]) -> None:
-        if not (self._leaving or (self.owns_elsewhere and self.elsewhere.has_made())):
+        if not (self._leaving or (self.owns_executor_runner and self.executor_runner.has_made())):
             done()
             return
         try:
@@ -212,12 +212,12 @@ class ThreadEngine(Engine):
     def check_executor(self, function: Callable[..., Any]) -> None:
         """Refuse a call of `function` whose batch the executor could not run.
 
-        Raises: as `Elsewhere.check`.
+        Raises: as `ExecutorRunner.check`.
         """
         if self.state is not OPEN:
             return  # the call is refused for that, and needs no executor
         try:
-            self.elsewhere.check(function)
+            self.executor_runner.check(function)
         except BaseException:
             self.reject()
             raise
@@ -225,8 +225,8 @@ class ThreadEngine(Engine):
 
     def _end_executor(self, timeout: float | None) -> None:
         """Shut down the executor that batchify made, if closed, and if not for other instances."""
-        if self.owns_elsewhere and self.state is CLOSED:
-            self.elsewhere.end(timeout)
+        if self.owns_executor_runner and self.state is CLOSED:
+            self.executor_runner.end(timeout)
 
     def _reset_workers(self) -> None:
         self._threads.clear()
@@ -382,15 +382,15 @@ class ThreadEngine(Engine):
     def _drive(self, batch: Batch) -> None:
         context = Context()  # nobody's: never that of the caller who happened to come first
         run: Any = context.run
-        if self.elsewhere is not None:
-            run = self.elsewhere.runner(batch, context)
+        if self.executor_runner is not None:
+            run = self.executor_runner.runner(batch, context)
         end_trace = context.run(batch.begin_trace) if tracers else None
         answers: list[Any] = []
         while (request := self.go_on(batch, answers)) is not None:
             try:
                 answers.append(run(request.function, *request.args, **request.kwargs))
             except BaseException as error:
-                answers.append(caught(error))
+                answers.append(to_raised(error))
                 del error
             request = None  # who hears of the end may look at this frame
         if end_trace is not None:

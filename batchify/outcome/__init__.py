@@ -1,32 +1,35 @@
-"""From what the function gives back, or raises, to one outcome for each item.
+"""Turn what the batch function returned or raised into one outcome for each item.
 
-Pure: `conduct` is a generator that asks its driver to call things and tells it what to settle.
-A driver with threads calls; a driver on an event loop also awaits. Neither knows the rules here.
-As nearly every call gives a list of results, the first one is made by itself (`asked`), and such a
-list settled (`is_simple`), without the generator: 14 of 181 thousand instructions a batch.
+The package is pure: `execute` is a generator that tells its driver which function to call and which
+items to settle. It starts no thread and takes no lock.
+Callers are the engines: worker threads call the functions, an event loop also awaits them.
+
+Nearly every batch returns a list of results. The engines therefore make the first call themselves
+(`make_call`) and settle such a list (`is_simple`) without the generator. That saves 14 of 181
+thousand instructions per batch.
 """
 
 from __future__ import annotations
 
-from .attempt import asked
-from .conduct import concluded, conduct
+from .attempt import make_call
 from .copies import copy_of
-from .faults import caught, exhausted
-from .talk import Ask, BatchFailure, Give, Raised, Talk, Work
+from .exceptions import retry_exhausted, to_raised
+from .execution import execute, execute_rest
+from .protocol import BatchFailure, BatchSpec, Call, Execution, Raised, Settle
 from .values import is_simple
 
 __all__ = [
-    "Ask",
     "BatchFailure",
-    "Give",
+    "BatchSpec",
+    "Call",
+    "Execution",
     "Raised",
-    "Talk",
-    "Work",
-    "asked",
-    "caught",
-    "concluded",
-    "conduct",
+    "Settle",
     "copy_of",
-    "exhausted",
+    "execute",
+    "execute_rest",
     "is_simple",
+    "make_call",
+    "retry_exhausted",
+    "to_raised",
 ]

@@ -1,4 +1,8 @@
-"""One call of the function, with a batch or a piece of it."""
+"""Call the function once, with a batch or a part of one, and interpret what it returns.
+
+An item that this module settles is never part of a `FailedPart`.
+Callers are `execution` and `bisect`.
+"""
 
 from __future__ import annotations
 
@@ -11,77 +15,89 @@ from ..future import Failure
 from ..logs import location_of
 from ..options import kind
 from ..retry import Retry
-from .faults import bad_result, element_failure, failure_of
-from .talk import Ask, Give, Raised, Work
+from .exceptions import bad_result, element_failure, failure_of
+from .protocol import BatchSpec, Call, Raised, Settle
 from .values import counted, values_of
 
 log = logging.getLogger("batchify")
 
 
-class Lost(NamedTuple):
-    """A piece of a batch that failed as a whole.
+class FailedPart(NamedTuple):
+    """A part of a batch that failed as a whole.
 
-    `has_raised`: the function raised, because of its items as far as one can tell; else it ran to
-    its end, or somebody stopped it (`is_stopped`).
+    Attributes:
+        positions: the positions of its items in the batch.
+        failure: what all of its callers get.
+        has_raised: True if the function raised, presumably because of its items. False if it
+            returned something unusable, or was stopped.
+        is_stopped: True if the batch was stopped from outside, such as by a cancelled task.
     """
 
-    places: range
+    positions: range
     failure: Failure
     has_raised: bool = False
     is_stopped: bool = False
 
 
-Attempt = Generator[Ask | Give, Any, Lost | None]
+Attempt = Generator[Call | Settle, Any, FailedPart | None]
 
 
-def attempt(work: Work, items: list[Any], places: range) -> Attempt:
-    """Call the function with the items at `places`; gives what failed as a whole."""
-    answer = yield asked(work, items[places.start : places.stop])
-    return (yield from settle(taken_apart(answer, work, items, places)))
+def attempt(spec: BatchSpec, items: list[Any], positions: range) -> Attempt:
+    """Call the function with the items at `positions`; return the part that failed, if any."""
+    answer = yield make_call(spec, items[positions.start : positions.stop])
+    return (yield from settle(interpret(answer, spec, items, positions)))
 
 
-def asked(work: Work, items: list[Any]) -> Ask:
-    """What the driver is to call. The function may change `items` at will: a copy."""
-    return Ask(work.function, (items, *work.args), work.kwargs)
-
-
-def taken_apart(
-    answer: Any, work: Work, items: list[Any], places: range, name: str = ""
-) -> Give | Lost | Attempt:
-    """Take apart what was returned for the items at `places`; an iterator settles them itself.
+def make_call(spec: BatchSpec, items: list[Any]) -> Call:
+    """Return the call of the function. `items` must be a copy, because the function may change it.
 
     Args:
-        answer: what was returned, or a `Raised`.
-        work: the function.
-        items: those of the batch.
-        places: those that the answer is for.
-        name: who answered, for messages; by default the function.
+        spec: the function and its extra arguments.
+        items: the list to pass to it.
     """
-    name = name or work.name
+    return Call(spec.function, (items, *spec.args), spec.kwargs)
+
+
+def interpret(
+    answer: Any, spec: BatchSpec, items: list[Any], positions: range, name: str = ""
+) -> Settle | FailedPart | Attempt:
+    """Return what a call that answered with `answer` means for its items.
+
+    Args:
+        answer: what the function returned, or a `Raised`.
+        spec: the function and its options.
+        items: the items of the batch.
+        positions: the positions of the items that the function was called with.
+        name: the function that answered, for messages; by default the batch function.
+
+    Returns:
+        What to settle, the part that failed, or, for an iterator, a generator that does both.
+    """
+    name = name or spec.name
     if type(answer) is Raised:
-        return _raised(places, answer, name, items)
-    if issubclass(type(answer), _ITERATORS if work.can_await else Iterator):
-        return _stream(answer, items, places, name)
-    given = values_of(answer, items, places, name)
-    return Lost(places, given) if isinstance(given, Failure) else given
+        return _raised(positions, answer, name, items)
+    if issubclass(type(answer), _ITERATORS if spec.can_await else Iterator):
+        return _stream(answer, items, positions, name)
+    found = values_of(answer, items, positions, name)
+    return FailedPart(positions, found) if isinstance(found, Failure) else found
 
 
-def settle(given: Give | Lost | Attempt) -> Attempt:
-    """Settle what was taken apart; gives what failed as a whole."""
-    if isinstance(given, Give):
-        yield given
+def settle(interpreted: Settle | FailedPart | Attempt) -> Attempt:
+    """Settle what `interpret` returned; return the part that failed, if any."""
+    if isinstance(interpreted, Settle):
+        yield interpreted
         return None
-    if isinstance(given, Lost):
-        return given
-    return (yield from given)
+    if isinstance(interpreted, FailedPart):
+        return interpreted
+    return (yield from interpreted)
 
 
 _ITERATORS = (Iterator, AsyncIterator)
 
 
-def _raised(places: range, raised: Raised, name: str, items: list[Any]) -> Lost:
+def _raised(positions: range, raised: Raised, name: str, items: list[Any]) -> FailedPart:
     has_raised = _has_raised(raised)
-    return Lost(places, failure_of(raised, name, items), has_raised, not has_raised)
+    return FailedPart(positions, failure_of(raised, name, items), has_raised, not has_raised)
 
 
 def _has_raised(raised: Raised) -> bool:
@@ -102,11 +118,11 @@ def _anext(iterator: AsyncIterator[Any]) -> Any:
         sys.set_asyncgen_hooks(*hooks)
 
 
-def _stream(iterator: Any, items: list[Any], places: range, name: str) -> Attempt:
-    """Settle each item as soon as its result is there."""
-    count = len(places)
+def _stream(iterator: Any, items: list[Any], positions: range, name: str) -> Attempt:
+    """Settle each item as soon as the iterator yields its result."""
+    count = len(positions)
     is_async = not issubclass(type(iterator), Iterator)
-    step = Ask(_anext if is_async else next, (iterator,), {})
+    step = Call(_anext if is_async else next, (iterator,), {})
     end: type[Exception] = StopAsyncIteration if is_async else StopIteration
     at = 0
     while True:
@@ -127,17 +143,19 @@ def _stream(iterator: Any, items: list[Any], places: range, name: str) -> Attemp
                     f"{name} yielded {counted(at, 'result')} for {counted(count, 'item')}; "
                     f"yield one result per item, in order"
                 )
-                return Lost(places[at:], early)
-            return _raised(places[at:], answer, name, items)
+                return FailedPart(positions[at:], early)
+            return _raised(positions[at:], answer, name, items)
         if at == count:
-            if issubclass(type(iterator), (Generator, AsyncGenerator)):  # others may be in use
-                yield Ask(iterator.aclose if is_async else iterator.close, (), {})
+            # Close generators only: the user may still read from another kind of iterator.
+            if issubclass(type(iterator), (Generator, AsyncGenerator)):
+                yield Call(iterator.aclose if is_async else iterator.close, (), {})
             log.error("%s yielded more than %s; yield one per item", name, counted(count, "result"))
             return None
-        here = places[at : at + 1]
-        if issubclass(type(answer), BaseException):  # what `__class__` says is an item's affair
-            yield Give(here, [element_failure(answer, name)], False)
+        here = positions[at : at + 1]
+        # By `type`, because a result may claim another type by its `__class__`.
+        if issubclass(type(answer), BaseException):
+            yield Settle(here, [element_failure(answer, name)], False)
         else:
-            yield Give(here, [answer], not issubclass(type(answer), Retry))
+            yield Settle(here, [answer], not issubclass(type(answer), Retry))
         answer = None
         at += 1

@@ -1,7 +1,8 @@
-"""Copies of exceptions: one object for each caller, with the same type and content.
+"""Copy exceptions, so that each caller gets its own object with the same type and content.
 
-The user's code may hold the original, and whatever its links lead to, so none of it is changed.
-An exception that cannot be copied is shared. Callers are `faults`, `remote` and `wire`.
+The original is never changed, nor is any exception linked to it, because the user's code may hold
+them. An exception that cannot be copied is shared.
+Callers are `exceptions`, `remote` and `codec`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ _BUILT_IN = frozenset(
 _STORED = (MemberDescriptorType, GetSetDescriptorType)
 _UNSET = object()
 _LINKS = ("__cause__", "__context__")
-# What `_fill` sets apart from the other fields, and what is no content.
+# Attributes that are not content, or that `_fill` copies in another way.
 _NO_FIELDS = frozenset(
     ["__class__", "__dict__", "__weakref__", "__traceback__", "__suppress_context__", *_LINKS]
 )
 
-# A class may define these attributes anew; the descriptors run no code of it.
+# A class may override these attributes; the descriptors of BaseException run none of its code.
 _own = vars(BaseException)
 _dict_of: Callable[[BaseException], dict[str, Any]] = _own["__dict__"].__get__
 _links = [_own[name] for name in _LINKS]
@@ -41,11 +42,11 @@ _suppress, _traceback, _args = (
 def copy_of(error: BaseException) -> BaseException | None:
     """Return a copy of `error`, or None if that is not possible.
 
-    Its links and its traceback are those of `error`. No code of its class is run, unless it has a
-    `__copy__`, or an extension module made it that stores more than the built-in exceptions do.
+    The copy has the traceback, cause and context of `error`. No code of the class runs, unless the
+    class has a `__copy__`, or stores fields in C that the built-in exceptions do not have.
     """
-    ways = (_constructed, _blank, copy.copy)
-    for make in reversed(ways) if hasattr(type(error), "__copy__") else ways:
+    makers = (_constructed, _blank, copy.copy)
+    for make in reversed(makers) if hasattr(type(error), "__copy__") else makers:
         try:
             new = make(error)
             if new is not error and type(new) is type(error) and _fill(new, error):
@@ -56,9 +57,9 @@ def copy_of(error: BaseException) -> BaseException | None:
 
 
 def _fields_of(cls: type[BaseException]) -> tuple[tuple[str, Any], ...]:
-    """Return what exceptions of `cls` hold outside of `__dict__`: names and descriptors.
+    """Return the names and descriptors of the fields that `cls` stores outside of `__dict__`.
 
-    These are the slots, and what built-in types and extension modules keep in C.
+    These are slots, and the fields that built-in types and extension modules store in C.
     """
     return tuple(
         (name, field)
@@ -73,7 +74,7 @@ fields_of = lru_cache(maxsize=128)(_fields_of)  # type: ignore[assignment]  # a 
 
 
 def constructed(cls: type[BaseException], args: Sequence[Any]) -> BaseException:
-    """Return an exception that the built-in base of `cls` makes of `args`."""
+    """Return an exception of `cls`, made from `args` by the built-in base of `cls`."""
     built_in = _built_in_base(cls)
     new: BaseException = built_in.__new__(cls, *args)
     built_in.__init__(new, *args)
@@ -81,14 +82,14 @@ def constructed(cls: type[BaseException], args: Sequence[Any]) -> BaseException:
 
 
 def _constructed(error: BaseException) -> BaseException:
-    """Return what the content was made of at first: `args` may have been changed since."""
+    """Return a copy made from the original arguments: `args` may have been changed since."""
     if _is_group(error):
         return _blank(error)
     return constructed(type(error), _built_in_base(type(error)).__reduce__(error)[1])
 
 
 def blank(cls: type[BaseException], *args: Any) -> BaseException:
-    """Return an exception of `cls` without content; `args` are those of a group's constructor."""
+    """Return an exception of `cls` without content; only exception groups take `args`."""
     new: BaseException = _built_in_base(cls).__new__(cls, *args)
     return new
 
@@ -113,7 +114,7 @@ def _content_of_group(group: BaseException) -> tuple[str, Sequence[BaseException
 
 
 def _fill(new: BaseException, error: BaseException) -> bool:
-    """Give `new` the content of `error`; return True if it has all of it."""
+    """Copy the content of `error` into `new`; return True if `new` then has all of it."""
     state = _dict_of(new)
     state.update(_dict_of(error))
     if type(state.get("__notes__")) is list:
@@ -121,7 +122,7 @@ def _fill(new: BaseException, error: BaseException) -> bool:
     is_equal = len(state) == len(_dict_of(error))
     for _, field in fields_of(type(error)):
         value = _read(field, error)
-        if value is _read(field, new):  # a field of C that is set to None is not unset any more
+        if value is _read(field, new):  # setting an unset field in C to None would change it
             continue
         try:
             field.__set__(new, value)
@@ -144,12 +145,12 @@ def _set_links(
     traceback: TracebackType | None,
     known: dict[int, BaseException],
 ) -> None:
-    """Link `new` to what `error` is linked to, or to the copies of it that are `known`."""
+    """Give `new` the cause and context of `error`, or their copies if `known` has them."""
     for field in _links:
         linked = field.__get__(error)
         if linked is not None:
             field.__set__(new, known.get(id(linked), linked))
-    _suppress.__set__(new, _suppress.__get__(error))  # last, because a cause sets it, too
+    _suppress.__set__(new, _suppress.__get__(error))  # last, because setting a cause changes it
     _traceback.__set__(new, traceback)
 
 
@@ -159,7 +160,7 @@ def _is_same(new: Any, value: Any) -> bool:
     if type(new) is not type(value):
         return False
     eq: object = type(value).__eq__
-    if eq is object.__eq__:  # it cannot be compared
+    if eq is object.__eq__:  # no comparison is defined
         return True
     return bool(new == value)
 
@@ -168,7 +169,7 @@ def _is_same(new: Any, value: Any) -> bool:
 
 
 def has_same_content(new: BaseException, error: BaseException) -> bool:
-    """Return True if `new`, which was pickled on its way, has the content of `error`."""
+    """Return True if `new`, unpickled from a pickle of `error`, has the same content."""
     state, others = _dict_of(error), _dict_of(new)
     fields = [(_read(field, new), _read(field, error)) for _, field in fields_of(type(error))]
     return state.keys() == others.keys() and all(
@@ -177,7 +178,7 @@ def has_same_content(new: BaseException, error: BaseException) -> bool:
 
 
 def parts_of(error: BaseException) -> tuple[Any, ...]:
-    """Return what `from_parts` makes the same exception of, in any process."""
+    """Return the arguments from which `from_parts` makes the same exception, in any process."""
     fields = {name: _read(field, error) for name, field in fields_of(type(error))}
     group = _content_of_group(error) if _is_group(error) else ()
     state = _dict_of(error)
@@ -190,7 +191,14 @@ def from_parts(
     fields: dict[str, Any],
     state: dict[str, Any],
 ) -> BaseException:
-    """Make an exception, without running code of its class."""
+    """Return an exception made from `parts_of` another one, without running code of its class.
+
+    Args:
+        cls: its type.
+        group: the arguments of an exception group's constructor; empty for others.
+        fields: values that the class stores outside of `__dict__`.
+        state: the content of `__dict__`.
+    """
     new = blank(cls, *group)
     for name, field in fields_of(cls):
         if name in fields and _read(field, new) is not fields[name]:
@@ -201,7 +209,7 @@ def from_parts(
 
 
 def built_in_fields_of(cls: type[BaseException]) -> dict[str, Any]:
-    """Return the descriptors of what the built-in classes of `cls` store in C, but for `args`."""
+    """Return the fields, except `args`, that the built-in bases of `cls` store in C."""
     return {
         name: field
         for name, field in fields_of(cls)
@@ -209,23 +217,24 @@ def built_in_fields_of(cls: type[BaseException]) -> dict[str, Any]:
     }
 
 
-# ---- the whole of what a caller gets ----
+# ---- for callers ----
 
 
 def for_callers(
     error: BaseException, traceback: TracebackType | None, items: Sequence[Any] = ()
 ) -> BaseException:
-    """Return a copy of `error` that leads to no frame, and to none of `items` by itself.
+    """Return a copy of `error` that refers to no frame, and to no item that batchify added.
 
-    Its causes and contexts, the members of groups and the exceptions among its arguments and
-    attributes are copies, too. What cannot be copied only gets another traceback and other links.
+    Its causes, its contexts, the members of groups, and the exceptions among its arguments and
+    attributes are copied too. An exception that cannot be copied only gets another traceback and
+    other links.
 
     Args:
         error: the original.
-        traceback: that of the copy, a `snapshot`.
-        items: the batch. `AttributeError.obj` is left out if it is one of them.
+        traceback: the traceback of the copy, a `snapshot`.
+        items: the items of the batch. `AttributeError.obj` is left out if it is one of them.
     """
-    has_links = any(True for _ in _linked(error))  # perhaps to itself alone
+    has_links = any(True for _ in _linked(error))  # perhaps only to itself
     originals = _reachable(error) if has_links else [error]
     known: dict[int, BaseException] = {}
     for one in originals:
@@ -235,25 +244,25 @@ def for_callers(
         _set_links(new, one, traceback if one is error else snapshot(traceback_of(one)), known)
         if new is not one:
             if has_links:
-                _exchange_fields(new, known)
+                _replace_fields(new, known)
             _hide_items(new, items)
     return known[id(error)]
 
 
 def _reachable(error: BaseException) -> list[BaseException]:
-    """Return `error` and the exceptions that it leads to, as far as they lead on."""
+    """Return `error` and the exceptions reachable from it that refer to something themselves."""
     found = {id(error): error}
     todo = [error]
     while todo:
         for linked in _linked(todo.pop()):
-            if id(linked) not in found and _leads_on(linked):
+            if id(linked) not in found and _has_references(linked):
                 found[id(linked)] = linked
                 todo.append(linked)
     return list(found.values())
 
 
-def _leads_on(error: BaseException) -> bool:
-    """Return True if it leads to frames, or to other exceptions, which may."""
+def _has_references(error: BaseException) -> bool:
+    """Return True if `error` refers to frames or to other exceptions."""
     return traceback_of(error) is not None or any(True for _ in _linked(error))
 
 
@@ -267,12 +276,12 @@ def _linked(error: BaseException) -> Iterator[BaseException]:
 
 
 def _copy(error: BaseException, known: dict[int, BaseException]) -> BaseException:
-    """Copy `error`, and note it in `known`; `error` itself stands for a copy that failed."""
+    """Return a copy of `error` and record it in `known`; return `error` if it cannot be copied."""
     new = known.get(id(error))
     if new is None and _is_group(error):
         with contextlib.suppress(Exception):
             message, members = _content_of_group(error)
-            copied = [_copy(one, known) if _leads_on(one) else one for one in members]
+            copied = [_copy(one, known) if _has_references(one) else one for one in members]
             new = blank(type(error), message, copied)
             _fill(new, error)
     known[id(error)] = new = new or copy_of(error) or error
@@ -286,22 +295,22 @@ def _hide_items(new: BaseException, items: Sequence[Any]) -> None:
             field.__set__(new, None)
 
 
-def _exchange_fields(new: BaseException, known: dict[int, BaseException]) -> None:
-    """Exchange the exceptions in the fields of `new` for their copies."""
+def _replace_fields(new: BaseException, known: dict[int, BaseException]) -> None:
+    """Replace the exceptions in the fields of `new` with their copies."""
     state = _dict_of(new)
-    state.update({name: _exchanged(value, known) for name, value in state.items()})
+    state.update({name: _replaced(value, known) for name, value in state.items()})
     for _, field in fields_of(type(new)):
         value = _read(field, new)
-        exchanged = _exchanged(value, known)
-        if exchanged is not value:
+        replaced = _replaced(value, known)
+        if replaced is not value:
             with contextlib.suppress(AttributeError, TypeError):  # read-only
-                field.__set__(new, exchanged)
+                field.__set__(new, replaced)
 
 
-def _exchanged(value: Any, known: dict[int, BaseException], depth: int = 2) -> Any:
-    """Return `value` with copies of exceptions, also of those in lists and tuples in it."""
+def _replaced(value: Any, known: dict[int, BaseException], depth: int = 2) -> Any:
+    """Return `value` with exceptions replaced by their copies, also in nested lists and tuples."""
     if type(value) not in (list, tuple) or not depth:
         return known.get(id(value), value)
-    exchanged = [_exchanged(one, known, depth - 1) for one in value]
-    is_same = all(new is one for new, one in zip(exchanged, value, strict=True))
-    return value if is_same else type(value)(exchanged)
+    replaced = [_replaced(one, known, depth - 1) for one in value]
+    is_same = all(new is one for new, one in zip(replaced, value, strict=True))
+    return value if is_same else type(value)(replaced)

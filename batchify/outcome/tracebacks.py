@@ -1,7 +1,7 @@
-"""Tracebacks for callers: they print as the original does, and lead to none of its frames.
+"""Make tracebacks for callers that print like the original but refer to none of its frames.
 
-The frames of the original hold the items of every caller, and may belong to generators and
-coroutines that are still in use, so they are neither handed out nor cleared.
+The original frames hold the items of every caller, and may belong to generators and coroutines that
+are still in use. They are therefore neither handed out nor cleared.
 Callers are `copies` and `faults`.
 """
 
@@ -12,32 +12,32 @@ from types import CodeType, FunctionType, TracebackType
 
 _PACKAGE = __file__.rpartition("outcome")[0]
 
-# Return the traceback of an exception, whatever its class makes of the attribute.
+# Return the traceback of an exception, even if its class overrides `__traceback__`.
 traceback_of: Callable[[BaseException], TracebackType | None] = vars(BaseException)[
     "__traceback__"
 ].__get__
 
 
-def _never_run() -> Iterator[None]:  # a generator, because its frame exists before it runs
+def _never_run() -> Iterator[None]:  # a generator: its frame exists although it never runs
     yield
 
 
-# The first instruction of a generator makes it; those behind it are never run.
+# The first instruction of a generator creates it; the following ones never run.
 _MAKE_GENERATOR = _never_run.__code__.co_code[:2]
 
 
 def look_alike(code: CodeType) -> CodeType:
-    """Return the code of the frames that stand for frames of `code`.
+    """Return code that never runs, with the names, file and lines of `code`.
 
-    It has as many instructions as `code`, to which the table of lines belongs: CPython 3.11 writes
-    beyond the end of its own table if a trace function sees a frame whose code is shorter.
+    It has as many instructions as `code`, because it shares the line table of `code`: CPython 3.11
+    writes beyond the end of its own table if a trace function sees a frame whose code is shorter.
     """
     return _never_run.__code__.replace(
         co_name=code.co_name,
         co_qualname=code.co_qualname,
         co_filename=code.co_filename,
         co_firstlineno=code.co_firstlineno,
-        co_linetable=code.co_linetable,  # has the columns, by which traceback underlines
+        co_linetable=code.co_linetable,  # also has the columns that tracebacks underline
         co_code=_MAKE_GENERATOR * (len(code.co_code) // len(_MAKE_GENERATOR)),
         co_exceptiontable=b"",
     )
@@ -46,13 +46,13 @@ def look_alike(code: CodeType) -> CodeType:
 def snapshot(
     traceback: TracebackType | None, end: TracebackType | None = None
 ) -> TracebackType | None:
-    """Return a traceback with the same functions, files and lines, without batchify's.
+    """Return a traceback with the same functions, files and lines, without those of batchify.
 
-    Each frame is a new one: it has the globals of the original, no locals and no `f_back`.
+    Each frame is new: it has the globals of the original frame, no locals and no `f_back`.
 
     Args:
         traceback: the original, which is not changed.
-        end: its first entry that is left out, with all that follow.
+        end: the first entry to leave out, together with all that follow; None: leave out none.
     """
     entries: list[TracebackType] = []
     while traceback is not None and traceback is not end:

@@ -1,16 +1,18 @@
-"""`broker=RedisStreams(...)`: items of any process go to a Redis stream, and workers run them.
+"""`broker=RedisStreams(...)`: a durable queue in a Redis stream, filled and emptied by any process.
 
-Keys, for a function `insert` of the module `app`:
+Keys of a function `insert` in the module `app`:
 
-    {batchify:app.insert}             the stream of items, with one group of consumers
-    {batchify:app.insert}:answers:ID  a stream for each process of callers, which expires
+    {batchify:app.insert}             the stream of items, with one consumer group
+    {batchify:app.insert}:answers:ID  a stream of answers for each caller process; it expires
     {batchify:app.insert}:dead        the dead letters
-    {batchify:app.insert}:flushes     a stream: up to which entry nothing is to linger
+    {batchify:app.insert}:flushes     a stream of flushes: up to which entry no item may linger
 
-Of what is delivered Redis keeps who has it, since when, and how often. `XAUTOCLAIM` would raise
-that number for a whole batch, and so bury all neighbours of an item that kills workers: what is
-overdue is looked at by `XPENDING`, and claimed in pieces. A short `BLOCK` takes 100 ms whatever it
-says, as Redis looks at time-outs ten times a second: so nothing here lingers by it.
+For each delivered entry Redis records the consumer, the time and the number of deliveries.
+`XAUTOCLAIM` would raise that number for a whole batch, so that an item that kills its workers would
+turn its neighbours into dead letters. Workers therefore look for overdue entries with `XPENDING`,
+and claim them in small parts. No linger relies on a `BLOCK` timeout: Redis checks these ten times
+a second, so that a short one takes 100 ms.
+Callers are the engine of `broker=` and `worker`, by the protocol in `batchify.broker`.
 """
 
 from __future__ import annotations
@@ -19,41 +21,44 @@ from collections.abc import Callable
 from typing import Any
 
 from ..broker import address_of, refuse_method
+from ..codec import Codec, Serializer
 from ..options import kind, seconds, whole
-from ..wire import Serializer, Wire
+from .connection import client_of
+from .consumer import RedisConsumer
 from .dead import DeadItem, DeadLetters
-from .inbox import RedisInbox
 from .keys import Keys
-from .outbox import RedisOutbox
-from .reach import client_of
+from .producer import RedisProducer
 
 __all__ = ["DeadItem", "DeadLetters", "RedisStreams"]
 
-LONGEST = 512 << 20  # bytes of one value: the server's `proto-max-bulk-len`, if nobody raised it
+MAX_BYTES = 512 << 20  # of one value: the default of the server's `proto-max-bulk-len`
 
 
 class RedisStreams:
     """A durable queue on Redis Streams, shared by many machines; Redis >= 6.2.
 
     Args:
-        url: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database; what
-            redis-py takes after `?` is passed on to it.
-        lease: seconds after which an item is delivered again when its worker is not heard of; it
-            is renewed while the batch runs.
-        max_deliveries: how often an item is delivered at most; then it goes to the dead letters,
-            and its caller gets `DeadLetter`.
-        serializer: "json", "msgpack", "pickle" (for a Redis that only you can write to: reading
-            runs what it says), or anything with `dumps` and `loads`.
-        max_length: the most items in the stream, waiting and running, over all callers; then what
-            is sent waits. None is without a bound.
-        send_timeout: seconds for which an item waits for a server that cannot be reached; then it
-            ends in the `ConnectionError`.
-        answers_expire: seconds for which the answers for a process are kept that reads none.
-        stream: the name of the stream; by default after the function's module and qualified name.
+        url: `redis://`, `rediss://` (TLS) or `unix://`, with user, password and database. Options
+            after `?` are passed on to redis-py.
+        lease: seconds after which an item is delivered again if its worker has not renewed the
+            lease. A worker renews it while the batch runs.
+        max_deliveries: the maximum number of deliveries of an item. After that it becomes a dead
+            letter, and its caller gets `DeadLetter`.
+        serializer: "json", "msgpack", "pickle" (only if no untrusted program can write to that
+            Redis, because reading a pickle can run any code), or an object with `dumps` and
+            `loads`.
+        max_length: the maximum number of items in the stream, queued and running, of all callers.
+            When it is reached, further items wait in the caller's process. None: no limit.
+        send_timeout: seconds for which an item waits for a server that cannot be reached. After
+            that it fails with a `ConnectionError`.
+        answers_expire: seconds for which Redis keeps the answers for a process that does not read
+            them.
+        stream: the name of the stream; by default made from the function's module and qualified
+            name.
 
     Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: an argument has a wrong value.
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has an invalid value.
     """
 
     def __init__(
@@ -69,10 +74,10 @@ class RedisStreams:
         stream: str | None = None,
     ) -> None:
         self._url = _text("url", url)
-        client_of(url)  # what is wrong with it is told here; nothing is connected
+        client_of(url)  # raises if the URL is invalid; does not connect
         self.lease = _positive("lease", lease)
         self.max_deliveries = whole("max_deliveries", max_deliveries)
-        self.wire = Wire(serializer, LONGEST)
+        self.codec = Codec(serializer, MAX_BYTES)
         self.max_length = None if max_length is None else whole("max_length", max_length)
         self.send_timeout = seconds("send_timeout", send_timeout)
         self.answers_expire = _positive("answers_expire", answers_expire)
@@ -83,24 +88,24 @@ class RedisStreams:
         return f"<RedisStreams {stream}lease={self.lease:g} max_deliveries={self.max_deliveries}>"
 
     def keys(self, function: Callable[..., Any]) -> Keys:
-        """The names of all that belongs to a function."""
+        """Return the names of the function's Redis keys."""
         refuse_method(function)
         return Keys(f"{{{self._stream or f'batchify:{address_of(function)}'}}}")
 
     def client(self) -> Any:
-        """A client of the server."""
+        """Return a new client of the server."""
         return client_of(self._url)
 
-    def outbox(self, function: Callable[..., Any]) -> RedisOutbox:
-        """The callers' end, in one process."""
-        return RedisOutbox(self, self.keys(function))
+    def producer(self, function: Callable[..., Any]) -> RedisProducer:
+        """Return the side of the function's callers in this process."""
+        return RedisProducer(self, self.keys(function))
 
-    def inbox(self, function: Callable[..., Any]) -> RedisInbox:
-        """The end of one worker process."""
-        return RedisInbox(self, self.keys(function))
+    def consumer(self, function: Callable[..., Any]) -> RedisConsumer:
+        """Return the side of one worker process of the function."""
+        return RedisConsumer(self, self.keys(function))
 
     def dead_letters(self, function: Callable[..., Any]) -> DeadLetters:
-        """What was delivered too often."""
+        """Return the dead letters of the function."""
         return DeadLetters(self, self.keys(function))
 
 

@@ -1,4 +1,8 @@
-"""The dead letters of one function."""
+"""List, requeue and delete the dead letters of one function.
+
+Requeueing or deleting a dead letter is one transaction, so two processes never requeue it twice.
+Callers are `RedisStreams.dead_letters` and the command `python -m batchify dead`.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,21 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .connection import CHUNK
 from .keys import CALLER, DEADLINE, DELIVERIES, ITEM, NUMBER, Keys
-from .reach import AT_ONCE
 
 if TYPE_CHECKING:
     from . import RedisStreams
 
 
 class DeadItem(NamedTuple):
-    """An item that was delivered too often.
+    """An item that became a dead letter.
 
     Attributes:
-        id: what `requeue` and `delete` know it by.
-        died: when, in seconds since the epoch.
+        id: identifies it for `requeue` and `delete`.
+        died: when it became a dead letter, in seconds since the epoch.
         deliveries: how often it was delivered.
-        payload: the call, as the serializer has it.
+        payload: the call, as bytes of the serializer.
     """
 
     id: str
@@ -43,7 +47,7 @@ class DeadLetters:
         return int(self._redis.xlen(self._keys.dead))
 
     def __iter__(self) -> Iterator[DeadItem]:
-        """All of them, the oldest first."""
+        """Yield all dead letters, the oldest first."""
         for entry, fields in self._entries():
             died = int(entry.partition(b"-")[0]) / 1000
             deliveries = int(fields.get(DELIVERIES, b"0"))
@@ -52,45 +56,53 @@ class DeadLetters:
     def _entries(self) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
         start = "-"
         while True:
-            found: Any = self._redis.xrange(self._keys.dead, start, "+", count=AT_ONCE)
+            found: Any = self._redis.xrange(self._keys.dead, start, "+", count=CHUNK)
             if not found:
                 return
             yield from found
             start = f"({found[-1][0].decode()}"
 
     def requeue(self, ids: Iterable[str] | None = None) -> int:
-        """Send items once more, all or those of these ids; gives how many."""
-        return self._end(ids, is_to_run=True)
+        """Put dead letters back into the queue; return their number.
+
+        Args:
+            ids: only these; None: all.
+        """
+        return self._remove(ids, requeue=True)
 
     def delete(self, ids: Iterable[str] | None = None) -> int:
-        """Forget items, all or those of these ids; gives how many."""
-        return self._end(ids, is_to_run=False)
+        """Delete dead letters; return their number.
 
-    def _end(self, ids: Iterable[str] | None, is_to_run: bool) -> int:
+        Args:
+            ids: only these; None: all.
+        """
+        return self._remove(ids, requeue=False)
+
+    def _remove(self, ids: Iterable[str] | None, requeue: bool) -> int:
         wanted = None if ids is None else set(ids)
         entries = [entry for entry, _ in itertools.islice(self._entries(), len(self))]
         return sum(
             bool(self._redis.transaction(
-                self._ending(entry, is_to_run), self._keys.dead, value_from_callable=True
+                self._removal(entry, requeue), self._keys.dead, value_from_callable=True
             ))
             for entry in entries
             if wanted is None or entry.decode() in wanted
         )  # fmt: skip
 
-    def _ending(self, entry: bytes, is_to_run: bool) -> Callable[[Any], bool]:
-        """What is done as one step, and again when somebody was faster."""
+    def _removal(self, entry: bytes, requeue: bool) -> Callable[[Any], bool]:
+        """Return a transaction that redis-py repeats if another process changed the stream."""
 
-        def end(pipe: Any) -> bool:
+        def remove(pipe: Any) -> bool:
             found = pipe.xrange(self._keys.dead, entry, entry)
             if not found:
                 return False
             fields = found[0][1]
-            for field in (DELIVERIES, CALLER, NUMBER, DEADLINE):  # its caller was told
+            for field in (DELIVERIES, CALLER, NUMBER, DEADLINE):  # its caller has got the error
                 fields.pop(field, None)
             pipe.multi()
-            if is_to_run:
+            if requeue:
                 pipe.xadd(self._keys.stream, fields)
             pipe.xdel(self._keys.dead, entry)
             return True
 
-        return end
+        return remove

@@ -69,7 +69,7 @@ def test_a_command_says_what_to_install(command: str) -> None:
 
 
 def test_the_serializer_says_what_to_install() -> None:
-    ended = run("msgpack", 'from batchify.wire import Wire\nWire("msgpack", 1)')
+    ended = run("msgpack", 'from batchify.codec import Codec\nCodec("msgpack", 1)')
     assert ended.stderr.endswith('serializer="msgpack" needs msgpack: pip install msgpack\n')
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from batchify import BatchAborted, batched
-from batchify.wire import described, rebuilt
+from batchify.codec import decode_error, encode_error
 
 PATIENCE = 60.0  # seconds; only a hang takes that long
 
@@ -156,7 +156,7 @@ def test_an_iterator_that_raises_fails_the_rest(pool: Any) -> None:
 
 @pytest.mark.parametrize("name", ["keywords", "name error", "syntax error", "os error"])
 def test_what_a_broker_carries_keeps_its_content(name: str) -> None:
-    error = rebuilt(described(error_named(name)))
+    error = decode_error(encode_error(error_named(name)))
     expected = CONTENT[name].copy()
     assert type(error) is expected.pop("type")
     assert {field: getattr(error, field) for field in expected} == expected

@@ -1,4 +1,8 @@
-"""The server: a client of it, and what it means when it cannot be reached."""
+"""Connect to the Redis server, and tell temporary failures from permanent ones.
+
+Temporary failures become `Unreachable`. No error shows a command, because commands contain items.
+Callers are the other modules of `redis`.
+"""
 
 from __future__ import annotations
 
@@ -27,34 +31,34 @@ except ModuleNotFoundError as error:  # pragma: no cover
 from ..broker import Unreachable
 from ..options import kind
 
-AT_ONCE = 1000  # entries that one command asks for
-# An entry may have 1 GB (an answer to many items is one), and so may what a server queues up for a
-# transaction.
-BYTES_AT_ONCE = 64 << 20
-# The longest wait for an answer, some times that of a `BLOCK`: a server may go without a word.
+CHUNK = 1000  # the maximum number of entries that one command requests
+# Redis limits an entry (such as the answers to many items), and the commands that it queues for a
+# transaction, to 1 GB.
+CHUNK_BYTES = 64 << 20
+# Seconds to wait for a reply, several times as long as any `BLOCK`: a server may vanish silently.
 SOCKET_TIMEOUT = 10.0
 
 
 def client_of(url: str) -> Any:
-    """A client; it connects to nothing yet.
+    """Return a client, without connecting.
 
     Raises:
-        ValueError: that is no URL of a server, or sets what answers look like.
+        ValueError: the URL is invalid, or changes the format of replies.
     """
     client = redis.Redis.from_url(
         url, socket_timeout=SOCKET_TIMEOUT, socket_connect_timeout=5.0, socket_keepalive=True
     )
-    given = client.connection_pool.connection_kwargs
-    if given.get("decode_responses") or "protocol=" in url:
+    kwargs = client.connection_pool.connection_kwargs
+    if kwargs.get("decode_responses") or "protocol=" in url:
         raise ValueError("the URL must set neither protocol nor decode_responses")
     return client
 
 
-_PASSING = (
+_TEMPORARY = (
     ConnectionError, TimeoutError, BusyLoadingError, OutOfMemoryError, ReadOnlyError, OSError,
 )  # fmt: skip
-# What a server says that is full, restarted, or not the first among its replicas (any more).
-_PASSING_WORDS = (
+# How the error of a server begins that is full, is restarting, or is not the primary.
+_TEMPORARY_PREFIXES = (
     "LOADING", "OOM", "READONLY", "UNBLOCKED", "NOREPLICAS", "MISCONF", "MASTERDOWN",
     "CLUSTERDOWN", "TRYAGAIN",
 )  # fmt: skip
@@ -62,16 +66,16 @@ _PASSING_WORDS = (
 
 @contextmanager
 def reaching() -> Generator[None, None, None]:
-    """Tell apart what passes (`Unreachable`) from what does not, such as a wrong password."""
+    """Raise `Unreachable` for temporary errors of the server; a wrong password is not temporary."""
     try:
         yield
     except (AuthenticationError, AuthorizationError):
         raise
     except RedisError as error:
-        # Of a pipeline it shows the command, with somebody's item.
-        told = str(error).rpartition(" caused error: ")[2]
-        error.args = (told,)
-        if isinstance(error, _PASSING) or told.startswith(_PASSING_WORDS):
+        # The error of a pipeline shows the command, which contains items.
+        text = str(error).rpartition(" caused error: ")[2]
+        error.args = (text,)
+        if isinstance(error, _TEMPORARY) or text.startswith(_TEMPORARY_PREFIXES):
             raise Unreachable(kind(error)) from error
         raise
     except OSError as error:
@@ -79,8 +83,8 @@ def reaching() -> Generator[None, None, None]:
 
 
 @contextmanager
-def one_step(client: Any) -> Generator[Any, None, None]:
-    """Commands of which all are done, or none."""
+def transaction(client: Any) -> Generator[Any, None, None]:
+    """Execute all commands given to the pipeline that this yields as one atomic step."""
     with reaching():
         pipe = client.pipeline(transaction=True)
         yield pipe
@@ -88,16 +92,17 @@ def one_step(client: Any) -> Generator[Any, None, None]:
 
 
 def entries_of(found: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Those that a read of one stream gave."""
+    """Return the entries in the reply to a read of one stream."""
     return [entry for _, entries in found or [] for entry in entries]
 
 
-def fitting(sizes: Iterable[int]) -> int:
-    """How many of the first go into one step; one in any case."""
+def count_that_fits(sizes: Iterable[int]) -> int:
+    """Return how many entries, of these sizes in bytes, go into one transaction; at least one."""
     sums = itertools.accumulate(sizes)
-    return max(1, sum(1 for _ in itertools.takewhile(lambda size: size <= BYTES_AT_ONCE, sums)))
+    return max(1, sum(1 for _ in itertools.takewhile(lambda size: size <= CHUNK_BYTES, sums)))
 
 
-def parts_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def chunks_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Yield `items` in sequences of at most `size`."""
     for at in range(0, len(items), size):
         yield items[at : at + size]

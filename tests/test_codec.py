@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchify import BadResult, BatchAborted, MissingResult
+from batchify.codec import Codec, decode_error, encode_error
 from batchify.future import Failure
-from batchify.wire import Wire, described, rebuilt
 
 MOST = 1 << 20  # bytes
 
@@ -34,14 +34,14 @@ ERRORS = [
     st.dictionaries(st.text(), st.integers()),
 )
 def test_calls_come_back_as_they_were(item: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
-    wire = Wire("json", MOST)
-    assert wire.unpack(wire.pack(item, tuple(args), kwargs)) == (item, tuple(args), kwargs)
+    codec = Codec("json", MOST)
+    assert codec.unpack(codec.pack(item, tuple(args), kwargs)) == (item, tuple(args), kwargs)
 
 
 @given(plain)
 def test_results_come_back_as_they_were(value: Any) -> None:
-    wire = Wire("json", MOST)
-    assert wire.unpack_outcome(wire.pack_result(value)) == value
+    codec = Codec("json", MOST)
+    assert codec.unpack_outcome(codec.pack_result(value)) == value
 
 
 @pytest.mark.parametrize("name", ["json", "pickle"])
@@ -55,8 +55,8 @@ def test_errors_come_back_as_they_were(
         return  # it wants others
     error.add_note(note)
     error.__cause__ = StopIteration(1)
-    wire = Wire(name, MOST)
-    told = wire.unpack_outcome(wire.pack_error(error))
+    codec = Codec(name, MOST)
+    told = codec.unpack_outcome(codec.pack_error(error))
     assert type(told) is Failure
     assert isinstance(told.error, kind)
     assert told.error.args == error.args
@@ -80,10 +80,10 @@ class Secret(Exception):
 
 
 def test_no_code_of_an_error_runs() -> None:
-    made = rebuilt(described(Loud(1, [2], fuse=False)))
+    made = decode_error(encode_error(Loud(1, [2], fuse=False)))
     assert type(made) is Loud
     assert made.args == (1, [2])
-    assert type(rebuilt(described(Secret()))) is Secret
+    assert type(decode_error(encode_error(Secret()))) is Secret
 
 
 class Boom:
@@ -116,7 +116,7 @@ def told_of(**description: Any) -> bytes:
     ],
 )
 def test_what_is_no_outcome_is_an_error_and_runs_nothing(payload: bytes) -> None:
-    told = Wire("json", MOST).unpack_outcome(payload)
+    told = Codec("json", MOST).unpack_outcome(payload)
     assert type(told) is Failure
     assert type(told.error) is BatchAborted
     assert "antigravity" not in sys.modules
@@ -127,7 +127,7 @@ def test_what_errors_hold_in_c_comes_back() -> None:
         ImportError("no", name="a", path="b"), FileNotFoundError(2, "not there", "c"),
         SyntaxError("no", ("file", 1, 2, "text")),
     ):  # fmt: skip
-        made = rebuilt(described(error))
+        made = decode_error(encode_error(error))
         assert type(made) is type(error)
         assert str(made) == str(error)
         for name in ("name", "path", "errno", "filename", "lineno"):
@@ -136,11 +136,11 @@ def test_what_errors_hold_in_c_comes_back() -> None:
 
 def test_an_error_that_is_none_for_a_future_is_wrapped() -> None:
     for name in ("json", "pickle"):
-        wire = Wire(name, MOST)
+        codec = Codec(name, MOST)
         for error in (SystemExit(3), StopIteration(), KeyboardInterrupt()):
-            told = wire.unpack_outcome(wire.pack_error(error))
+            told = codec.unpack_outcome(codec.pack_error(error))
             assert type(told.error) is BatchAborted
-    assert type(Wire("pickle", MOST).unpack_outcome(b"p" + pickle.dumps(1)).error) is BatchAborted
+    assert type(Codec("pickle", MOST).unpack_outcome(b"p" + pickle.dumps(1)).error) is BatchAborted
 
 
 def test_a_chain_of_causes_has_an_end() -> None:
@@ -149,7 +149,7 @@ def test_a_chain_of_causes_has_an_end() -> None:
         link = ValueError(n)
         link.__cause__ = error
         error = link
-    told: BaseException | None = rebuilt(described(error))
+    told: BaseException | None = decode_error(encode_error(error))
     count = 0
     while told is not None:
         told, count = told.__cause__, count + 1
@@ -158,36 +158,36 @@ def test_a_chain_of_causes_has_an_end() -> None:
 
 def test_serializers_are_named_or_have_both_ways() -> None:
     with pytest.raises(ValueError, match="yaml"):
-        Wire("yaml", MOST)
+        Codec("yaml", MOST)
     with pytest.raises(TypeError, match="dumps"):
-        Wire(object(), MOST)  # type: ignore[arg-type]
-    wire = Wire(json, MOST)
-    assert wire.unpack_outcome(wire.pack_result([1])) == [1]
-    told = wire.unpack_outcome(wire.pack_result(object()))
+        Codec(object(), MOST)  # type: ignore[arg-type]
+    codec = Codec(json, MOST)
+    assert codec.unpack_outcome(codec.pack_result([1])) == [1]
+    told = codec.unpack_outcome(codec.pack_result(object()))
     assert type(told.error) is BatchAborted
     assert "object" not in str(told.error)
 
 
 def test_msgpack() -> None:
     pytest.importorskip("msgpack")
-    wire = Wire("msgpack", MOST)
-    assert wire.unpack(wire.pack(b"a", (1,), {})) == (b"a", (1,), {})
-    assert wire.unpack_outcome(wire.pack_result({"a": b"b"})) == {"a": b"b"}
+    codec = Codec("msgpack", MOST)
+    assert codec.unpack(codec.pack(b"a", (1,), {})) == (b"a", (1,), {})
+    assert codec.unpack_outcome(codec.pack_result({"a": b"b"})) == {"a": b"b"}
 
 
 def test_what_a_broker_would_refuse_is_refused_here() -> None:
-    wire = Wire("json", most=1000)
+    codec = Codec("json", max_bytes=1000)
     item = "x" * 996
-    assert wire.unpack(wire.pack(item, (), {})) == (item, (), {})
+    assert codec.unpack(codec.pack(item, (), {})) == (item, (), {})
     with pytest.raises(ValueError, match="1000 at most"):
-        wire.pack(item + "x", (), {})
-    assert len(wire.pack_result("x" * 997)) == 1000
-    told = wire.unpack_outcome(wire.pack_result("x" * 998))
+        codec.pack(item + "x", (), {})
+    assert len(codec.pack_result("x" * 997)) == 1000
+    told = codec.unpack_outcome(codec.pack_result("x" * 998))
     assert type(told.error) is BatchAborted
     assert "1000 at most" in str(told.error)
     for name in ("json", "pickle"):
-        packed = Wire(name, most=1000).pack_error(ValueError("x" * 1000))
+        packed = Codec(name, max_bytes=1000).pack_error(ValueError("x" * 1000))
         assert len(packed) <= 1000
-        told = wire.unpack_outcome(packed)
+        told = codec.unpack_outcome(packed)
         assert type(told.error) is BatchAborted
         assert "ValueError" in str(told.error)

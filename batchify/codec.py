@@ -1,8 +1,9 @@
-"""What is sent between machines: items, results and errors, as bytes.
+"""Encode items, results and errors as bytes for a broker, and decode them.
 
-An error is sent as a description, never as a pickled object, unless pickle was asked for: where it
-arrives, its type is looked for among the modules that are imported there, and made without running
-its `__init__`. So what comes from a broker runs no code and imports nothing.
+Unless the serializer is pickle, decoding runs no code and imports nothing: an error is sent as a
+description of its type and content. The receiver looks for the type in the modules that it has
+already imported, and creates the exception without running its `__init__`.
+Callers are brokers, their workers, and the engine that sends items to them.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from .errors import BatchAborted
 from .future import Failure
 from .options import kind
 from .outcome.copies import built_in_fields_of, constructed
-from .remote import where
+from .remote import frames_of
 
-MOST_CAUSES = 5  # that an error takes with it, one of the other
+MAX_CAUSES = 5  # the length of the chain of causes that is sent with an error
 
 
 class Serializer(Protocol):
-    """Turns plain values into bytes, and back."""
+    """Converts plain values to bytes and back."""
 
     def dumps(self, value: Any, /) -> bytes | str:
-        """`value` as bytes, or as text."""
+        """Return `value` as bytes or text."""
         ...
 
     def loads(self, data: bytes, /) -> Any:
-        """What `dumps` was given."""
+        """Return the value that `dumps` converted to `data`."""
         ...
 
 
@@ -58,25 +59,25 @@ class _Pickle:
 
 
 class TooLong(ValueError):
-    """What was written has more bytes than the broker takes."""
+    """An encoded item or outcome has more bytes than the broker accepts."""
 
 
-class Wire:
-    """How the items and the outcomes of one broker are written.
+class Codec:
+    """Encodes and decodes the items and outcomes of one broker.
 
     Args:
-        serializer: "json"; "pickle", which runs what the payload says and is for trusted brokers
-            only; "msgpack", where that is installed; or anything with `dumps` and `loads`.
-        most: the most bytes that the broker takes for one item, or one outcome.
+        serializer: "json"; "msgpack", if that is installed; "pickle", for trusted brokers only,
+            because decoding a pickle can run any code; or an object with `dumps` and `loads`.
+        max_bytes: the maximum number of bytes of one encoded item or outcome.
 
     Raises:
         ImportError: msgpack is not installed.
-        TypeError: it is none of these.
+        TypeError: `serializer` is neither a name nor an object with `dumps` and `loads`.
         ValueError: no serializer has that name.
     """
 
-    def __init__(self, serializer: str | Serializer, most: int) -> None:
-        self.most = most
+    def __init__(self, serializer: str | Serializer, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.is_pickle = serializer == "pickle"
         self._serializer: Any = _serializer(serializer)
 
@@ -84,25 +85,27 @@ class Wire:
         data = self._serializer.dumps(value)
         return data.encode() if isinstance(data, str) else bytes(data)
 
-    def _fitting(self, payload: bytes) -> bytes:
-        if len(payload) > self.most:
-            raise TooLong(f"it takes {len(payload)} bytes, the broker takes {self.most} at most")
+    def _checked(self, payload: bytes) -> bytes:
+        if len(payload) > self.max_bytes:
+            raise TooLong(
+                f"it takes {len(payload)} bytes, the broker accepts {self.max_bytes} at most"
+            )
         return payload
 
     # ---- items ----
 
     def pack(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """One call.
+        """Return one call as bytes.
 
         Raises:
-            ValueError: it has too many bytes.
-            Exception: what the serializer raises for what it has no form for.
+            ValueError: the call takes too many bytes.
+            Exception: the serializer cannot convert the item or an argument.
         """
         call = [item, list(args), kwargs] if args or kwargs else [item]
-        return self._fitting(self._dumps(call))
+        return self._checked(self._dumps(call))
 
     def unpack(self, payload: bytes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        """What `pack` was given."""
+        """Return the item and the extra arguments that `pack` converted to `payload`."""
         call: list[Any] = self._serializer.loads(payload)
         if len(call) == 1:
             return call[0], (), {}
@@ -110,36 +113,36 @@ class Wire:
         return item, tuple(args), kwargs
 
     # ---- outcomes ----
-    # The first byte tells the form. An error is described in JSON, whatever results are written in.
+    # The first byte is the format. A description of an error is JSON with every serializer.
 
     def pack_result(self, value: Any, name: str = "a batched function") -> bytes:
-        """A result; an error instead, where it has no form, or is too long."""
+        """Return a result as bytes, or `BatchAborted` if it cannot be converted or is too long."""
         try:
-            return self._fitting(_RESULT + self._dumps(value))
+            return self._checked(_RESULT + self._dumps(value))
         except Exception as error:
-            told = str(error) if isinstance(error, TooLong) else f"{kind(error)} while writing it"
-            return self.pack_error(BatchAborted(f"{name}: the result cannot be sent: {told}"), name)
+            why = str(error) if isinstance(error, TooLong) else f"{kind(error)} while encoding it"
+            return self.pack_error(BatchAborted(f"{name}: the result cannot be sent: {why}"), name)
 
     def pack_error(self, error: BaseException, name: str = "a batched function") -> bytes:
-        """An error."""
+        """Return an error as bytes, or a `BatchAborted` that names its type if that fails."""
         if self.is_pickle:
             with contextlib.suppress(Exception):
-                return self._fitting(_PICKLED + _Pickle.dumps(error))
+                return self._checked(_PICKLED + _Pickle.dumps(error))
         try:
-            return self._fitting(_DESCRIBED + _Json.dumps(described(error)).encode())
-        except Exception:  # what it holds has no end, or no form, or is too long
-            told = described(BatchAborted(f"{name}: the batch raised {kind(error)}"))
-            return _DESCRIBED + _Json.dumps(told).encode()
+            return self._checked(_DESCRIBED + _Json.dumps(encode_error(error)).encode())
+        except Exception:  # its content is cyclic, not representable in JSON, or too long
+            described = encode_error(BatchAborted(f"{name}: the batch raised {kind(error)}"))
+            return _DESCRIBED + _Json.dumps(described).encode()
 
     def unpack_outcome(self, payload: bytes, name: str = "a batched function") -> Any:
-        """A result, or a `Failure`."""
+        """Return the result that `payload` encodes, or a `Failure`."""
         form, data = payload[:1], payload[1:]
         try:
             if form == _RESULT:
                 return self._serializer.loads(data)
             if form == _PICKLED and self.is_pickle:
                 return Failure(_presentable(_Pickle.loads(data), name))
-            return Failure(_presentable(rebuilt(_Json.loads(data), name), name))
+            return Failure(_presentable(decode_error(_Json.loads(data), name), name))
         except Exception as error:
             return Failure(BatchAborted(f"{name}: the outcome cannot be read: {kind(error)}"))
 
@@ -180,12 +183,17 @@ class _Functions:
 # ---- errors ----
 
 
-def described(error: BaseException, depth: int = 0) -> dict[str, Any]:
-    """An error in plain values: its type, what it says, its notes and its cause."""
-    told: dict[str, Any] = {"module": type(error).__module__, "name": type(error).__qualname__}
-    told["text"] = _text_of(error)
+def encode_error(error: BaseException, depth: int = 0) -> dict[str, Any]:
+    """Return a description of an error in plain values: its type, text, content and causes.
+
+    Args:
+        error: the exception.
+        depth: its position in the chain of causes: 0 for the error itself.
+    """
+    data: dict[str, Any] = {"module": type(error).__module__, "name": type(error).__qualname__}
+    data["text"] = _text_of(error)
     if _is_plain(error.args):
-        told["args"] = list(error.args)
+        data["args"] = list(error.args)
     fields = {}  # stored in C, such as the `name` of an ImportError
     for name, field in built_in_fields_of(type(error)).items():
         value = None
@@ -194,16 +202,16 @@ def described(error: BaseException, depth: int = 0) -> dict[str, Any]:
         if value is not None and _is_plain(value):
             fields[name] = value
     if fields:
-        told["fields"] = fields
+        data["fields"] = fields
     state = {name: value for name, value in error.__dict__.items() if _is_plain(value)}
-    frames = where(error) if depth == 0 else ""  # a traceback cannot be sent
+    frames = frames_of(error) if depth == 0 else ""  # a traceback cannot be sent
     if frames:
         state["__notes__"] = [*state.get("__notes__", []), f"in another process:\n{frames}"]
     if state:
-        told["state"] = state
-    if error.__cause__ is not None and depth < MOST_CAUSES:
-        told["cause"] = described(error.__cause__, depth + 1)
-    return told
+        data["state"] = state
+    if error.__cause__ is not None and depth < MAX_CAUSES:
+        data["cause"] = encode_error(error.__cause__, depth + 1)
+    return data
 
 
 def _text_of(error: BaseException) -> str:
@@ -214,7 +222,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Would every serializer give it back as it is? (A tuple counts: it comes back as a list.)"""
+    """Return True if JSON preserves `value`; tuples count, although they become lists."""
     if isinstance(value, (list, tuple)):
         return all(_is_plain(one) for one in value)
     if type(value) is dict:
@@ -222,16 +230,21 @@ def _is_plain(value: Any) -> bool:
     return type(value) in (str, int, float, bool, type(None))
 
 
-def rebuilt(told: Any, name: str = "a batched function") -> BaseException:
-    """The error of a description; `BatchAborted` where its type is not known here."""
+def decode_error(data: Any, name: str = "a batched function") -> BaseException:
+    """Return the exception that `encode_error` described, or `BatchAborted` for an unknown type.
+
+    Args:
+        data: the description.
+        name: the name of the batched function, for messages.
+    """
     try:
-        found = _class_of(told["module"], told["name"])
-        error = BatchAborted(f"{name}: the batch raised {told['name']}: {told['text']}")
-        if found is not None and "args" in told:
-            made = _made(found, tuple(told["args"]), told.get("state", {}), told.get("fields", {}))
+        found = _class_of(data["module"], data["name"])
+        error = BatchAborted(f"{name}: the batch raised {data['name']}: {data['text']}")
+        if found is not None and "args" in data:
+            made = _made(found, tuple(data["args"]), data.get("state", {}), data.get("fields", {}))
             error = made or error
-        if "cause" in told:
-            error.__cause__ = rebuilt(told["cause"], name)
+        if "cause" in data:
+            error.__cause__ = decode_error(data["cause"], name)
         return error
     except Exception as fault:
         return BatchAborted(f"{name}: the error of the batch cannot be read: {kind(fault)}")
@@ -239,7 +252,7 @@ def rebuilt(told: Any, name: str = "a batched function") -> BaseException:
 
 def _class_of(module: str, name: str) -> type[BaseException] | None:
     found: Any = sys.modules.get(module)
-    for part in name.split("."):  # no `getattr`: it may import, or run what a class says
+    for part in name.split("."):  # not `getattr`, which may import, or run code
         found = vars(found).get(part) if isinstance(found, (ModuleType, type)) else None
     is_error = isinstance(found, type) and issubclass(found, BaseException)
     return found if is_error else None
@@ -248,7 +261,7 @@ def _class_of(module: str, name: str) -> type[BaseException] | None:
 def _made(
     found: type[BaseException], args: tuple[Any, ...], state: dict[str, Any], fields: dict[str, Any]
 ) -> Any:
-    """Return an exception of that type and content, made without code of its class, or None."""
+    """Return an exception made without code of its class, or None if that fails."""
     try:
         made = constructed(found, args)
         if "__notes__" in state:
@@ -263,7 +276,7 @@ def _made(
 
 
 def _presentable(error: Any, name: str) -> Exception:
-    """What a future can carry."""
+    """Return `error`, or `BatchAborted` if a future cannot hold it."""
     if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
         return error
     return BatchAborted(f"{name}: the batch gave {kind(error)} where an error was expected")

@@ -1,8 +1,8 @@
-"""What each item gets if its batch, or the item itself, fails.
+"""Make the exceptions that callers get if their batch, or their item alone, fails.
 
-Every caller has an exception object of its own where that is possible (`copies`), and messages
-name the batched function, never the content of an item.
-Callers are the other modules of `outcome`, the drivers, and the engines for what they end.
+Every caller gets its own copy of an exception if it can be copied. Messages name the batched
+function, never the content of an item.
+Callers are the other modules of `outcome`, and the engines.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from ..logs import location_of
 from ..options import kind
 from ..retry import Retry
 from .copies import copy_of, for_callers
-from .talk import Raised
+from .protocol import Raised
 from .tracebacks import look_alike, snapshot, traceback_of
 
 log = logging.getLogger("batchify")
 
 
-def caught(error: BaseException) -> Raised:
-    """Return `error` as an answer, without the frame of the driver, in whose `except` this is.
+def to_raised(error: BaseException) -> Raised:
+    """Return `error` as the answer to a `Call`; the driver calls this in its `except` clause.
 
-    If the function raises the same object in every batch, its traceback would grow with each.
-    Then it gets back the traceback that it had before this batch.
+    The answer's traceback begins below the frame of the driver. If the function raises the same
+    exception object in every batch, its traceback would grow with each one, so `error` gets back
+    the traceback that it had before this batch.
     """
     driver = traceback_of(error)
     first = None if driver is None else driver.tb_next
@@ -44,7 +45,7 @@ def caught(error: BaseException) -> Raised:
 
 
 def bad_result(message: str, cause: BaseException | None = None) -> Failure:
-    """Return the failure of a batch that did not return one result for each item."""
+    """Return the failure of a batch that did not return one result per item."""
     error = BadResult(message)
     error.__cause__ = None if cause is None else for_callers(cause, snapshot(traceback_of(cause)))
     return Failure(error)
@@ -54,24 +55,24 @@ def failure_of(raised: Raised, name: str, items: Sequence[Any] = ()) -> Failure:
     """Return the failure of a batch that raised.
 
     Args:
-        raised: what it raised.
+        raised: the answer to its call.
         name: the name of the batched function.
-        items: those of the batch, which no caller may find in the exception.
+        items: the items of the batch; the exception must not lead to any of them.
     """
     traceback = raised.traceback
     own = raised.error = for_callers(raised.error, traceback, items)
-    # `raised` keeps no original: a thread of an executor, to which that leads, may hold it.
+    # Replace the original in `raised`: a thread of an executor may still refer to `raised`.
     return Failure(_presentable(own, name), traceback)
 
 
 def element_failure(error: BaseException, name: str) -> Failure:
-    """Return the failure of an item that has `error` for its result."""
+    """Return the failure of an item whose result is the exception `error`."""
     traceback = snapshot(traceback_of(error))
     own = for_callers(error, traceback)
     return Failure(_presentable(own, name), traceback)
 
 
-def exhausted(retry: Retry, tries: int, name: str) -> Failure:
+def retry_exhausted(retry: Retry, tries: int, name: str) -> Failure:
     """Return the failure of an item that still asks for a retry after its last attempt."""
     attempts = "1 attempt" if tries == 1 else f"{tries} attempts"
     error = RetryExhausted(
@@ -84,7 +85,7 @@ def exhausted(retry: Retry, tries: int, name: str) -> Failure:
 
 
 def _presentable(error: BaseException, name: str) -> BaseException:
-    """Return `error`, or an exception caused by it if no future can carry `error` itself."""
+    """Return `error`, or an exception caused by it if a future cannot hold `error` itself."""
     presentable: Exception
     if not isinstance(error, Exception):
         presentable = BatchAborted(
@@ -92,7 +93,7 @@ def _presentable(error: BaseException, name: str) -> BaseException:
             f"so check them before you submit them again"
         )
     elif isinstance(error, (StopIteration, StopAsyncIteration)):
-        presentable = RuntimeError(f"{name} raised {kind(error)}; let it raise another exception")
+        presentable = RuntimeError(f"{name} raised {kind(error)}; raise another exception instead")
     else:
         return error
     presentable.__cause__ = error
@@ -102,15 +103,15 @@ def _presentable(error: BaseException, name: str) -> BaseException:
 def copies(failure: Failure, count: int) -> list[Failure]:
     """Return a failure for each of `count` callers.
 
-    Each has an exception object of its own, unless that cannot be copied.
+    Each has its own copy of the exception, if it can be copied.
     """
     error, traceback = failure.error, failure.traceback
     return [failure, *(Failure(copy_of(error) or error, traceback) for _ in range(count - 1))]
 
 
 def note_handler(error: BaseException, handler_error: BaseException, name: str) -> None:
-    """Say in the error of a batch, and in the log, that `on_error` raised."""
-    if copy_of(error) is not None:  # else it is the object that the user's code raised
+    """Note in the batch's error, and in the log, that `on_error` raised."""
+    if copy_of(error) is not None:  # else the user's code may hold this object
         with contextlib.suppress(Exception):  # an exception may refuse to be changed
             error.add_note(f"on_error raised {kind(handler_error)} while it handled this")
     log.error("%s: on_error raised %s (%s)", name, kind(handler_error), location_of(handler_error))

@@ -1,4 +1,8 @@
-"""The workers' end: one process that runs items."""
+"""The side of one worker process of a function: take messages from the stream and settle them.
+
+The answer, the acknowledgement and the removal of a message are one transaction.
+The caller is `worker`, by the protocol `batchify.broker.Consumer`.
+"""
 
 from __future__ import annotations
 
@@ -13,47 +17,47 @@ from uuid import uuid4
 from redis.exceptions import RedisError, ResponseError
 
 from ..broker import Delivery, Overdue
+from .connection import CHUNK, chunks_of, count_that_fits, entries_of, reaching, transaction
 from .keys import DELIVERIES, GROUP, UP_TO, Keys, delivery_of, fields_of, order_of
-from .reach import AT_ONCE, entries_of, fitting, one_step, parts_of, reaching
 
 if TYPE_CHECKING:
     from . import RedisStreams
 
 log = logging.getLogger("batchify")
 
-GONE = 3600.0  # seconds
+MAX_IDLE = 3600.0  # seconds after which a worker without messages is unregistered
 
 
-class RedisInbox:
-    """Where one worker process gets items from."""
+class RedisConsumer:
+    """The consumer of one worker process; see `batchify.broker.Consumer`."""
 
     def __init__(self, broker: RedisStreams, keys: Keys) -> None:
         self._broker = broker
         self._keys = keys
         self._redis = broker.client()
-        self.consumer = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-        self._flushed = "0"  # the last flush that was heard of
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._flushed = "0"  # the id of the last flush that was read
         self._lease = max(1, int(broker.lease * 1000))
 
     def _in_group(self, command: Callable[[], Any]) -> Any:
-        """What `command` gives; the group is made where there is none."""
+        """Return the result of `command`; create the consumer group if it does not exist."""
         with reaching():
             try:
                 return command()
             except ResponseError as error:
                 if not str(error).startswith(("NOGROUP", "no such key")):
                     raise
-            try:  # "0": also what was added before there was any worker
+            try:  # id "0": include entries added before the first worker started
                 self._redis.xgroup_create(self._keys.stream, GROUP, id="0", mkstream=True)
             except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):  # another worker was faster
+                if not str(error).startswith("BUSYGROUP"):  # another worker has created it
                     raise
             return command()
 
-    def tidy(self) -> None:
-        # One that lives asks every second; it would lose what it has.
+    def remove_idle_workers(self) -> None:
+        # A live worker reads every second. Removing a consumer drops the entries that it holds.
         for one in self._in_group(lambda: self._redis.xinfo_consumers(self._keys.stream, GROUP)):
-            if not one["pending"] and one["idle"] > GONE * 1000:
+            if not one["pending"] and one["idle"] > MAX_IDLE * 1000:
                 with reaching():
                     self._redis.xgroup_delconsumer(self._keys.stream, GROUP, one["name"])
 
@@ -61,7 +65,7 @@ class RedisInbox:
         found = self._in_group(
             lambda: self._redis.xreadgroup(
                 GROUP,
-                self.consumer,
+                self.name,
                 {self._keys.stream: ">"},
                 count=count,
                 block=max(1, int(seconds * 1000)),
@@ -79,62 +83,58 @@ class RedisInbox:
 
     def claim(self, ids: Sequence[str]) -> list[Delivery]:
         found = self._in_group(
-            lambda: self._redis.xclaim(
-                self._keys.stream, GROUP, self.consumer, self._lease, list(ids)
-            )
+            lambda: self._redis.xclaim(self._keys.stream, GROUP, self.name, self._lease, list(ids))
         )
         return self._read([entry for entry in found if entry[1] is not None])
 
     def _read(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[Delivery]:
-        read, others = [], []
+        deliveries, unreadable = [], []
         for entry, fields in entries:
             try:
-                read.append(delivery_of(entry, fields))
-            except ValueError:
-                others.append((entry, fields))
-        if others:  # somebody wrote them who is not one of ours
+                deliveries.append(delivery_of(entry, fields))
+            except ValueError:  # another program wrote it
+                unreadable.append((entry, fields))
+        if unreadable:
             log.error(
                 "%s: entries of the stream that cannot be read: %d; they became dead letters",
-                self._keys.stream, len(others),
+                self._keys.stream, len(unreadable),
             )  # fmt: skip
-            with one_step(self._redis) as pipe:
-                for entry, fields in others:
+            with transaction(self._redis) as pipe:
+                for entry, fields in unreadable:
                     pipe.xadd(self._keys.dead, {**fields, DELIVERIES: 1})
                     pipe.xack(self._keys.stream, GROUP, entry)
                     pipe.xdel(self._keys.stream, entry)
-        return read
+        return deliveries
 
     def renew(self, ids: Sequence[str]) -> None:
         wanted = set(ids)
         if not wanted:
             return
         first, last = min(wanted, key=order_of), max(wanted, key=order_of)
-        count = len(wanted) + AT_ONCE
+        count = len(wanted) + CHUNK
         found = self._in_group(
             lambda: self._redis.xpending_range(
-                self._keys.stream, GROUP, first, last, count, self.consumer
+                self._keys.stream, GROUP, first, last, count, self.name
             )
         )
         own = [one["message_id"] for one in found if one["message_id"].decode() in wanted]
-        for part in parts_of(own, AT_ONCE):
+        for part in chunks_of(own, CHUNK):
             with reaching():
-                self._redis.xclaim(
-                    self._keys.stream, GROUP, self.consumer, 0, list(part), justid=True
-                )
+                self._redis.xclaim(self._keys.stream, GROUP, self.name, 0, list(part), justid=True)
 
     def settle(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
-        for part in _parts(answers):
-            with one_step(self._redis) as pipe:
+        for part in _by_transaction(answers):
+            with transaction(self._redis) as pipe:
                 self._settle(pipe, part)
 
-    def bury(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
-        for part in _parts(answers):
-            with one_step(self._redis) as pipe:
+    def dead_letter(self, answers: Sequence[tuple[Delivery, bytes]]) -> None:
+        for part in _by_transaction(answers):
+            with transaction(self._redis) as pipe:
                 for delivery, _ in part:
                     pipe.xadd(
                         self._keys.dead,
                         {
-                            **fields_of(delivery.letter, delivery.reply_to),
+                            **fields_of(delivery.message, delivery.reply_to),
                             DELIVERIES: self._broker.max_deliveries,
                         },
                     )
@@ -146,11 +146,11 @@ class RedisInbox:
         for delivery, payload in answers:
             ids.append(delivery.id)
             if delivery.reply_to:
-                told = by_caller.setdefault(delivery.reply_to, {})
-                told[delivery.letter.number] = payload
-        for caller, told in by_caller.items():
+                outcomes = by_caller.setdefault(delivery.reply_to, {})
+                outcomes[delivery.message.number] = payload
+        for caller, outcomes in by_caller.items():
             answers_key = self._keys.answers(caller)
-            pipe.xadd(answers_key, told)
+            pipe.xadd(answers_key, outcomes)
             pipe.pexpire(answers_key, int(self._broker.answers_expire * 1000))
         pipe.xack(self._keys.stream, GROUP, *ids)
         pipe.xdel(self._keys.stream, *ids)
@@ -172,16 +172,18 @@ class RedisInbox:
     def stop(self) -> None:
         with contextlib.suppress(RedisError, OSError):
             left = self._redis.xpending_range(
-                self._keys.stream, GROUP, "-", "+", 1, consumername=self.consumer
+                self._keys.stream, GROUP, "-", "+", 1, consumername=self.name
             )
-            if not left:  # what is taken off the list loses what it has
-                self._redis.xgroup_delconsumer(self._keys.stream, GROUP, self.consumer)
+            if not left:  # removing a consumer drops the entries that it holds
+                self._redis.xgroup_delconsumer(self._keys.stream, GROUP, self.name)
             self._redis.close()
 
 
-def _parts(answers: Sequence[tuple[Delivery, bytes]]) -> Iterator[Sequence[tuple[Delivery, bytes]]]:
-    """Those that go into one step each."""
+def _by_transaction(
+    answers: Sequence[tuple[Delivery, bytes]],
+) -> Iterator[Sequence[tuple[Delivery, bytes]]]:
+    """Yield the answers in sequences that each go into one transaction."""
     while answers:
-        count = fitting(len(one.letter.payload) + len(payload) for one, payload in answers)
+        count = count_that_fits(len(one.message.payload) + len(payload) for one, payload in answers)
         yield answers[:count]
         answers = answers[count:]
