@@ -1,4 +1,8 @@
-"""A clock that the tests of users move by hand."""
+"""The manual clock for users' tests: time passes only when the test advances it.
+
+Each block has its own queues and its own time; engines and threads are the real ones.
+`testing` and the pytest plugin offer it to users.
+"""
 
 from __future__ import annotations
 
@@ -16,50 +20,54 @@ from .engine import lifecycle
 from .engine.base import Countdown
 from .engine.manual import DIGITS, ManualSeam
 from .interpreter import monotonic
+from .logs import items
 from .loopfuture import port_of, set_done
 from .options import seconds as seconds_of
 
-AT_THE_END = 1.0  # the least real seconds that the end of a block waits for what runs
-ON_THE_WAY = 10.0  # and the most that an advance waits for a worker to take the batch that is due
-QUIET = 3  # steps of a loop in which nothing happened: one may only have called the next
-BUSY = 20  # steps in which something did before `patience` counts: a batch begins in a few
+MIN_EXIT_WAIT = 1.0  # real seconds that the end of a block waits for running batches, at least
+MAX_TAKE_WAIT = 10.0  # real seconds that an advance waits for a worker to take a due batch, at most
+QUIET_STEPS = 3  # a loop is idle after this many idle steps: one step may only schedule the next
+BUSY_STEPS = 20  # a loop gets this many steps before `patience` applies: a batch starts in a few
 
 
 def manual_clock(*, patience: float = 5.0) -> ManualClock:
-    """Within the block, the times of all batched functions are those of a clock that you move.
+    """Return a clock that replaces real time for all batched functions in its block.
 
-    `with manual_clock() as clock:`, or `async with`. The clock stands still but for
-    `clock.advance(seconds)`, on an event loop `await clock.aadvance(seconds)`. By it go `linger`,
-    `options(deadline=)`, `options(timeout=)` (the wait for room), `Retry(after=)`, the patience of
-    priorities and the times that `stats()` and observers are told. In real time stay the waits of
-    callers, `result(timeout)`, `flush(timeout)`, `close(timeout)`, and `exit_timeout`: a test that
-    fails does not hang.
+    Write `with manual_clock() as clock:`, or `async with`. Time passes only when the test calls
+    `clock.advance(seconds)`, or, on an event loop, `await clock.aadvance(seconds)`.
 
-    It holds for every batched function in every thread, also for those decorated before. Each has
-    a queue of its own in the block, with options and observers as they are outside, open or closed
-    likewise: `stats()` begin at nothing, and changes of options, `close` and `start` end with the
-    block. Items that were submitted before stay where they are, on the real clock. Blocks may be
-    nested: the inner one has a clock of its own.
+    The clock applies to `linger`, `options(deadline=)`, `options(timeout=)` (the wait for
+    capacity), `Retry(after=)`, the aging of priorities, and the times in `stats()` and in events
+    for observers. Real time still applies to callers that wait, to `result(timeout)`,
+    `flush(timeout)` and `close(timeout)`, and to `exit_timeout`, so that a failing test does not
+    hang.
 
-    At the end of the block nothing lingers any more: what was accepted is run, and waited for (on
-    an event loop by `async with` only; after `with` it runs as the loop goes on). What takes longer
-    than `patience`, or a second, is not waited for: what runs goes on, what has not started ends
-    in `Closed`, and a RuntimeWarning counts it.
+    The clock applies to every batched function in every thread, including those decorated before
+    the block. In the block each function has a new queue, with the options and observers that it
+    has outside, and open or closed as it is outside. `stats()` starts at zero; changed options,
+    `close` and `start` are undone when the block ends. Items submitted before the block stay on the
+    real clock. Blocks may be nested; the inner block has its own clock.
+
+    At the end of the block all accepted items are run without lingering, and the block waits for
+    them. On an event loop only `async with` waits; after `with` they run when the loop continues.
+    The block waits for `patience` seconds, at least for one second. After that, running batches
+    continue, items that have not started fail with `Closed`, and a RuntimeWarning gives their
+    number.
 
     Args:
-        patience: real seconds that an advance waits for a batch to end. One that takes longer is
-            taken to wait for something that the test is going to do, and goes on by itself. With 0,
-            batches have started when an advance returns, and may not have ended.
+        patience: real seconds that an advance waits for a batch to finish. If a batch takes longer,
+            it probably waits for something that the test does later, so the advance leaves it
+            running. With 0, batches have started when an advance returns, but may still run.
 
     Raises:
-        TypeError: `patience` is no number.
-        ValueError: it is negative, or no number of seconds.
+        TypeError: `patience` is not a number.
+        ValueError: `patience` is negative, or not a valid number of seconds.
     """
     return ManualClock(seconds_of("patience", patience))
 
 
 class ManualClock:
-    """The clock of a block; made by `manual_clock`."""
+    """The clock of one block, returned by `manual_clock`."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
@@ -70,44 +78,51 @@ class ManualClock:
 
     @property
     def now(self) -> float:
-        """The seconds by which it was advanced."""
+        """The seconds by which the clock was advanced so far."""
         return round(self._seam.now, DIGITS)
 
     def advance(self, seconds: float | timedelta) -> None:
-        """Let time pass, step by step: everything that becomes due does so at its own time.
+        """Advance the clock, stopping at each time at which something becomes due.
 
-        After each step all batches that are ready are run to their end, in worker threads and on
-        loops that run in other threads, before the next step: a `Retry(after=0.1)` of a batch that
-        leaves after 0.3 seconds runs at 0.4. So when this returns, whatever became due has left,
-        its batches have ended and their futures are done. `advance(0)` lets happen what is to
-        happen now.
+        At each stop, all batches that are ready run to their end, in worker threads and on loops in
+        other threads, before the clock moves on. For example, a `Retry(after=0.1)` from a batch
+        that is dispatched at 0.3 seconds runs at 0.4. So when this method returns, everything that
+        became due was dispatched, its batches have finished and their futures are done.
+        `advance(0)` runs what is due now.
 
-        The exceptions go on by themselves: batches that take longer than `patience` in real time
-        (see `manual_clock`), and those on a loop that await what is not of batchify, say a socket.
-        Callers in other threads have been woken, no more.
+        This method does not wait for batches that take longer than `patience` in real time (see
+        `manual_clock`), nor for batches on a loop that await something outside of batchify, such as
+        a socket. Callers in other threads were notified, but may not have run yet.
 
         Args:
-            seconds: how long, in seconds or as a timedelta, to the nanosecond.
+            seconds: how far, in seconds or as a timedelta, rounded to nanoseconds.
 
         Raises:
-            RuntimeError: on a thread that runs an event loop (await `aadvance`), in a batch, while
-                another advance goes on, or outside of the block.
-            TypeError: `seconds` is no number.
-            ValueError: it is negative, or no number of seconds.
+            RuntimeError: it was called on a thread that runs an event loop (use `aadvance` there),
+                in a batch, during another advance, or outside of the block.
+            TypeError: `seconds` is not a number.
+            ValueError: `seconds` is negative, or not a valid number of seconds.
         """
         if running_loop() is not None:
-            raise RuntimeError("advance would block the event loop: await clock.aadvance(...)")
+            raise RuntimeError(
+                "advance() would block the event loop; use await clock.aadvance(...)"
+            )
         _run(self.aadvance(seconds))
 
     async def aadvance(self, seconds: float | timedelta) -> None:
-        """`advance` on an event loop, whose tasks run until each awaits what is not there yet."""
+        """Advance the clock from a coroutine; the loop's other tasks run until all of them wait.
+
+        For everything else see `advance`.
+        """
         end = round(self._seam.now + seconds_of("seconds", seconds), DIGITS)
         if not self._is_open:
-            raise RuntimeError("the clock can be advanced in its block only")
+            raise RuntimeError("the manual clock can be advanced only inside its block")
         if get_ident() in waits.serving_threads or waits.serving_batch() is not None:
-            raise RuntimeError("a batch cannot advance the clock: the advance would wait for it")
+            raise RuntimeError(
+                "a batch cannot advance the clock: advance() would wait for that batch"
+            )
         if self._is_moving:
-            raise RuntimeError("the clock is being advanced")
+            raise RuntimeError("the clock is being advanced by another call")
         self._is_moving = True
         try:
             await self._settle()
@@ -126,7 +141,7 @@ class ManualClock:
 
     def __enter__(self) -> ManualClock:
         if self._is_open or self._is_over:
-            raise RuntimeError("a manual clock has one block: make another one")
+            raise RuntimeError("a manual clock has one block only; call manual_clock() again")
         self._is_open = True
         stand_in(self._seam)
         return self
@@ -135,21 +150,21 @@ class ManualClock:
         if running_loop() is None:
             _run(self.__aexit__())
             return
-        self._hurry()
+        self._flush()
         self._end()
-        self._hurry()  # what another thread has submitted meanwhile
+        self._flush()  # items that another thread submitted in the meantime
 
     async def __aenter__(self) -> ManualClock:
         return self.__enter__()
 
     async def __aexit__(self, *_: object) -> None:
-        until = monotonic() + max(self._patience, AT_THE_END)
+        until = monotonic() + max(self._patience, MIN_EXIT_WAIT)
         try:
             await self._finish(until)
         finally:
             self._end()
-        if await self._finish(until):  # as above
-            await self._settle()  # the workers have put everything away
+        if await self._finish(until):  # items that another thread submitted in the meantime
+            await self._settle()  # until the workers have updated their counts
         for engine in self._engines():
             if lifecycle.can_run(engine):
                 _close(engine)
@@ -163,8 +178,8 @@ class ManualClock:
         every = lifecycle.all_engines()
         return [one for one in every if hasattr(one, "left") and one.seam is self._seam]
 
-    def _hurry(self) -> list[Any]:
-        """Let everything leave; gives the futures of what is left where somebody can run it."""
+    def _flush(self) -> list[Any]:
+        """Dispatch all items; return the futures of those that a thread or loop can still run."""
         futures = []
         for engine in self._engines():
             left = engine.hurry(is_ending=False)
@@ -173,92 +188,97 @@ class ManualClock:
         return futures
 
     async def _finish(self, until: float) -> bool:
-        """Wait until nothing is left, also of what batches submit meanwhile; False when late."""
+        """Wait for all items, including those that batches submit; return False at time `until`."""
         port = port_of(asyncio.get_running_loop())
         before: dict[int, int] | None = None
         while True:
-            futures = self._hurry()
+            futures = self._flush()
             if not futures:
                 before, last = lifecycle.batches_of(self._engines()), before
                 if before == last:
                     return True
                 continue
-            over = port.loop.create_future()
-            countdown = Countdown(futures, lambda over=over: port.call(set_done, over))  # type: ignore[misc]
+            done = port.loop.create_future()
+            countdown = Countdown(futures, lambda done=done: port.call(set_done, done))  # type: ignore[misc]
             try:
-                await asyncio.wait_for(over, max(0.0, until - monotonic()))
+                await asyncio.wait_for(done, max(0.0, until - monotonic()))
             except TimeoutError:
                 return False
             finally:
                 countdown.give_up()
 
-    # ---- until nothing is left to do at this time ----
+    # ---- wait until nothing is left to do at the current time ----
 
     async def _settle(self) -> None:
-        """Let everybody run who is to, until all sleep or wait for what no clock brings."""
+        """Wait until all threads and loops sleep, or wait for something outside of batchify."""
         while True:
             stirred = self._seam.stirred
-            await self._rest()
+            await self._wait_for_threads()
             loops = {
                 engine.port.loop: engine.home is not None
                 for engine in self._engines()
                 if hasattr(engine, "port")
             }
             loops.setdefault(asyncio.get_running_loop(), False)
-            went_on = [
-                await self._goes_on(loop, is_background)
+            had_work = [
+                await self._run_loop(loop, is_background)
                 for loop, is_background in loops.items()
                 if is_background or loop.is_running()
             ]
-            if self._seam.stirred == stirred and not any(went_on):
+            if self._seam.stirred == stirred and not any(had_work):
                 return
 
-    async def _rest(self) -> None:
-        """Wait until all worker threads sleep, or are in batches that take too long."""
+    async def _wait_for_threads(self) -> None:
+        """Wait until all worker threads sleep, or run batches that take longer than `patience`."""
         port = port_of(asyncio.get_running_loop())
-        over = port.loop.create_future()
-        self._seam.when_at_rest(lambda: port.call(set_done, over))
+        at_rest = port.loop.create_future()
+        self._seam.when_at_rest(lambda: port.call(set_done, at_rest))
         try:
-            await asyncio.wait_for(over, self._patience)
+            await asyncio.wait_for(at_rest, self._patience)
         except TimeoutError:
-            end = monotonic() + ON_THE_WAY
-            # Who takes a batch tells nobody.
+            end = monotonic() + MAX_TAKE_WAIT
+            # Polled, because taking a batch sends no notification.
             while not self._seam.leave_alone(everybody=monotonic() > end):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
-    async def _goes_on(self, loop: asyncio.AbstractEventLoop, is_background: bool) -> bool:
-        """Let the tasks of a loop run until all wait; was there anything to run?
+    async def _run_loop(self, loop: asyncio.AbstractEventLoop, is_background: bool) -> bool:
+        """Wait until all tasks of a loop wait; return True if there was anything to run.
 
-        That in the background may not run yet, just after the first call.
+        Args:
+            loop: the event loop.
+            is_background: True for batchify's own loop, which may not have started to run yet.
         """
         port = port_of(asyncio.get_running_loop())
-        told = port.loop.create_future()
-        look = _Look(loop, self._patience, lambda: port.call(set_done, told))
+        idle = port.loop.create_future()
+        watcher = _IdleWatcher(loop, self._patience, lambda: port.call(set_done, idle))
         try:
-            loop.call_soon_threadsafe(look.begin)
-        except RuntimeError:  # it was closed meanwhile
+            loop.call_soon_threadsafe(watcher.begin)
+        except RuntimeError:  # the loop was closed in the meantime
             return True
-        end = monotonic() + self._patience + AT_THE_END
-        while not told.done():
-            if not is_background and not loop.is_running():  # it ended meanwhile
+        end = monotonic() + self._patience + MIN_EXIT_WAIT
+        while not idle.done():
+            if not is_background and not loop.is_running():  # the loop ended in the meantime
                 return True
-            if monotonic() > end:  # its thread is blocked
+            if monotonic() > end:  # the loop's thread is blocked
                 return False
-            await asyncio.wait([told], timeout=0.05)
-        if look.error is not None:
-            raise look.error
-        return look.went_on
+            await asyncio.wait([idle], timeout=0.05)
+        if watcher.error is not None:
+            raise watcher.error
+        return watcher.had_work
 
 
-class _Look:
-    """Calls back when all tasks of a loop wait. No task itself: a loop may end before it does."""
+class _IdleWatcher:
+    """Calls back when all tasks of a loop wait.
+
+    It uses callbacks instead of a task, because the loop may end first and would cancel a task.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, patience: float, tell: Callable[[], object]
+        self, loop: asyncio.AbstractEventLoop, patience: float, on_idle: Callable[[], object]
     ) -> None:
-        self._loop, self._patience, self._tell = loop, patience, tell
-        self._quiet = self._steps = 0
-        self.went_on = False
+        self._loop, self._patience, self._on_idle = loop, patience, on_idle
+        self._idle_steps = self._steps = 0
+        self.had_work = False
         self.error: BaseException | None = None
 
     def begin(self) -> None:
@@ -268,48 +288,48 @@ class _Look:
     def _step(self) -> None:
         self._steps += 1
         try:
-            self._quiet = 0 if _is_busy(self._loop) else self._quiet + 1
-        except Exception as error:  # a task of another kind, of which nothing is known
+            self._idle_steps = 0 if _is_busy(self._loop) else self._idle_steps + 1
+        except Exception as error:  # the loop has tasks of an unknown type
             self.error = error
-            self._tell()
+            self._on_idle()
             return
-        self.went_on = self._steps > QUIET
-        if self._steps > BUSY and monotonic() > self._end:
-            self.went_on = False  # it polls, say: that is for itself
-        elif self._quiet < QUIET:
+        self.had_work = self._steps > QUIET_STEPS
+        if self._steps > BUSY_STEPS and monotonic() > self._end:
+            self.had_work = False  # a task polls, for example; do not wait for it again
+        elif self._idle_steps < QUIET_STEPS:
             self._loop.call_soon(self._step)
             return
-        self._tell()
+        self._on_idle()
 
 
 def _is_busy(loop: Any) -> bool:
-    """Is there anything that runs in the next step of this loop?"""
+    """Return True if anything runs in the next step of this loop."""
     if getattr(loop, "_ready", None):  # asyncio's own loops
         return True
-    return any(_can_go_on(task) for task in asyncio.all_tasks(loop))
+    return any(_can_run(task) for task in asyncio.all_tasks(loop))
 
 
-def _can_go_on(task: Any) -> bool:
+def _can_run(task: Any) -> bool:
     waiter = task._fut_waiter
     return waiter is None or waiter.done()
 
 
 def _close(engine: Any) -> None:
-    """End what did not start, and the workers; what runs ends by itself."""
+    """End the items that have not started, and the workers; running batches finish later."""
     is_idle = not engine.batches
     count = engine.closed(abandon=False)
     if is_idle:
-        engine.join(AT_THE_END)
+        engine.join(MIN_EXIT_WAIT)
     if count:
         warnings.warn(
-            f"{engine.options.name}: {count} items had not started at the end of a manual clock's "
-            f"block; they ended in Closed",
+            f"{engine.options.name}: {items(count)} had not started at the end of the manual "
+            f"clock's block and failed with Closed",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run it on a loop of its own; the thread's current loop stays what it is."""
+    """Run a coroutine on a new loop, without changing the thread's current loop."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         runner.run(coroutine)

@@ -1,11 +1,12 @@
 """OpenTelemetry: a span for each batch, linked to its callers' spans, and metrics.
 
-For `pip install "batchify-py[otel]"`, which brings the API alone; spans and metrics go to whatever
-SDK the process has set up. Names follow the semantic conventions for messaging, version 1.44.0
-(status: development), where they have a name: a batched function is a destination, a batch is one
-`process` operation. What has none there begins with `batchify.`.
+Spans and metrics never contain items, results or the messages of exceptions: of an error they
+contain only the type. Users call `instrument`.
 
-Items, results and what exceptions say are never told: an error is its type alone.
+The extra `otel` installs only the OpenTelemetry API; spans and metrics go to the SDK that the
+process has set up. Names follow the semantic conventions for messaging, version 1.44.0 (status:
+development): a batched function is a destination, and a batch is one `process` operation. Names
+that the conventions do not have begin with `batchify.`.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from .tracing import End, Tracer, tracers
 __all__ = ["instrument"]
 
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
-Names = frozenset[str] | None  # of functions; None: all
+Names = frozenset[str] | None  # names of functions; None: all functions
 Attributes = dict[str, str | int | float]
 
-# As the conventions advise for `messaging.process.duration`.
+# The buckets that the conventions recommend for `messaging.process.duration`.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
@@ -50,21 +51,23 @@ def instrument(
     tracer_provider: trace.TracerProvider | None = None,
     meter_provider: metrics.MeterProvider | None = None,
 ) -> Callable[[], None]:
-    """Have spans and metrics made of the batches of all functions, from now on.
+    """Create spans and metrics for the batches of batched functions, from now on.
 
-    A batch has one span, of whoever was the last to instrument its function. It is the current
-    span while the batch runs, has no parent, and links to what was the current span in each call
-    that the batch has an item of.
+    Each batch has one span, even if its function is instrumented several times: the last call
+    counts. The span is the current one while the batch runs. It has no parent, but a link to the
+    span that was current in the call of each of its items.
 
     Args:
-        functions: only these, by their names; functions that share a name are seen alike.
-        tracer_provider, meter_provider: where they go; by default to the process's own.
+        functions: instrument only these functions, by name; by default all. Functions with the same
+            name are treated as one.
+        tracer_provider, meter_provider: receive the spans and metrics; by default the providers of
+            the process.
 
     Returns:
-        A function that ends it. Batches that run then still have their spans.
+        A function that stops the instrumentation. Spans of running batches are still completed.
 
     Raises:
-        TypeError: one of `functions` is not batched.
+        TypeError: one of `functions` is not a batched function.
     """
     names = _names_of(functions)
     tracer = _BatchTracer(names, tracer_provider)
@@ -84,12 +87,12 @@ def instrument(
 def _names_of(functions: tuple[Any, ...]) -> Names:
     for function in functions:
         if not isinstance(function, Calls):
-            raise TypeError(f"functions must be batched ones, got {kind(function)}")
+            raise TypeError(f"functions must be batched functions, got {kind(function)}")
     return frozenset(function._options().name for function in functions) or None
 
 
-def _of(name: str, operation: str) -> Attributes:
-    """What the conventions ask for on every span and metric of an operation."""
+def _attributes(name: str, operation: str) -> Attributes:
+    """Return the attributes that the conventions require for every span and metric."""
     return {
         "messaging.system": "batchify",
         "messaging.operation.name": operation,
@@ -98,7 +101,7 @@ def _of(name: str, operation: str) -> Attributes:
 
 
 def _error_type(error: BaseException) -> str:
-    """The full name of its type; that of a builtin is its plain name."""
+    """Return the full name of the type of `error`, without the module for built-in types."""
     module, name = type(error).__module__, type(error).__qualname__
     return name if module == "builtins" else f"{module}.{name}"
 
@@ -123,7 +126,7 @@ class _BatchTracer(Tracer):
             context=Context(),  # no parent
             kind=trace.SpanKind.CONSUMER,
             attributes={
-                **_of(name, "process"),
+                **_attributes(name, "process"),
                 "messaging.operation.type": "process",
                 "messaging.batch.message_count": size,
                 "batchify.batch.reason": reason,
@@ -136,10 +139,10 @@ class _BatchTracer(Tracer):
         def end(event: BatchEvent) -> None:
             if event.error is not None:
                 span.set_attribute("error.type", _error_type(event.error))
-                span.set_status(trace.Status(trace.StatusCode.ERROR))  # no text: it tells of items
+                span.set_status(trace.Status(trace.StatusCode.ERROR))  # without its message
             span.end(began + round(event.ran * 1e9) if event.ran else None)
 
-        attach(trace.set_span_in_context(span, Context()))  # the batch's context ends with it
+        attach(trace.set_span_in_context(span, Context()))  # until the batch ends
         return end
 
 
@@ -147,10 +150,15 @@ class _BatchTracer(Tracer):
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What `stats()` tells of one name, and how it is exported.
+class _StatsMetric:
+    """A metric that is read from `stats()`.
 
-    `values` gives each value of a `Total`, by what it is told apart by; for one alone that is "".
+    Attributes:
+        metric, unit, description: as exported.
+        values: returns the values of a `Total`, by the value of the attribute `key`; a metric
+            without such an attribute has one value, under "".
+        key: the attribute that distinguishes the values; empty if there is only one value.
+        operation: the value of `messaging.operation.name`.
     """
 
     metric: str
@@ -161,52 +169,53 @@ class _Told:
     operation: str = "process"
 
 
-_COUNTERS: tuple[_Told, ...] = (
-    _Told(
+_COUNTERS: tuple[_StatsMetric, ...] = (
+    _StatsMetric(
         "messaging.client.sent.messages", "{message}",
         "Number of messages producer attempted to send to the broker.",
         lambda total: {"": total.submitted}, operation="submit",
     ),
-    _Told(
-        "batchify.items.ended", "{item}", "Items, by what they ended in.",
+    _StatsMetric(
+        "batchify.items.ended", "{item}", "Items that ended, by outcome.",
         lambda total: {outcome: getattr(total, outcome) for outcome in (*OUTCOMES, "rejected")},
         "batchify.outcome",
     ),
-    _Told(
-        "batchify.items.retried", "{item}", "How often an item went back to run again.",
+    _StatsMetric(
+        "batchify.items.retried", "{item}", "Retries of items.",
         lambda total: {"": total.retried},
     ),
-    _Told(
-        "batchify.items.deduplicated", "{item}", "Items that shared the place of an equal one.",
+    _StatsMetric(
+        "batchify.items.deduplicated", "{item}", "Items that shared the call of an equal item.",
         lambda total: {"": total.deduplicated},
     ),
-    _Told(
-        "batchify.batches.started", "{batch}", "Batches, by why they left.",
+    _StatsMetric(
+        "batchify.batches.started", "{batch}", "Batches started, by reason.",
         lambda total: total.reasons, "batchify.batch.reason",
     ),
 )  # fmt: skip
-_LEVELS: tuple[_Told, ...] = (
-    _Told(
-        "batchify.items.pending", "{item}", "Accepted items whose batch has not started.",
+_GAUGES: tuple[_StatsMetric, ...] = (
+    _StatsMetric(
+        "batchify.items.pending", "{item}", "Accepted items that have not started.",
         lambda total: {"": total.pending},
     ),
-    _Told(
-        "batchify.items.running", "{item}", "Items in batches that run.",
+    _StatsMetric(
+        "batchify.items.running", "{item}", "Items in running batches.",
         lambda total: {"": total.running},
     ),
-    _Told(
-        "batchify.items.capacity", "{item}", "The most unresolved items; none where unbounded.",
+    _StatsMetric(
+        "batchify.items.capacity", "{item}",
+        "Maximum number of pending and running items; absent if unlimited.",
         lambda total: {} if total.capacity is None else {"": total.capacity},
     ),
-    _Told(
-        "batchify.workers", "{worker}", "Worker threads; for async functions, batches that run.",
+    _StatsMetric(
+        "batchify.workers", "{worker}", "Worker threads; for async functions, running batches.",
         lambda total: {"": total.workers},
     ),
 )  # fmt: skip
 
 
 class _Metrics:
-    """The instruments of one provider: made once, as the API takes no instrument back."""
+    """The instruments of one provider, created once because the API cannot remove them."""
 
     _made: ClassVar[WeakKeyDictionary[metrics.MeterProvider, _Metrics]] = WeakKeyDictionary()
     _of_the_process: ClassVar[_Metrics | None] = None
@@ -214,7 +223,7 @@ class _Metrics:
     @classmethod
     def of(cls, provider: metrics.MeterProvider | None) -> _Metrics:
         if provider is None or provider is metrics.get_meter_provider():
-            # By no key: until the process sets its provider, a proxy stands for it.
+            # Not by key, because a proxy replaces the provider until the process sets one.
             if cls._of_the_process is None:
                 cls._of_the_process = cls(None)
             return cls._of_the_process
@@ -224,7 +233,7 @@ class _Metrics:
 
     def __init__(self, provider: metrics.MeterProvider | None) -> None:
         follow()
-        self._reported: list[Names] = []  # who is reported; a batch counts once
+        self._reported: list[Names] = []  # one entry per `report`; a batch counts once
         self._end_observing: Callable[[], None] | None = None
         meter = metrics.get_meter("batchify", __version__, provider, SCHEMA)
         self._duration = meter.create_histogram(
@@ -236,7 +245,7 @@ class _Metrics:
         self._queued = meter.create_histogram(
             "batchify.batch.queue_duration",
             "s",
-            "How long the oldest item of a batch had waited.",
+            "Time that the oldest item of a batch was queued.",
             explicit_bucket_boundaries_advisory=SECONDS,
         )
         self._size = meter.create_histogram(
@@ -250,17 +259,17 @@ class _Metrics:
             "{message}",
             "Number of messages that were delivered to the application.",
         )
-        for told in _COUNTERS:
+        for one in _COUNTERS:
             meter.create_observable_counter(
-                told.metric, [self._callback(told)], told.unit, told.description
+                one.metric, [self._callback(one)], one.unit, one.description
             )
-        for told in _LEVELS:
+        for one in _GAUGES:
             meter.create_observable_up_down_counter(
-                told.metric, [self._callback(told)], told.unit, told.description
+                one.metric, [self._callback(one)], one.unit, one.description
             )
 
     def report(self, names: Names) -> Callable[[], None]:
-        """Report the functions of these names; gives what ends it, to be called once."""
+        """Report the functions with these names; return a function that stops it once."""
         self._reported.append(names)
         if self._end_observing is None:
             self._end_observing = observe(self._record)
@@ -279,7 +288,7 @@ class _Metrics:
     def _record(self, event: BatchEvent) -> None:
         if not self._reports(event.name):
             return
-        attributes = _of(event.name, "process")
+        attributes = _attributes(event.name, "process")
         if event.error is not None:
             attributes["error.type"] = _error_type(event.error)
         self._duration.record(event.ran, attributes)
@@ -287,14 +296,14 @@ class _Metrics:
         self._size.record(event.size, attributes)
         self._consumed.add(event.size, attributes)
 
-    def _callback(self, told: _Told) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _callback(self, metric: _StatsMetric) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def callback(_: CallbackOptions) -> Iterator[Observation]:
             for name, total in totals().items() if self._reported else ():
                 if self._reports(name):
-                    for which, value in told.values(total).items():
-                        attributes = _of(name, told.operation)
-                        if told.key:
-                            attributes[told.key] = which
+                    for which, value in metric.values(total).items():
+                        attributes = _attributes(name, metric.operation)
+                        if metric.key:
+                            attributes[metric.key] = which
                         yield Observation(value, attributes)
 
         return callback

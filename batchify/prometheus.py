@@ -1,8 +1,10 @@
-"""Prometheus: what all batched functions do, for `pip install "batchify-py[prometheus]"`.
+"""Prometheus: export metrics of all batched functions.
 
-Counters and gauges are what `stats()` tells at the time of the scrape, summed by the functions'
-names; histograms and failures are counted as batches end, from the making of the collector on.
-Items, results and what exceptions say are never told: an error is its type alone.
+Metrics never contain items, results or the messages of exceptions: of an error they contain only
+the type. Users call `install`, or register a `BatchifyCollector` themselves.
+
+Counters and gauges are read from `stats()` at each scrape, and summed over functions of the same
+name. Histograms and failures count the batches that end after the collector was created.
 """
 
 from __future__ import annotations
@@ -29,47 +31,47 @@ __all__ = ["BatchifyCollector", "install"]
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-# By the name of the metric: what it tells, and its value.
+# By the name of the metric: its help text and its value.
 _COUNTERS: dict[str, tuple[str, Callable[[Total], int]]] = {
-    "batchify_submitted_items": ("Calls, whatever became of them.", lambda t: t.submitted),
-    "batchify_retried_items": ("How often an item went back to run again.", lambda t: t.retried),
+    "batchify_submitted_items": ("Calls, including rejected ones.", lambda t: t.submitted),
+    "batchify_retried_items": ("Retries of items.", lambda t: t.retried),
     "batchify_deduplicated_items": (
-        "Items that shared the place of an equal one.",
+        "Items that shared the call of an equal item.",
         lambda t: t.deduplicated,
     ),
     "batchify_observer_errors": (
-        "How often an observer or a tracer raised.",
+        "Exceptions raised by observers and tracers.",
         lambda t: t.observer_errors,
     ),
 }
 _GAUGES: dict[str, tuple[str, Callable[[Total], int | None]]] = {
     "batchify_pending_items": (
-        "Accepted items whose batch has not started.",
+        "Accepted items that have not started.",
         lambda t: t.pending,
     ),
-    "batchify_running_items": ("Items in batches that run.", lambda t: t.running),
+    "batchify_running_items": ("Items in running batches.", lambda t: t.running),
     "batchify_capacity_items": (
-        "The most unresolved items, pending and running; none where unbounded.",
+        "Maximum number of pending and running items; absent if unlimited.",
         lambda t: t.capacity,
     ),
     "batchify_workers": (
-        "Worker threads alive; for async functions, batches that run.",
+        "Worker threads; for async functions, running batches.",
         lambda t: t.workers,
     ),
 }
 
 
 def install(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
-    """Have `registry` export what all batched functions do.
+    """Export metrics of all batched functions through `registry`.
 
     Args:
-        registry: by default the one of prometheus_client, which its servers export.
+        registry: by default the global registry of prometheus_client, which its servers export.
 
     Returns:
-        A function that ends it.
+        A function that stops the export.
 
     Raises:
-        ValueError: the registry exports it already.
+        ValueError: the registry exports these metrics already.
     """
     collector = BatchifyCollector()
     try:
@@ -87,37 +89,37 @@ def install(registry: CollectorRegistry = REGISTRY) -> Callable[[], None]:
 
 
 class BatchifyCollector(Collector):
-    """What all batched functions of this process do, for a registry to collect."""
+    """Collects metrics of all batched functions in this process for a registry."""
 
     def __init__(self) -> None:
         follow()
         self._sizes = _histogram("batchify_batch_size", "Items in a batch.", SIZES)
-        self._ran = _histogram("batchify_batch_duration_seconds", "How long a batch took.", SECONDS)
+        self._ran = _histogram("batchify_batch_duration_seconds", "Run time of a batch.", SECONDS)
         self._queued = _histogram(
             "batchify_batch_queue_seconds",
-            "How long the oldest item of a batch had waited when it left.",
+            "Time that the oldest item of a batch was queued.",
             SECONDS,
         )
         self._failures = Counter(
             "batchify_batch_failures",
-            "Batches that failed, by the type of the error.",
+            "Failed batches, by type of error.",
             ["function", "error"],
             registry=None,
         )
         self._end_observing = observe(self._count)
 
     def close(self) -> None:
-        """Count no more batches."""
+        """Stop counting batches."""
         self._end_observing()
 
     def collect(self) -> Iterator[Metric]:
-        """What a scrape gets."""
+        """Yield the metrics for one scrape."""
         yield from _from_stats(totals())
         for metric in (self._sizes, self._ran, self._queued, self._failures):
             yield from metric.collect()
 
     def describe(self) -> Iterable[Metric]:
-        """By what a registry knows the names: it refuses a second collector."""
+        """Return the metrics, whose names the registry uses to refuse a second collector."""
         return self.collect()
 
     def _count(self, event: BatchEvent) -> None:
@@ -128,16 +130,16 @@ class BatchifyCollector(Collector):
             self._failures.labels(event.name, kind(event.error)).inc()
 
 
-def _histogram(name: str, tells: str, buckets: tuple[float, ...]) -> Histogram:
-    return Histogram(name, tells, ["function"], buckets=buckets, registry=None)
+def _histogram(name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
+    return Histogram(name, help_text, ["function"], buckets=buckets, registry=None)
 
 
 def _from_stats(found: dict[str, Total]) -> Iterator[Metric]:
     items = CounterMetricFamily(
-        "batchify_items", "Items, by what they ended in.", labels=["function", "outcome"]
+        "batchify_items", "Items, by outcome.", labels=["function", "outcome"]
     )
     batches = CounterMetricFamily(
-        "batchify_batches", "Batches started, by why they left.", labels=["function", "reason"]
+        "batchify_batches", "Batches started, by reason.", labels=["function", "reason"]
     )
     for name, total in found.items():
         for outcome in (*OUTCOMES, "rejected"):
@@ -146,13 +148,13 @@ def _from_stats(found: dict[str, Total]) -> Iterator[Metric]:
             batches.add_metric([name, reason], count)
     yield items
     yield batches
-    for metric, (tells, count_of) in _COUNTERS.items():
-        counter = CounterMetricFamily(metric, tells, labels=["function"])
+    for metric, (help_text, count_of) in _COUNTERS.items():
+        counter = CounterMetricFamily(metric, help_text, labels=["function"])
         for name, total in found.items():
             counter.add_metric([name], count_of(total))
         yield counter
-    for metric, (tells, value_of) in _GAUGES.items():
-        gauge = GaugeMetricFamily(metric, tells, labels=["function"])
+    for metric, (help_text, value_of) in _GAUGES.items():
+        gauge = GaugeMetricFamily(metric, help_text, labels=["function"])
         for name, total in found.items():
             value = value_of(total)
             if value is not None:

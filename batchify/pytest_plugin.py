@@ -1,7 +1,12 @@
-"""For pytest, which finds it by itself: fixtures, and a check that a test left nothing behind.
+"""The pytest plugin: fixtures, and a check that a test leaves no items behind.
+
+It is inactive until a test uses a fixture or the configuration enables the check:
+
 
 [tool.pytest.ini_options]
 batchify_check = true     # for every test; else @pytest.mark.usefixtures("batchify_check")
+
+pytest loads it through its entry point.
 """
 
 from __future__ import annotations
@@ -14,14 +19,14 @@ import pytest
 from . import Deadlock
 from .testing import ManualClock, cancel_all, eager, manual_clock, unresolved, unresolved_futures
 
-PATIENCE = 10.0  # seconds that a test's batches may still take when it has ended
+PATIENCE = 10.0  # seconds that running batches may take after the test has ended
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option for all tests."""
+    """Add the option `batchify_check` to pytest's configuration."""
     parser.addini(
         "batchify_check",
-        "fail every test that leaves items of batched functions that are not done",
+        "fail every test that leaves unfinished items of batched functions",
         type="bool",
         default=False,
     )
@@ -29,20 +34,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def batchify_eager() -> Iterator[None]:
-    """Calls of batched functions run at once, as batches of one; see `batchify.testing.eager`."""
+    """Run calls of batched functions at once, as batches of one; see `batchify.testing.eager`."""
     with eager():
         yield
 
 
 @pytest.fixture
 def batchify_clock(request: pytest.FixtureRequest) -> Iterator[ManualClock]:
-    """A clock for the times of all batched functions; see `batchify.testing.manual_clock`.
+    """Provide a manual clock for all batched functions; see `batchify.testing.manual_clock`.
 
-    With `batchify_check`, in either order, a test fails that leaves items that are not done on it:
-    they are run now, when the clock ends.
+    Used together with `batchify_check`, in either order, a test fails if items are not done when it
+    ends. These items then run at the end of the clock's block.
     """
     if "batchify_check" in request.fixturenames:
-        request.getfixturevalue("batchify_check")  # so that its teardown comes after this one's
+        request.getfixturevalue("batchify_check")  # requested first, it is torn down last
     before = unresolved_futures()
     with manual_clock() as clock:
         yield clock
@@ -53,20 +58,20 @@ def batchify_clock(request: pytest.FixtureRequest) -> Iterator[ManualClock]:
 
 @pytest.fixture
 def batchify_check() -> Iterator[None]:
-    """Fails a test that leaves items that are not done, and cancels them for those to come."""
-    before = unresolved_futures()  # a fixture's of a wider scope, say
+    """Fail a test that leaves unfinished items, and cancel these before the next test."""
+    before = unresolved_futures()  # such as those of a module's fixture
     yield
     left = unresolved(before)
     if left:
-        with contextlib.suppress(TimeoutError, Deadlock):  # what hangs is told of below
+        with contextlib.suppress(TimeoutError, Deadlock):  # reported below
             cancel_all(PATIENCE)
         _fail(left)
 
 
 def _fail(left: dict[str, int], or_else: str = "") -> None:
-    told = ", ".join(f"{count} of {name}" for name, count in sorted(left.items()))
+    counts = ", ".join(f"{count} of {name}" for name, count in sorted(left.items()))
     pytest.fail(
-        f"items of batched functions are not done: {told} (wait for their results, or flush "
+        f"items of batched functions are not done: {counts} (wait for their results, or flush "
         f"or close the function{or_else})",
         pytrace=False,
     )
@@ -74,6 +79,6 @@ def _fail(left: dict[str, int], or_else: str = "") -> None:
 
 @pytest.fixture(autouse=True)
 def _batchify_check_all(request: pytest.FixtureRequest) -> None:
-    # First of all fixtures: what they do in the end is done before the check.
+    # Autouse fixtures start first, so the check runs after the teardown of all other fixtures.
     if request.config.getini("batchify_check"):
         request.getfixturevalue("batchify_check")

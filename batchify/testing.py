@@ -1,4 +1,8 @@
-"""For the tests of those who use batched functions."""
+"""Helpers for users' tests: run calls at once, control time, and find items that are not done.
+
+Nothing here changes how a batched function behaves outside of its block or call.
+Callers are users' tests and the pytest plugin.
+"""
 
 from __future__ import annotations
 
@@ -43,26 +47,26 @@ __all__ = [
 
 @contextmanager
 def eager() -> Generator[None, None, None]:
-    """Have every call of a batched function run at once, as a batch of one, in its own thread.
+    """Run every call of a batched function at once, as a batch of one, in the caller's thread.
 
-    The futures are done when the call returns, so that a test needs no `linger`, no `flush` and no
-    wait. What the function gives back or raises, `on_error`, `Retry` (without the delay) and the
-    checks of arguments mean the same as ever; an `async def` is run to its end, on an event loop of
-    its own. There is no queue: nothing is counted by `stats()` or told to observers, and
-    `executor`, `size`, `linger`, deadlines and priorities have no effect.
+    The future is done when the call returns, so a test needs no `linger`, no `flush` and no wait.
+    Results, exceptions, `on_error`, `Retry` (without its delay) and the checks of arguments work as
+    usual. An `async def` function runs to its end, on its own event loop. There is no queue:
+    `stats()` counts nothing, observers are not called, and `executor`, `size`, `linger`, deadlines
+    and priorities have no effect.
 
-    It holds for all threads, from the first line of the block to its end; blocks may be nested.
-    Items that were submitted before go their usual way.
+    This applies to all threads, until the block ends; blocks may be nested. Items submitted before
+    the block run as usual.
     """
-    instead.append(_run_at_once)
+    instead.append(_run_eagerly)
     try:
         forget_ways()
         yield
     finally:
-        instead.remove(_run_at_once)
+        instead.remove(_run_eagerly)
 
 
-def _run_at_once(
+def _run_eagerly(
     calls: Calls, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> BatchFuture[Any]:
     options, scope = calls._options(), calls._scope()
@@ -70,84 +74,85 @@ def _run_at_once(
         raise closed_error(options.name)
     check_call(options, scope.takes_more, item, args, kwargs)
     function = calls._plain()
-    work = BatchSpec(
+    spec = BatchSpec(
         function, args, kwargs, options.on_error, calls._gives_itself(scope), options.isolate,
         is_async(function), options.name,
     )  # fmt: skip
     value: Any = None
     try:
-        value, tries = _outcome(work, item), 1
+        value, tries = _outcome(spec, item), 1
         while issubclass(type(value), Retry):
             if tries >= value.attempts:
                 value = retry_exhausted(value, tries, options.name)
                 break
-            value, tries = _outcome(work, item), tries + 1
+            value, tries = _outcome(spec, item), tries + 1
         if isinstance(value, Failure):
             value.report_to(ErrorReport(options.name))
         return _done(value)
     finally:
-        del value  # an error leads to this frame by `f_back`: that would be a cycle
+        del value  # a traceback refers to this frame by `f_back`, which would make a cycle
 
 
-def _outcome(work: BatchSpec, item: Any) -> Any:
-    """What a batch of `item` alone comes to: a result, a `Failure` or a `Retry`."""
+def _outcome(spec: BatchSpec, item: Any) -> Any:
+    """Return the outcome of a batch with this one item: a result, a `Failure` or a `Retry`."""
     outcomes: list[Any] = []
     answer: Any = None
-    asked: Any = None
+    request: Any = None
     context = Context()
-    talk = execute(work, [item])
+    execution = execute(spec, [item])
     with ExitStack() as stack:
-        wait = _Loop(stack, context) if work.can_await else None
+        wait = _Loop(stack, context) if spec.can_await else None
         try:
             while True:
-                asked = talk.send(answer)
+                request = execution.send(answer)
                 answer = None
-                if isinstance(asked, Settle):
-                    outcomes.extend(asked.values)
+                if isinstance(request, Settle):
+                    outcomes.extend(request.values)
                 else:
-                    answer = _answer(asked, context, wait)
+                    answer = _answer(request, context, wait)
         except StopIteration:
             return outcomes.pop()
         finally:
-            del outcomes, answer, asked, talk  # as in `_run_at_once`
+            del outcomes, answer, request, execution  # as in `_run_eagerly`
 
 
-def _answer(asked: Call, context: Context, wait: Callable[[Any], Any] | None) -> Any:
+def _answer(request: Call, context: Context, wait: Callable[[Any], Any] | None) -> Any:
     answer: Any = None
     try:
-        answer = context.run(asked.function, *asked.args, **asked.kwargs)
+        answer = context.run(request.function, *request.args, **request.kwargs)
         if wait is not None and inspect.isawaitable(answer):
             answer = wait(answer)
         return answer
     except BaseException as error:
         return to_raised(error)
     finally:
-        del asked, answer  # as in `_run_at_once`
+        del request, answer  # as in `_run_eagerly`
 
 
 class _Loop:
-    """Waits for awaitables of one batch, on an event loop that is nobody else's.
+    """Runs the awaitables of one batch on a new event loop.
 
-    Where a loop runs already, in a thread of its own, as loops cannot be nested.
+    If a loop is running in the current thread, the new one runs in a new thread, because event
+    loops cannot be nested.
     """
 
     def __init__(self, stack: ExitStack, context: Context) -> None:
         self._context = context
-        # With a factory it leaves the thread's current loop alone.
+        # With a factory the runner does not change the thread's current loop.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         stack.callback(self._call, self._runner.close)
 
     def __call__(self, awaitable: Any) -> Any:
-        told: list[Any] = []  # not the task's result: an error leads to frames that know the task
+        outcome: list[Any] = []  # not the task's result: an error's frames would refer to the task
 
         async def wait() -> None:
             try:
-                told.append(await awaitable)
+                outcome.append(await awaitable)
             except BaseException as error:
-                told.append(to_raised(error))
+                outcome.append(to_raised(error))
 
         self._call(lambda: self._runner.run(wait(), context=self._context))
-        return told.pop()
+        return outcome.pop()
 
     @staticmethod
     def _call(function: Callable[[], object]) -> None:
@@ -160,7 +165,7 @@ class _Loop:
 
 
 def _done(value: Any) -> BatchFuture[Any]:
-    """A future that has ended, for who calls here."""
+    """Return a finished future of the type that a call in this thread returns."""
     loop = running_loop()
     future: BatchFuture[Any]
     if loop is None:
@@ -176,14 +181,14 @@ def _done(value: Any) -> BatchFuture[Any]:
     return future
 
 
-# ---- what is left ----
+# ---- items that are not done ----
 
 
 def unresolved(ignore: Collection[BatchFuture[Any]] = ()) -> dict[str, int]:
-    """How many accepted items are not done, by the names of their functions, over all of them.
+    """Return how many accepted items of each batched function are not done, by function name.
 
     Args:
-        ignore: futures that do not count, as they were there before.
+        ignore: futures to leave out, such as those that existed before the test.
     """
     counts: Counter[str] = Counter()
     for engine in _engines():
@@ -192,37 +197,42 @@ def unresolved(ignore: Collection[BatchFuture[Any]] = ()) -> dict[str, int]:
 
 
 def unresolved_futures() -> set[BatchFuture[Any]]:
-    """The futures of all accepted items that are not done."""
+    """Return the futures of all accepted items that are not done."""
     return {future for engine in _engines() for future in engine.left()}
 
 
 def drain(timeout: float = 10.0) -> None:
-    """Have what was accepted by any function leave now, and wait until nothing is left.
+    """Dispatch all accepted items of all batched functions, and wait until they are done.
 
-    Also what its batches submit, and what is to run again. On an event loop, which this would
-    block, await `f.aflush()` instead.
+    This includes items that batches submit, and retries. It blocks the thread: in a coroutine use
+    `await f.aflush()` instead.
 
     Args:
-        timeout: the most seconds to wait.
+        timeout: the maximum number of seconds to wait.
 
     Raises:
-        Deadlock: it waits for an event loop that this thread runs.
-        TimeoutError: not everything was done in time; tells whose, and how much.
+        Deadlock: an item waits for the event loop that this thread runs.
+        TimeoutError: some items were not done in time; the message gives their number by function.
     """
-    _until_none_left(lambda engine: engine.flush(), timeout)
+    _repeat_until_done(lambda engine: engine.flush(), timeout)
 
 
 def cancel_all(timeout: float = 10.0) -> None:
-    """Cancel what has not started, of any function, and wait for what runs.
+    """Cancel all items that have not started, and wait for running batches.
 
-    Raises as `drain` does.
+    Args:
+        timeout: the maximum number of seconds to wait.
+
+    Raises:
+        Deadlock: a batch waits for the event loop that this thread runs.
+        TimeoutError: some batches did not finish in time.
     """
-    _until_none_left(
+    _repeat_until_done(
         lambda engine: [one for one in engine.left() if one.running() or not one.cancel()], timeout
     )
 
 
-def _until_none_left(left: Callable[[Any], list[BatchFuture[Any]]], timeout: float) -> None:
+def _repeat_until_done(left: Callable[[Any], list[BatchFuture[Any]]], timeout: float) -> None:
     end = monotonic() + timeout
     before: dict[int, int] | None = None
     while True:

@@ -28,8 +28,8 @@ manual_clock = functools.partial(testing.manual_clock, patience=LIMIT)
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may stand still for seconds."""
-    monkeypatch.setattr(clocks, "AT_THE_END", LIMIT)
-    monkeypatch.setattr(clocks, "ON_THE_WAY", LIMIT)
+    monkeypatch.setattr(clocks, "MIN_EXIT_WAIT", LIMIT)
+    monkeypatch.setattr(clocks, "MAX_TAKE_WAIT", LIMIT)
 
 
 class Batches(list[list[Any]]):
@@ -663,7 +663,7 @@ def test_nothing_is_kept_after_its_end() -> None:
 
 
 def test_what_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clocks, "AT_THE_END", HELD)
+    monkeypatch.setattr(clocks, "MIN_EXIT_WAIT", HELD)
     gated = Gated()
     f = batched(gated, size=1, name="hangs")
     clock = manual_clock(patience=0)

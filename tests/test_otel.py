@@ -252,7 +252,7 @@ def test_who_instruments_in_the_middle_of_a_first_call_misses_none(
 
 
 def test_only_the_functions_that_were_asked_for(seen: Seen) -> None:
-    with pytest.raises(TypeError, match="functions must be batched ones, got function"):
+    with pytest.raises(TypeError, match="functions must be batched functions, got function"):
         instrument(test_only_the_functions_that_were_asked_for)
     own = Seen()
     f = batched(lambda items: items, name="one")
