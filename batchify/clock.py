@@ -78,7 +78,7 @@ class ManualClock:
 
     @property
     def now(self) -> float:
-        """The seconds by which the clock was advanced so far."""
+        """Return the seconds by which the clock was advanced so far."""
         return round(self._seam.now, DIGITS)
 
     def advance(self, seconds: float | timedelta) -> None:

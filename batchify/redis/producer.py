@@ -31,7 +31,7 @@ class RedisProducer:
         self._last_read = "0"  # the id of the last entry of answers
         self._unanswered: dict[int, str] = {}  # ids of stream entries, by number
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         max_length = self._broker.max_length
         if max_length is None:
             return CHUNK
