@@ -1,11 +1,11 @@
-"""A deterministic scheduler: real threads that pass a baton, so that exactly one runs at a time.
+"""A deterministic scheduler: real threads pass a baton, so that exactly one runs at a time.
 
-Who runs next is drawn from a seed at every *step*. Steps are the calls of the engine's seam
-(clock, bells, threads) and of its lock; on the finer levels also every line, or every opcode, of
-the engine's own modules. What a seed found, it finds again.
+At every *step* a random generator with a seed decides which thread runs next. Steps are the calls
+of the engine's seam (clock, bells, threads) and of its lock; on the finer levels, also every line
+or every opcode of the engine's modules. The same seed gives the same run.
 
-Time is virtual: when all threads wait, the clock jumps to the next timeout. When all wait and
-none has a timeout, that is a deadlock, and the report shows where each of them stands.
+Time is virtual: when all threads wait, the clock jumps to the next timeout. If all threads wait
+and none has a timeout, the run is a deadlock, and the report shows where each thread waits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis profiles, the garbage collector, Ctrl-C."""
+"""Shared setup of all tests: hypothesis profiles, the garbage collector, Ctrl-C."""
 
 from __future__ import annotations
 

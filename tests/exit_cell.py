@@ -1,9 +1,9 @@
-"""One cell of the exit matrix: a process that leaves by one path, while a function is in one state.
+"""One cell of the exit matrix: a process that exits in one way while a function is in one state.
 
     EXIT_CELL="PATH|KIND|STATE|REPEAT" python exit_cell.py
 
-In files of its directory it notes what was accepted, what the batches processed, when it left,
-and how each future ended. `exit_matrix` starts it, and judges.
+It records, in files of its directory, which items were accepted, which ones batches processed, when
+the process began to exit, and how each future ended. `exit_matrix` starts it and checks the files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The exit matrix: every way to leave a process x every kind of function x every state of it.
+"""The exit matrix: every way to exit a process x every kind of function x every state of it.
 
     python -m tests.exit_matrix --repeats 20
 
-Each cell is a process of its own (see `exit_cell`), judged by what its batches noted in a file.
+Each cell is a separate process (see `exit_cell`), checked by the files in which it records its
+items.
 """
 
 from __future__ import annotations

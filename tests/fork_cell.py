@@ -1,9 +1,10 @@
-"""One cell of the fork matrix: a process that forks again and again, each time at one bad moment.
+"""One cell of the fork matrix: a process that forks repeatedly, always at one critical moment.
 
     FORK_CELL="MOMENT|KIND|FORKS" python fork_cell.py
 
-Batches note in a file who ran what. Children check what they find and use the function, leave it
-an item to be run at their end, and end by themselves. The parent goes on, and judges.
+Batches record in a file which process ran which items. Each child checks its state, uses the
+function, submits an item that must run at its exit, and exits. The parent continues, and checks the
+file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The fork matrix: forks at every bad moment, of every kind of function.
+"""The fork matrix: forks at every critical moment, of every kind of function.
 
     python -m tests.fork_matrix --forks 50
 
-Each cell is a process of its own that forks so many times (see `fork_cell`).
+Each cell is a separate process that forks this many times (see `fork_cell`).
 """
 
 from __future__ import annotations

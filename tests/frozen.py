@@ -1,4 +1,4 @@
-"""Keep what exists from the garbage collector, so that a collection visits only what is new."""
+"""Hide existing objects from the garbage collector, so that a collection visits new ones only."""
 
 from __future__ import annotations
 

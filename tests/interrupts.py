@@ -1,16 +1,16 @@
-"""A signal, a finalizer, at every single opcode of the engine that the main thread runs.
+"""Interrupt the main thread at every opcode of the engine, by a signal or a finalizer.
 
     python -m tests.interrupts                        every opcode of every scenario, in every mode
     python -m tests.interrupts cancel close -m raise  some of them
     python -m tests.interrupts cancel -m raise --at 17
 
-How the signal comes: what is told of opcode `k` is one C call that trips SIGINT, so that CPython
-runs the handler where it would run that of a real signal that came just then: at its next look, in
-that frame or in one that it calls. Nothing is raised where no real signal could raise. A finalizer
-may run at any opcode: for those the one that is told itself does what the finalizer does.
+For a signal, the hook that CPython calls at opcode `k` is one C call that trips SIGINT. CPython
+then runs the handler exactly where it would run the handler of a real signal: at its next check, in
+that frame or in one that it calls. So nothing is raised where no real signal could raise.
+A finalizer may run at any opcode, so for finalizers the hook itself does what the finalizer does.
 
-In the mode `kill` it is a worker that is hit, by an asynchronous exception, as if there were no
-memory just then.
+In the mode `kill` an asynchronous exception hits a worker instead, as if memory were exhausted at
+that opcode.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The time limit of the tests: it only catches hangs, on a machine however busy.
+"""The time limit of the tests, which only catches hangs, however busy the machine is.
 
-Nothing may depend on it, or on any other time that passes. pytest-timeout has 300 s for a test.
+No test may depend on this limit, or on any other elapsed time. pytest-timeout allows 300 s per
+test.
 """
 
 LIMIT = 240.0  # seconds

@@ -1,4 +1,4 @@
-"""A manual clock for the engine: time passes when the test says so, and no test sleeps."""
+"""A manual clock for the engine: time passes when the test advances it, and no test sleeps."""
 
 from __future__ import annotations
 

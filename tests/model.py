@@ -1,10 +1,10 @@
-"""The engine against a model: random steps, everything compared after each one.
+"""Compare the engine with a model: random steps, with a full comparison after each one.
 
     python -m tests.model [--examples 50000] [--steps 100] [--seed N] [--processes 2] [--shrink]
 
-`Model` says in a page what batchify is to do. `Machine` does the same steps to the real engine,
-whose threads run one at a time (`tests.turns`), and compares. What fails is printed as the steps
-that lead to it, for `replay`; the command that is printed with it runs it again.
+`Model` describes in a page what batchify must do. `Machine` performs the same steps on the real
+engine, whose threads run one at a time (`tests.turns`), and compares. A failure is printed as the
+steps that lead to it, for `replay`, and with the command that repeats it.
 """
 
 from __future__ import annotations

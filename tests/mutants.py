@@ -1,12 +1,11 @@
-"""Mutants: the engine with one fault each, which the tests must find.
+"""Mutants: copies of the engine with one fault each, which the tests must detect.
 
-    python -m tests.mutants                    all; exit code 1 when one survives
+    python -m tests.mutants                    all; exit code 1 if one survives
     python -m tests.mutants NAME ...           some
     python -m tests.mutants --jobs 2 --limit 240
 
-A mutant is a piece of source that is replaced in a copy of the package; it must be there exactly
-once. Its tests, schedules and pytest files, run in order until one fails, or hangs past the limit:
-both kill it.
+A mutant replaces one piece of source, which must occur exactly once, in a copy of the package. Its
+schedules and pytest files run in order until one fails or hangs past the limit: both kill it.
 """
 
 from __future__ import annotations

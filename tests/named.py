@@ -1,4 +1,4 @@
-"""Which tests there are, for who names them: the table of contracts, and the mutants."""
+"""List the tests, for the table of contracts and for the mutants, which name tests."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""One allocation fails, the k-th after a worker's batch: the worker continues all the same.
+"""The k-th allocation after a worker's batch fails, and the worker must continue.
 
-Every k in turn, with each type of queue: `python -m tests.no_memory`.
+`python -m tests.no_memory` tries every k, with each type of queue.
 
-The hook that makes an allocation fail is the process's, not the worker's. So the main thread
-sleeps on a raw lock, and allocates nothing, until the worker sleeps and has removed the hook.
+The hook that makes an allocation fail applies to the whole process. So the main thread sleeps on a
+raw lock, and allocates nothing, until the worker sleeps and has removed the hook.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every opcode of the package's code, seen by what each CPython has for that.
+"""Watch every opcode of the package, with the tool that each CPython version offers.
 
-Up to 3.11 that is a trace function. From 3.12 on such a function misses most; `sys.monitoring` does
-not.
+Up to 3.11 that is a trace function. Since 3.12 a trace function misses most opcodes, so
+`sys.monitoring` is used.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Opcode-level schedules by frontrun, a scheduler that others wrote: a second opinion.
+"""Opcode-level schedules by frontrun, an independent scheduler: a second opinion.
 
     pip install --group reliability
     python -m tests.opcodes --attempts 1000 --seed 1
 
-frontrun runs a fixed set of threads, and takes the place of the locks of `threading`. So the
-engine's own locks are taken from there, and what the engine spawns runs in threads that are there
-from the start.
+frontrun runs a fixed set of threads and replaces the locks of `threading`. The engine's own locks
+therefore come from there, and functions for which the engine starts threads run in threads that
+exist from the start.
 """
 
 from __future__ import annotations

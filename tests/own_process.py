@@ -1,7 +1,7 @@
-"""Run a script, or a function of a test module, in a process of its own.
+"""Run a script, or a function of a test module, in a separate process.
 
-Functions, for what counts things of the whole process, such as threads, descriptors and memory: the
-process of pytest has others, above all under pytest-xdist.
+Functions that count threads, descriptors or memory need this, because the process of pytest has
+others, especially under pytest-xdist.
 """
 
 from __future__ import annotations

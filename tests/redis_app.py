@@ -1,4 +1,4 @@
-"""Functions for the workers of the tests of Redis, in processes of their own."""
+"""Batched functions for the Redis tests, whose workers run in separate processes."""
 
 from __future__ import annotations
 

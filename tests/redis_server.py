@@ -1,4 +1,4 @@
-"""A Redis server of one's own, on loopback, for tests, examples of faults and benchmarks."""
+"""Start a private Redis server on loopback, for tests, examples of faults and benchmarks."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Schedules: the engine under a deterministic scheduler, seeded and replayable.
+"""Schedules: run the engine under a deterministic scheduler, seeded and replayable.
 
     python -m tests.schedules                                    some of each level
-    python -m tests.schedules --schedules 1000000 --jobs 2       by hand
+    python -m tests.schedules --schedules 1000000 --jobs 2       a long run
     python -m tests.schedules --scenario entry --level opcode --seed 4711    one, with its switches
 
-Each scenario is the body of a schedule's first thread; see `baton` for who runs when. In the end
-each item must have ended exactly once, with its own value, and been run at most once; the counts
-must agree with that, and no thread may be left.
+Each scenario is the body of a schedule's first thread; `baton` decides which thread runs when. At
+the end each item must have ended exactly once, with its own value, and have run at most once. The
+counts must agree with that, and no thread may be left.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Real SIGINTs, with a handler that raises, at random instants of all that a caller does.
+"""Real SIGINTs, whose handler raises, at random instants of every operation of a caller.
 
     python -m tests.storm --interrupts 100000 [--seed 1]
 
 A child process sends them. The main thread submits, waits, cancels, flushes, maps, sets limits,
-closes and starts; every second handler submits, too. Other threads and an event loop go on with
-the same functions meanwhile: they must notice nothing.
+closes and starts; every second handler submits too. Meanwhile other threads and an event loop use
+the same functions, and must not be affected.
 """
 
 from __future__ import annotations

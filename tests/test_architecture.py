@@ -1,7 +1,7 @@
-"""The house holds together: imports go down only, and modules stay small enough to hold in mind.
+"""Modules import lower layers only, and stay small.
 
-An item's way is decorator -> intake -> forming -> running -> outcome -> future; the layers below
-say which module may know of which. A new module needs a place in them.
+An item passes decorator -> intake -> forming -> running -> outcome -> future. The layers below say
+which module may import which. A new module must be added to them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chaos runs, and proof that their checker sees what a broken engine does."""
+"""Chaos runs, and proof that their checker detects a broken engine."""
 
 from __future__ import annotations
 

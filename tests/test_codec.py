@@ -1,4 +1,4 @@
-"""What is sent between machines comes back as it was, and runs nothing."""
+"""Encoded values come back unchanged, and decoding runs no code."""
 
 from __future__ import annotations
 

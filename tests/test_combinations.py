@@ -1,11 +1,11 @@
-"""Random combinations of all options, under random traffic, against one oracle.
+"""Random combinations of all options, under random traffic, checked by one oracle.
 
     python -m tests.test_combinations [--examples 20000] [--seed S]
     python -m tests.test_combinations --replay "Plan(...)" [--times 200]
 
-A `Plan` says everything that a run does, but for the weather of threads. `Ledger` is the oracle:
-the batch function writes down what it gave to whom, the actors write down what they asked for and
-what they got, and both must agree. A run that fails prints its plan; `--replay` runs it again.
+A `Plan` determines everything in a run except the timing of threads. `Ledger` is the oracle: the
+batch function records which item got which value, the actors record what they asked for and what
+they got, and both must agree. A failing run prints its plan; `--replay` runs it again.
 """
 
 from __future__ import annotations

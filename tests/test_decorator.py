@@ -1,4 +1,4 @@
-"""What is decorated, and which queue a call goes to: contract 2 and 8."""
+"""What can be decorated, and which queue each call uses: contract 2 and 8."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """Every code block of the documentation does what it says.
 
-Of each page, from top to bottom and in one namespace:
+The blocks of a page run from top to bottom, in one namespace:
 
-- `python` is run, `pycon` is run and its output compared, `toml` is read;
-- `<!-- run:`, lines of Python and `-->` are run, and not shown: a stand-in for a server, a check;
-- any other block is refused, and so are these, unless `<!-- not run: why -->` stands above it.
+- `python` blocks run; `pycon` blocks run and their output is compared; `toml` blocks are parsed;
+- Python lines between `<!-- run:` and `-->` run, but are not shown: a fake server, or a check;
+- any other block fails the test, unless `<!-- not run: why -->` stands above it; that also excludes
+  a `python`, `pycon` or `toml` block.
 
-`<!-- needs: fastapi, flask -->` in a page names what it imports: it is skipped where that is
-missing. `.ci/docs` runs these pages, and refuses to skip any.
+`<!-- needs: fastapi, flask -->` names the packages that a page imports. The page is skipped if one
+of them is missing, but not by `.ci/docs`, which runs all of these pages.
 
 `<!-- run with Redis -->` above a block, or `<!-- run with Redis:` before hidden lines: the block
 runs only if that server is installed (`SERVERS`). A hidden block starts it. Hidden blocks can use

@@ -1,10 +1,10 @@
-"""The ends of a process: contract 6 and 8.
+"""The exit of a process: contract 6 and 8.
 
-Each test runs a script to its end. The script writes down what was accepted and what its batches
-processed, and the two must agree; when it leaves, it writes down the time.
+Each test runs a script to its end. The script records which items were accepted and which ones its
+batches processed, and the two must agree. It also records when it begins to exit.
 
-No end is measured against the clock: what it must not wait for, such as a linger, takes longer than
-the script may run.
+No test measures how long an exit takes: anything that an exit must not wait for, such as a linger,
+takes longer than the script may run.
 """
 
 from __future__ import annotations

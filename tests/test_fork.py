@@ -1,4 +1,4 @@
-"""Forks, and processes that begin otherwise: contract 6 (Fork) and 2 (picklable by name)."""
+"""Forks, and child processes started in other ways: contract 6 (Fork) and 2 (pickled by name)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which items go together, and when: `Plain` and `Grouped` against a model.
+"""Which items share a batch, and when it is dispatched: `Plain` and `Grouped` against a model.
 
-No threads and no clock: `Desk` does with a forming what an engine does, and times are numbers.
-First the behaviour in examples, then a state machine that tries everything in any order.
+No threads and no clock: `Desk` uses a queue as an engine does, and times are numbers. Examples come
+first, then a state machine that tries all operations in any order.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Greenlets in the place of threads: what works, and what says that it does not.
+"""Greenlets instead of threads: what works, and which error says that something does not.
 
-gevent changes the interpreter for good, so each test is a process of its own.
+gevent changes the interpreter permanently, so each test runs in a separate process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What differs between interpreters: no GIL, and how the lock-free ways do without it.
+"""Differences between interpreters: no GIL, and how the lock-free code works without one.
 
-Here with the GIL on, told that it is off: so the ways of a free-threaded build are walked on every
-interpreter. That they hold is what `tests/interpreters/run 3.13t` shows.
+These tests have a GIL, but the code is told that it has none, so every interpreter runs the code
+for free-threaded builds. `tests/interpreters/run 3.13t` tests it on such a build.
 """
 
 from __future__ import annotations

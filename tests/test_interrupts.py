@@ -1,4 +1,4 @@
-"""Interrupts at opcodes of the engine: see `interrupts.py`."""
+"""Interrupts at opcodes of the engine; see `interrupts.py`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""How long things live: contract 2 and 6.
+"""How long objects live: contract 2 and 6.
 
-The second half runs with the collector off: what is dropped must go by itself. One cycle is
-Python's own, and the tests keep out of it: a caller's frame that still has the future in a local
-when it ends, and that the error of the future was raised through (frame, future, error,
-traceback, frame). `concurrent.futures` has the same.
+The second half runs with the garbage collector off: reference counts must free everything. The
+tests avoid one cycle that Python itself makes: the caller's frame still has the future in a local
+variable when it ends, and the error of the future was raised through that frame (frame, future,
+error, traceback, frame). `concurrent.futures` has the same cycle.
 """
 
 from __future__ import annotations

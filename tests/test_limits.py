@@ -1,4 +1,4 @@
-"""Deadlines, priorities, limits set while running, observers, stats: contract 3-8."""
+"""Deadlines, priorities, options changed at run time, observers, stats: contract 3-8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`batchify.testing.manual_clock`: times that a test moves by hand (contract 6)."""
+"""`batchify.testing.manual_clock`: times that a test advances (contract 6)."""
 
 from __future__ import annotations
 

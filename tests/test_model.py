@@ -1,4 +1,4 @@
-"""The engine against the model, in parts; what it found; and proof that it is not blind."""
+"""The engine against the model, in parts; what it found; and proof that it detects faults."""
 
 from __future__ import annotations
 

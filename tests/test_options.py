@@ -1,4 +1,4 @@
-"""The options of `batched`: what is refused, what is accepted, and the defaults (contract 2, 8)."""
+"""The options of `batched`: refused and accepted values, and the defaults (contract 2, 8)."""
 
 from __future__ import annotations
 

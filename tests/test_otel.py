@@ -1,4 +1,4 @@
-"""Spans and metrics of batches, as the SDK of OpenTelemetry has them in memory."""
+"""Spans and metrics of batches, read from OpenTelemetry's in-memory exporters."""
 
 from __future__ import annotations
 

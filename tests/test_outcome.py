@@ -1,6 +1,7 @@
-"""From what a function gives back, or raises, to one outcome for each item (contract 4, 5).
+"""From what a function returns or raises to one outcome per item (contract 4, 5).
 
-`execute` is pure: here a driver of a few lines calls what it asks for, and collects what it gives.
+`execute` is pure: a driver of a few lines makes the calls that it requests, and collects what it
+settles.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Servers that use a function, then fork workers, for real: gunicorn, and as Celery does."""
+"""Servers that use a function and then fork workers: gunicorn, and the way of Celery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scrape of Prometheus gets, and whether the dashboard asks for just that."""
+"""What a Prometheus scrape returns, and whether the dashboard queries exactly that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two threads at the same time, at one certain instant each: what looking for races has found."""
+"""Two threads that run into each other at one exact instant: races that were found and fixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`broker=RedisStreams(...)`, on a real server."""
+"""`broker=RedisStreams(...)` on a real server."""
 
 from __future__ import annotations
 

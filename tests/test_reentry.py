@@ -1,4 +1,4 @@
-"""Calls from finalizers and signal handlers, which come at any instant: contract 3."""
+"""Calls from finalizers and signal handlers, which may come at any instant: contract 3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`executor=`: batches on other threads, processes and machines (contract 2, 7 and 8)."""
+"""`executor=`: batches in other threads, processes and machines (contract 2, 7 and 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine under the deterministic scheduler, and whether that one finds what is broken."""
+"""The engine under the deterministic scheduler, and proof that the scheduler finds faults."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Nobody learns of another caller's items: contract 4 and 6.
+"""No caller sees another caller's items: contract 4 and 6.
 
-Everything that a caller gives or gets bears a marker of its own here. Then whatever reaches a
-caller, a log, a repr or a name is searched for the markers of others.
+Every value that a caller passes or gets contains a marker of that caller. The tests search
+everything that reaches a caller, a log, a repr or a name for the markers of other callers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`batchify.testing`: what the tests of users need (contract 6 and 8)."""
+"""`batchify.testing`: helpers for users' tests (contract 6 and 8)."""
 
 from __future__ import annotations
 

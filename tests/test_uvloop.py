@@ -1,4 +1,4 @@
-"""Every test of `test_asyncio`, once more on uvloop, where it is installed."""
+"""Run every test of `test_asyncio` again on uvloop, if it is installed."""
 
 from __future__ import annotations
 

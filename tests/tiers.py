@@ -1,4 +1,4 @@
-"""Put parameters of one test into two tiers."""
+"""Split the parameters of one test into the default and the deep tier."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A seam on which one thread runs at a time, when the test says so, and time stands still.
 
-Real threads, the engine's own code; but a thread goes on only when the test lets it, and stops
-where it would sleep. So after each step the whole process is at rest without any waiting, a run
-depends on nothing but what the test does, and a blocking call can be looked at while it blocks.
+The threads and the engine's code are real, but a thread runs only when the test releases it, and
+stops where it would sleep. So after each step the whole process is at rest without waiting, a run
+depends on the test's actions only, and a blocked call can be inspected.
 """
 
 from __future__ import annotations

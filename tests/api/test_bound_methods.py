@@ -1,4 +1,4 @@
-"""A bound batched method is used as any bound method: copies, pickles, weak references, signals."""
+"""A bound batched method can be copied, pickled, weakly referenced and connected to signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fixtures of the pytest plugin do the same in any order."""
+"""The fixtures of the pytest plugin work the same in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An iterable that raises: the results of the items before it come first, then its error."""
+"""If an iterable raises, `map` yields the results of the items before it, then the error."""
 
 from __future__ import annotations
 

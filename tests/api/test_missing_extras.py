@@ -1,4 +1,4 @@
-"""What an extra brings is named, with the command that installs it, when it is missing."""
+"""If an optional package is missing, the error names it and the command that installs it."""
 
 from __future__ import annotations
 

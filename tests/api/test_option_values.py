@@ -1,4 +1,4 @@
-"""Which values the options take (contract 2 and 8): integers, times without a limit, run time."""
+"""Which values the options accept (contract 2 and 8): integers, unlimited times, run time."""
 
 from __future__ import annotations
 

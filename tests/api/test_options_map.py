@@ -1,4 +1,4 @@
-"""`f.options(...).map` and `.amap`: the options hold for each call of the mapping."""
+"""`f.options(...).map` and `.amap`: the options apply to each call of the mapping."""
 
 from __future__ import annotations
 

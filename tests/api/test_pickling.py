@@ -1,4 +1,4 @@
-"""A batched function is pickled by its name; where that cannot be, the error says what to do."""
+"""A batched function is pickled by its name, or the error says what to do instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`aclose` returns after the workers, the last event and the last span; the loop runs meanwhile."""
+"""`aclose` returns after workers, events and spans have ended, and does not block the loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The background loop of async functions that are called from threads without a loop."""
+"""The background loop runs async functions that are called from threads without a loop."""
 
 from __future__ import annotations
 

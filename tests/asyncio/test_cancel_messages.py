@@ -1,4 +1,4 @@
-"""Cancel messages reach all that await; time limits of AnyIO and of web frameworks work."""
+"""Cancel messages reach every awaiting task; time limits of AnyIO and web frameworks work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Deadlock` in async batches: every wait that can never end, and none that can."""
+"""`Deadlock` in async batches: raised for every wait that can never end, and for no other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A future made on a loop behaves as `asyncio.Future` does, method by method.
+"""A future made on a loop behaves like `asyncio.Future`, method by method.
 
-Each test runs the same steps with an `asyncio.Future` and with a future of a batched function, on
-asyncio's loop and on uvloop, in debug mode and without, and compares what was seen.
+Each test runs the same steps with an `asyncio.Future` and with a future of a batched function, and
+compares the results. It does so on asyncio's loop and on uvloop, with and without debug mode.
 """
 
 from __future__ import annotations

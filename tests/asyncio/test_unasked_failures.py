@@ -1,6 +1,7 @@
 """Failures on event loops that no caller asked for are logged: contract 4.
 
-As in `tests/threads/test_unasked_failures.py`, a test that expects no line lets a marker fail last.
+As in `tests/threads/test_unasked_failures.py`, a test that expects no log line ends with a marker
+batch that fails.
 """
 
 from __future__ import annotations

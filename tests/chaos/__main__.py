@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: see the package."""
+"""Run `python -m tests.chaos`; the package describes it."""
 
 from __future__ import annotations
 

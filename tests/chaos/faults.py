@@ -1,4 +1,4 @@
-"""One call of a batch function, what goes wrong in it, and the bodies that play it."""
+"""One call of a batch function: which faults it has, and the function bodies with these faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judgement: what was meant against what was seen, and both against `stats()`."""
+"""Compare the outcomes that were meant with those that were seen, and both with `stats()`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger: what every item was meant to get, and what was seen of it."""
+"""Record what every item was meant to get, and what it got."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers do on event loops."""
+"""The actions of callers on event loops."""
 
 from __future__ import annotations
 

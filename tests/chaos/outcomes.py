@@ -1,4 +1,4 @@
-"""How an item may end, what it is meant to, and what is drawn from the seed."""
+"""The possible outcomes of items, and the random choices that follow from the seed."""
 
 from __future__ import annotations
 

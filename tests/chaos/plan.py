@@ -1,4 +1,4 @@
-"""How much of what: the sizes of a run."""
+"""The sizes of a run."""
 
 from ..limits import LIMIT
 

@@ -1,4 +1,4 @@
-"""Who plays the scenes: threads, and event loops one after another."""
+"""Run the scenes: in threads, and on one event loop after another."""
 
 from __future__ import annotations
 

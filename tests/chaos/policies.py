@@ -1,6 +1,7 @@
-"""What the policies are given: keys, weights, equals, retries, handlers, observers, a bad seam.
+"""The functions for all policies: keys, weights, dedupe, retries, handlers, observers, a bad seam.
 
-Some of them raise. What they give is drawn from the item alone, so that the ledger knows it.
+Some of them raise. What they return depends on the item and the seed only, so that the ledger can
+predict it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens to the whole process: it forks, and signals hit its main thread in a call."""
+"""Events of the whole process: forks, and signals that interrupt calls of its main thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run: epochs of play, each followed by a reckoning."""
+"""Run epochs, and check the ledger after each one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The memory of a long run: samples of it, and whether it grows.
+"""Measure the memory of a long run, and detect growth.
 
-Two numbers: the blocks that Python has given out, and what the process has in memory, which also
-holds what lies free between the pieces in use, of malloc and of Python's own allocator.
+There are two numbers: the blocks that Python has allocated, and the memory of the process, which
+includes free memory that malloc and Python's allocator keep.
 """
 
 from __future__ import annotations

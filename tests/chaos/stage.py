@@ -1,4 +1,4 @@
-"""The stage of a scene: what callers do with what they submitted, and which scenes there are."""
+"""Scenes: what callers do with the items that they submitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callers do in threads."""
+"""The actions of callers in threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All decorated functions of a run, and what may be asked of each."""
+"""All decorated functions of a run, and which calls each supports."""
 
 from __future__ import annotations
 

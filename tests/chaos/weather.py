@@ -1,4 +1,4 @@
-"""What happens around the callers: doors, other limits, jumps of the clock, observers."""
+"""Events around the callers: close and start, changed limits, clock jumps, observers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries that are appended while the queue admits others: callers append without a lock."""
+"""Callers append to the queue without a lock while another thread admits entries."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every caller of a failed batch gets the exception: same type and content (contract 4).
+"""Every caller of a failed batch gets the exception with the same type and content (contract 4).
 
-Each has a separate object where it can be copied, else all have the same object.
+Each caller has a separate object if the exception can be copied; else all share one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where an error was raised, as log lines show it (contract 4, "Failures are never silent")."""
+"""Log lines show where an error was raised (contract 4, "Failures are never silent")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a batch function may return, and what it is told if it returns something else (contract 4).
+"""What a batch function may return, and the error if it returns something else (contract 4).
 
-Classes of pandas, polars, NumPy and drivers of databases have look-alikes here, so that every run
-tests the rule; where the libraries are installed, they are tested, too.
+Look-alikes of the classes of pandas, polars, NumPy and database drivers test the rules in every
+run. Where the libraries are installed, the real classes are tested too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Batches that run during exit can use pools, name resolution and child processes: contract 6.
 
-Each test runs a script whose items still linger when it ends. Every function notes its rows in a
-file; all rows must be there, whenever the script imports what its batches use.
+Each test runs a script whose items still linger when it ends. Every function records its rows in a
+file. All rows must be there, whenever the script imports the modules that its batches use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Items accepted during exit run although no thread can start (gh-113964): contract 6.
 
-CPython 3.12.0 to 3.12.2 start no thread once the main thread has ended. The scripts make every
+CPython 3.12.0 to 3.12.2 start no thread after the main thread has ended. The scripts make every
 interpreter behave like that.
 """
 

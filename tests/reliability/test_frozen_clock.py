@@ -1,7 +1,7 @@
-"""A clock that a test library freezes stops no linger, deadline or exit: the clock is the real one.
+"""A test library that freezes the clock stops no linger, deadline or exit.
 
-Lingers and deadlines of callers on an event loop use the timers of that loop. These stand still
-with the loop's own clock, as `asyncio.sleep` does.
+Lingers and deadlines of callers on an event loop use the timers of that loop. These stop together
+with the loop's clock, as `asyncio.sleep` does.
 """
 
 from __future__ import annotations

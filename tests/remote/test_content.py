@@ -1,4 +1,4 @@
-"""Results and exceptions from other processes have the type and the content of the originals."""
+"""Results and exceptions from other processes keep their type and content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`close` ends the executor that batchify made, and waits for its processes or threads."""
+"""`close` shuts down the executor that batchify created, and waits for its threads or processes."""
 
 from __future__ import annotations
 

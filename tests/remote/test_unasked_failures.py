@@ -1,4 +1,4 @@
-"""Failures that come back from a broker's workers are logged as others are: contract 4."""
+"""Failures from a broker's workers are logged like other failures: contract 4."""
 
 from __future__ import annotations
 

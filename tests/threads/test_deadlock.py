@@ -1,4 +1,4 @@
-"""`Deadlock` in batches that run in threads: every wait that can never end, and none that can."""
+"""`Deadlock` in batches that run in threads: raised for every wait that can never end only."""
 
 from __future__ import annotations
 

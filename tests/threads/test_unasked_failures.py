@@ -1,7 +1,7 @@
-"""A failure that no caller asked for is logged, once for each batch: contract 4.
+"""A failure that no caller asked for is logged, once per batch: contract 4.
 
-Each test drops its futures, and waits for a line. A test that expects no line lets a last batch,
-the marker, fail: its worker logs the marker after anything else.
+Each test drops its futures and waits for a log line. A test that expects no line ends with a batch
+that fails, the marker: the worker logs the marker after everything else.
 """
 
 from __future__ import annotations
