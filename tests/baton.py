@@ -36,7 +36,7 @@ LEVELS = ("seam", "line", "opcode")
 STEPS = {"seam": 20_000, "line": 400_000, "opcode": 2_000_000}  # more is a livelock
 
 PACKAGE = str(Path(batchify.__file__).parent) + os.sep
-# Where a switch between two opcodes may matter.
+# The files in which a switch between two opcodes may matter.
 TRACED = tuple(
     PACKAGE + name
     for name in (
@@ -71,19 +71,19 @@ class Task:
         self.sim: Sim
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for its end, as `Thread.join` does."""
+        """Wait for its end, like `Thread.join`."""
         if not self.is_done and not (timeout is not None and timeout <= 0):
             self.joining.append(self.sim.running())
             self.sim.block(timeout)
 
     def result(self) -> Any:
-        """Wait for its end; what it gave."""
+        """Wait for its end and return its result."""
         self.join()
         return self.value
 
 
 class Runner(threading.Thread):
-    """A real thread, used again by one schedule after the other."""
+    """A real thread, reused by one schedule after another."""
 
     free: ClassVar[list[Runner]] = []
 
@@ -145,17 +145,18 @@ class Sim(Seam):
         self.switches: list[tuple[int, str]] = []
         self.due = self.switch_at = math.inf
         self.is_traced = is_traced
-        self.counts: Counter[str] = Counter()  # the steps in each file, when nobody is interrupted
+        self.counts: Counter[str] = Counter()  # the steps in each file, if no thread is interrupted
         self.tracer = None if level == "seam" else self._tracer(focus, not length)
         self._plan(length)
 
-    # ---- who runs next ----
+    # ---- which thread runs next ----
 
     def _plan(self, length: float) -> None:
-        """Draw how this schedule goes: a random walk, or PCT of some depth.
+        """Choose how threads are scheduled: a random walk, or PCT of some depth.
 
         PCT (Burckhardt et al., ASPLOS 2010): the thread of highest priority runs, and at
-        depth - 1 steps the one that runs becomes the lowest. No length: nobody is interrupted.
+        depth - 1 steps the running thread gets the lowest. Without a length no thread is
+        interrupted.
         """
         rng = self.rng
         self.is_pct = rng.random() < 0.5
@@ -181,7 +182,7 @@ class Sim(Seam):
         self.switch_at = self.due
 
     def step(self) -> None:
-        """Here another thread may go on."""
+        """Switch to another thread, perhaps."""
         self.steps += 1
         if self.steps >= self.switch_at and self.current is not None:
             self._switch(self.current)
@@ -195,7 +196,7 @@ class Sim(Seam):
             if self.haste and self.rng.random() < self.haste:
                 self._pass_time()
             self._next_switch()
-        else:  # somebody of higher priority was woken
+        else:  # a thread of higher priority was woken
             self.switch_at = self.due
         self._hand_over(me, self._pick(me))
 
@@ -210,7 +211,7 @@ class Sim(Seam):
         return ready[self.rng.randrange(len(ready))] if len(ready) > 1 else ready[0]
 
     def _pick_later(self) -> Task | None:
-        """The next one, if need be when time has passed."""
+        """Return the next thread to run; if all wait, after the next timeout."""
         to = self._pick()
         if to is None and (self._pass_time() or self._end_rest()):
             to = self._pick()
@@ -244,7 +245,7 @@ class Sim(Seam):
             print(f"{self.steps:7} {self.now:8.2f} {who:>24} -> {to.name:24} {' < '.join(places)}")
 
     def _pass_time(self) -> bool:
-        """Let the next timeout come."""
+        """Advance the clock to the next timeout."""
         ends = [task.until for task in self.tasks if task.until is not None]
         if not ends:
             return False
@@ -255,12 +256,12 @@ class Sim(Seam):
         return True
 
     def running(self) -> Task:
-        """The thread that runs now."""
+        """Return the running thread."""
         assert self.current is not None
         return self.current
 
     def block(self, timeout: float | None = None) -> None:
-        """The thread that runs waits, until somebody wakes it or `timeout` has passed."""
+        """Block the running thread until another wakes it or `timeout` has passed."""
         me = self.running()
         me.is_blocked = True
         me.until = None if timeout is None else self.now + timeout
@@ -270,7 +271,7 @@ class Sim(Seam):
         self._hand_over(me, to)
 
     def rest(self) -> None:
-        """The thread that runs waits until all others have ended, or wait without a timeout."""
+        """Block the running thread until all others have ended or wait without a timeout."""
         self.resting = self.running()
         self.block()
         self.resting = None
@@ -303,7 +304,7 @@ class Sim(Seam):
                 self.wake(other)
 
     def pass_on(self) -> None:
-        """The thread that ran has ended: the next, or that was all."""
+        """Switch to the next thread when the running one has ended, or end the run."""
         to = self._pick_later()
         if self.failure is not None or not self.tasks:
             self.current = None
@@ -322,7 +323,7 @@ class Sim(Seam):
             self.failure = why
 
     def _stop(self, why: str) -> None:
-        """Give the schedule up: its threads stay where they are."""
+        """Abandon the schedule; its threads stay blocked."""
         self.fail(f"{why}\n{self.stacks()}")
         me = self.running()
         self.current = None
@@ -348,7 +349,7 @@ class Sim(Seam):
         if not self.over.acquire(True, LIMIT):
             self.fail(f"stuck outside of the schedule, or slow\n{self.stacks()}")
         if self.failure is not None:
-            Runner.free.clear()  # some of those who ran stand still for ever
+            Runner.free.clear()  # some of its threads stay blocked
             raise Broken(self.failure)
 
     # ---- the seam ----
@@ -367,7 +368,7 @@ class Sim(Seam):
         return task
 
     def sleep(self, seconds: float) -> None:
-        """What a batch, or a caller, does for a while."""
+        """Sleep in virtual time, in a batch or a caller."""
         self.block(seconds)
 
     # ---- finer steps ----
@@ -378,7 +379,7 @@ class Sim(Seam):
         files = PACKAGE + focus if focus else TRACED
 
         def local(frame: Any, event: str, arg: Any) -> Any:
-            if event == wanted:  # as `step`, in one frame less
+            if event == wanted:  # like `step`, with one frame less
                 self.steps += 1
                 if self.steps >= self.switch_at and self.current is not None:
                     self._switch(self.current)
@@ -403,7 +404,7 @@ class Sim(Seam):
 
 
 class SimBell:
-    """A bell whose sleeper waits for its turn."""
+    """A bell whose sleeper waits for the baton."""
 
     def __init__(self, sim: Sim) -> None:
         self.sim = sim
@@ -414,7 +415,7 @@ class SimBell:
         self.number = sim.bells
 
     def __hash__(self) -> int:
-        return self.number  # sets of bells have the same order in each run
+        return self.number  # so that sets of bells have the same order in each run
 
     def ring(self, _: object = None) -> None:
         self.sim.step()
@@ -424,7 +425,7 @@ class SimBell:
         self.sim.step()
 
     def wait(self, timeout: float | None) -> bool:
-        if self.sim.current is None:  # at exit, after a schedule that was given up
+        if self.sim.current is None:  # at exit, after an abandoned schedule
             return self.is_rung
         self.sim.step()
         if not self.is_rung and not (timeout is not None and not timeout > 0):
@@ -436,9 +437,9 @@ class SimBell:
 
 
 class SimLock:
-    """A re-entrant lock: who would block is seen to wait."""
+    """A re-entrant lock; the scheduler knows which threads wait for it."""
 
-    outside = object()  # owns it when no schedule runs
+    outside = object()  # the owner if no schedule runs
 
     def __init__(self, sim: Sim) -> None:
         self.sim = sim
@@ -467,7 +468,7 @@ class SimLock:
         if not self.depth:
             self.owner = None
             waiting, self.waiting = self.waiting, []
-            for task in waiting:  # whoever comes first has it
+            for task in waiting:  # the first thread gets it
                 self.sim.wake(task)
             self.sim.step()
 
@@ -484,7 +485,7 @@ class SimLock:
 
 
 class SimEvent:
-    """`threading.Event`, for those who wait in concurrent.futures."""
+    """A `threading.Event` for waiters in concurrent.futures."""
 
     def __init__(self, sim: Sim) -> None:
         self.bell = SimBell(sim)
@@ -503,9 +504,9 @@ class SimEvent:
         return self.is_true
 
 
-# ---- in the place of the real locks ----
+# ---- replacements of the real locks ----
 
-_now: list[Sim] = []  # the schedule that runs
+_now: list[Sim] = []  # the running schedule
 
 
 def new_lock() -> Any:
@@ -514,7 +515,7 @@ def new_lock() -> Any:
 
 @contextlib.contextmanager
 def baton() -> Iterator[None]:
-    """Within it, schedules can be run: the engine's locks are the scheduler's."""
+    """Replace the engine's locks by the scheduler's, so that schedules can run in the block."""
     names = ("mending", "entry", "base", "threads")
     modules: list[Any] = [importlib.import_module(f"batchify.engine.{name}") for name in names]
     future: Any = importlib.import_module("batchify.future")
@@ -539,16 +540,17 @@ def baton() -> Iterator[None]:
             put(module, "RLock", new_lock)
     for module in (future, scopes, futures):
         put(module, "threading", ours)
-    put(logging.getLogger("batchify"), "disabled", True)  # its locks are not the scheduler's
+    put(logging.getLogger("batchify"), "disabled", True)  # its locks are real ones
     is_collecting = gc.isenabled()
-    gc.disable()  # finalizers come where the schedule has them
+    gc.disable()  # finalizers run only where the schedule collects garbage
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if cores is not None:
-        # A baton between two cores costs three times that. Another process may use another core.
+        # Passing the baton between two cores takes three times as long. Other processes use
+        # other cores.
         os.sched_setaffinity(0, {sorted(cores)[os.getpid() % len(cores)]})
-    Runner.free.clear()  # their threads would be on all cores
+    Runner.free.clear()  # their threads could run on any core
     try:
-        with frozen():  # a collection that a schedule asks for takes no time
+        with frozen():  # a collection in a schedule then takes no time
             yield
     finally:
         if cores is not None:
@@ -567,15 +569,15 @@ def run(
     focus: str = "",
     is_traced: bool = False,
 ) -> Sim:
-    """Run one schedule of `body`; raises `Broken`.
+    """Run one schedule of `body`; raise `Broken` if it fails.
 
     Args:
         body: the first thread.
-        seed: what all is drawn from.
-        level: what is a step.
-        length: about how many steps there are; 0: no thread is interrupted.
-        focus: of the engine's files, the one in which lines and opcodes are steps.
-        is_traced: print the switches.
+        seed: determines all random choices.
+        level: which operations are steps.
+        length: the approximate number of steps; 0: no thread is interrupted.
+        focus: the file of the engine in which lines and opcodes are steps.
+        is_traced: True to print the switches.
     """
     sim = Sim(seed, level, length, focus, is_traced)
     _now.append(sim)

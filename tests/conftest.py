@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from batchify.interpreter import has_gil
 
-# No time limits: a busy machine is no fault. The default tier tries the same examples every time,
-# so that only a change of the code can make it fail. The deep tier tries more, and new ones.
+# No time limits, because a busy machine is not a fault. The default tier tries the same examples
+# every time, so that only a change of the code can make it fail. The deep tier tries new ones.
 settings.register_profile(
     "default",
     max_examples=50,
@@ -35,7 +35,7 @@ def is_deep(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("deep" if is_deep(config) else "default")
     # Tests that look at log lines capture them. Without any handler, `logging` would write the
-    # others to stderr, also after the summary.
+    # other lines to stderr, even after the summary.
     logging.getLogger("batchify").addHandler(logging.NullHandler())
     # A shell starts background jobs with SIGINT ignored, and child processes inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Freeze what is old, again if a test thawed it.
+    """Freeze old objects, again if a test thawed them.
 
     Hundreds of tests call `gc.collect`, which takes 0.1 s as long as it visits all modules.
     """

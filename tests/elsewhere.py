@@ -20,7 +20,7 @@ caller: ContextVar[str] = ContextVar("caller", default="nobody")
 
 
 class Unsendable(Exception):
-    """What it says cannot be pickled."""
+    """An exception whose content cannot be pickled."""
 
     def __init__(self, first: int, second: int) -> None:
         super().__init__(threading.Lock())
@@ -28,7 +28,7 @@ class Unsendable(Exception):
 
 
 def where(items: list[Any]) -> list[tuple[Any, int, str]]:
-    """Each item, in which process it was, and in whose context."""
+    """Return each item, its process id, and the caller in its context."""
     return [(item, os.getpid(), caller.get()) for item in items]
 
 
@@ -45,7 +45,7 @@ def nothing(items: list[int]) -> None:
 
 
 def raises(items: list[Any]) -> list[Any]:
-    """An item may be an exception, to be raised if it is the first, else to be given back."""
+    """Raise the first item if it is an exception, else return the items."""
     if isinstance(items[0], BaseException):
         raise items[0]
     return items
@@ -58,7 +58,7 @@ def unsendable(items: list[str]) -> list[Any]:
 
 
 def stream(items: list[int]) -> Iterator[Any]:
-    """Ends early at 1, raises at 2, yields an exception for 3 and one too many after 4."""
+    """End early at 1, raise at 2, yield an exception for 3, and one result too many after 4."""
     for item in items:
         if item == 1:
             return
@@ -76,7 +76,7 @@ def endless(items: list[int]) -> Iterator[int]:
 
 
 def mixed(items: list[int]) -> list[Any]:
-    """An element that cannot be sent, among others that can."""
+    """Return elements of which one cannot be sent."""
     return [Unsendable(1, 2) if item < 0 else item for item in items]
 
 
@@ -98,7 +98,7 @@ def picky(items: list[int]) -> list[int]:
 
 
 def killed(items: list[str]) -> list[int]:
-    """Ends its process without a word, or tells which it is."""
+    """Kill the process, or return its id."""
     if "kill" in items:
         os.kill(os.getpid(), signal.SIGKILL)
     return [os.getpid()] * len(items)
@@ -111,7 +111,7 @@ def slow(items: list[float]) -> list[float]:
 
 
 def shifted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator of somebody else's."""
+    """Decorate a function with a decorator of another library."""
 
     @functools.wraps(function)
     def wrapper(items: list[int]) -> Any:
@@ -167,7 +167,7 @@ class Model:
 
 
 class Stuck(Model):
-    """Cannot be sent."""
+    """An object that cannot be sent."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -180,5 +180,5 @@ async def awaited(items: list[int]) -> list[int]:
 
 
 def modules(items: list[str]) -> list[bool]:
-    """Was it imported there?"""
+    """Return True if the module was imported in this process."""
     return [item in sys.modules for item in items]

@@ -22,17 +22,17 @@ from typing import Any
 from batchify import BatchFuture, batched
 from tests.limits import LIMIT
 
-MANY = 300  # items that linger, or wait for the end of a batch
-PAUSE = 0.05  # seconds that a batch takes after the process began to leave
+MANY = 300  # items that linger, or wait for a batch to end
+PAUSE = 0.05  # seconds that a batch takes after the process began to exit
 EXIT_TIMEOUT = 0.3  # of functions that hang
-NO_END = 1000.0  # seconds: a linger or an `exit_timeout` that a process must not wait for
+NO_END = 1000.0  # seconds: a linger or `exit_timeout` that a process must not wait for
 STATES: dict[str, dict[str, Any]] = {
     "idle": {},
     "lingering": {"size": 5000},
-    "mid-batch": {"size": 5000},  # one item runs, MANY wait for its end
+    "mid-batch": {"size": 5000},  # one item runs, MANY wait for it
     # Two items run, two wait, one caller is blocked.
     "full": {"size": 2, "capacity": 4, "linger": NO_END},
-    "hung": {"size": 2, "exit_timeout": EXIT_TIMEOUT},  # one runs for ever, two wait
+    "hung": {"size": 2, "exit_timeout": EXIT_TIMEOUT},  # one runs forever, two wait
 }
 NEVER = threading.Event()
 # gh-113964: on 3.12.0 to 3.12.2 no thread starts once the main thread has ended.
@@ -44,11 +44,11 @@ REPEAT = int(_repeat)
 kept: list[tuple[str, BatchFuture[Any]]] = []
 begun, gate = threading.Event(), threading.Event()
 
-# ---- notes ----
+# ---- the record ----
 
 
 def note(file: str, lines: list[str]) -> None:
-    """One write, so that threads and processes do not mix their lines."""
+    """Write a line in one call, so that threads and processes do not mix their lines."""
     written = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(written, "".join(line + "\n" for line in lines).encode())
@@ -64,10 +64,10 @@ def call(f: Any, item: str) -> BatchFuture[Any]:
 
 
 def try_call(f: Any, item: str) -> None:
-    """A call that may come after the function was given up."""
+    """Call the function, which may have been given up already."""
     try:
         call(f, item)
-    except RuntimeError as error:  # Closed, QueueFull, no thread to be had
+    except RuntimeError as error:  # Closed, QueueFull, no thread available
         note("refused", [f"{item} {type(error).__name__}"])
 
 
@@ -78,7 +78,7 @@ def leave() -> None:
 
 
 def look() -> None:
-    """Note how all futures ended; the very last thing that the process does."""
+    """Record how all futures ended, as the very last action of the process."""
     ends = []
     for item, future in kept:
         if not future.done():
@@ -93,7 +93,7 @@ def look() -> None:
 
 
 class Last:
-    """The last thing that a child of multiprocessing does is to flush this."""
+    """A stream that a child of multiprocessing flushes as its last action."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -129,7 +129,7 @@ async def awork(items: list[str]) -> None:
 
 
 def make() -> Callable[[str], BatchFuture[Any]]:
-    """A function of KIND, with the options of STATE; one of each is used before it all begins."""
+    """Return a function of KIND with the options of STATE; it was used once before."""
     options = {"exit_timeout": NO_END, **STATES[STATE]}
     if STATE == "lingering":
         options["linger"] = None if KIND in ("def", "async def") else NO_END
@@ -163,7 +163,7 @@ def make() -> Callable[[str], BatchFuture[Any]]:
             work(items)
 
     tail("warm")
-    tail.flush(LIMIT)  # 3.12.0 to 3.12.2 start no thread at the end
+    tail.flush(LIMIT)  # 3.12.0 to 3.12.2 start no thread during exit
 
     @batched(name="f", **options)
     def f(items: list[str]) -> None:
@@ -227,7 +227,7 @@ async def afill() -> Any:
         while not begun.is_set():
             await asyncio.sleep(0.001)
     count = {"lingering": MANY, "mid-batch": MANY, "full": 5, "hung": 2}[STATE]
-    [call(f, str(n)) for n in range(count)]  # when full, the fifth waits for room without blocking
+    [call(f, str(n)) for n in range(count)]  # a fifth one waits without blocking
     while STATE == "full" and not begun.is_set():
         await asyncio.sleep(0.001)
     return f
@@ -284,7 +284,7 @@ def leave_by_signal(number: signal.Signals) -> None:
 
 
 def leave_a_thread_behind() -> None:
-    """It submits while main leaves, and goes on when main has ended."""
+    """Exit while another thread submits; it continues after main has ended."""
 
     def go_on() -> None:
         for n in range(1000):
@@ -296,14 +296,14 @@ def leave_a_thread_behind() -> None:
             try_call(f, f"late-{n}")
 
     f = fill()
-    if STATE == "full":  # there is no room: it blocks until the end has begun
+    if STATE == "full":  # the queue is full, so it blocks until the exit has begun
         gate.wait(0.01)
     threading.Thread(target=go_on).start()
     leave()
 
 
 def leave_to_atexit() -> None:
-    """Functions of `atexit` that come before the library's own hook, and after it."""
+    """Exit with `atexit` functions that run before and after the library's own hook."""
     functions: list[Any] = []
 
     def submit(when: str) -> None:
@@ -327,7 +327,7 @@ def main() -> None:
         if PATH == "os._exit":
             os._exit(6)
     elif PATH == "SIGINT":
-        # A process that a shell started in the background ignores it, and so do its children.
+        # A process that a shell started in the background ignores SIGINT, and so do its children.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         leave_by_signal(signal.SIGINT)
     elif PATH == "handled SIGTERM":
@@ -348,5 +348,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    atexit.register(look)  # the first one comes last
+    atexit.register(look)  # the function registered first runs last
     main()

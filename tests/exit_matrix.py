@@ -28,7 +28,7 @@ from tests.exit_cell import MANY, STATES
 from tests.limits import LIMIT
 
 ROOT = Path(__file__).parent.parent
-# What the interpreter serves, with the code of its end and the error it tells of.
+# Exits that run cleanup, with the exit code and the error on stderr.
 SERVED = {
     "return": (0, ""),
     "sys.exit": (3, ""),
@@ -43,13 +43,13 @@ SERVED = {
     "thread": (0, ""),
     "atexit": (0, ""),
 }
-# What it does not: nothing is promised but that it ends, and that nothing is run twice.
+# Exits without cleanup: the only promises are that the process ends and no item runs twice.
 UNSERVED = {"os._exit": (6, ""), "SIGTERM": (-15, "")}
 KINDS = ("def", "async def", "method", "two")
-# The children of the paths that have some; the forkserver is one, too.
+# How many child processes a path has; the forkserver counts too.
 PROCESSES = {"os.fork": 2, "fork": 2, "spawn": 3, "forkserver": 4}
 
-# Without the search for installed packages, which takes as long as all the rest.
+# Without the search for installed packages, which takes as long as everything else.
 PATHS_OF_MODULES = [str(ROOT), str(Path(wrapt.__file__).parent.parent)]
 # `-P`: else `tests/asyncio` would hide the standard library's.
 COMMAND = [sys.executable, "-S", "-P", "-W", "ignore:This process:DeprecationWarning"]
@@ -59,7 +59,7 @@ UNASKED = re.compile(r"^\w+: \d+ items? failed with Closed.* no caller asked for
 
 @dataclass(frozen=True)
 class Cell:
-    """One way to leave, from one state, of one kind of function."""
+    """One way to exit, in one state, with one kind of function."""
 
     path: str
     kind: str
@@ -70,28 +70,31 @@ class Cell:
 
     @property
     def at_least(self) -> int:
-        """How many items it accepts at least."""
+        """Return the minimum number of items that it accepts."""
         first = {"idle": 2, "lingering": MANY + 1, "mid-batch": MANY + 2, "full": 6, "hung": 4}
         late = {"thread": 4, "atexit": 6}.get(self.path, 0)
         return first[self.state] + (late if self.state != "hung" else 0)
 
     @property
     def may_fail_with(self) -> set[str]:
-        """How items may end but in a result."""
+        """Return the errors with which its items may end."""
         ends = {"Closed"} if self.state == "hung" else set()
         is_cancelled = self.path == "asyncio.run" and self.kind in ("async def", "two")
         if is_cancelled and self.state in ("mid-batch", "full", "hung"):
-            ends |= {"BatchAborted", "cancelled"}  # the end of `asyncio.run` cancels what runs
+            ends |= {
+                "BatchAborted",
+                "cancelled",
+            }  # `asyncio.run` cancels them
         return ends
 
 
 ALL = [Cell(*cell) for cell in product([*SERVED, *UNSERVED], KINDS, STATES)]
-# For every interpreter: each path, kind and state with several of the others.
+# For every interpreter: each path, kind and state, with several combinations.
 SOME = [cell for place, cell in enumerate(ALL) if place % 7 == 4]
 
 
 def run(cell: Cell, repeat: int = 0) -> End:
-    """Have `cell` done in a directory of its own."""
+    """Run `cell` in a new directory."""
     with tempfile.TemporaryDirectory(prefix="exit-") as where:
         env = {
             "PATH": os.environ.get("PATH", ""),
@@ -111,7 +114,7 @@ def run(cell: Cell, repeat: int = 0) -> End:
 
 
 class End:
-    """What a cell did, and how it ended."""
+    """The record of a cell, and how it ended."""
 
     def __init__(
         self, cell: Cell, code: int | None, stderr: str, where: Path, ended: float
@@ -127,7 +130,7 @@ class End:
         return self.files.get(file, "").splitlines()
 
     def faults(self) -> list[str]:
-        """What is wrong with it: nothing, it is hoped."""
+        """Return what is wrong with the cell; an empty list if all is well."""
         faults = [*self._faults_of_process()]
         if self.cell.path in SERVED:
             faults += self._faults_of_items()
@@ -144,7 +147,7 @@ class End:
             if told.count("Traceback") != 1 or f"\n{error}\n" not in told:
                 yield f"it did not tell of its error alone: {told}"
             told = told[: told.find("Traceback")] + told.partition(f"\n{error}\n")[2]
-        if self.cell.state == "hung":  # the warnings come with the line of the code they are from
+        if self.cell.state == "hung":  # a warning is followed by its line of code
             lines = [line for line in told.splitlines() if not line.startswith("  ")]
             lines = [line for line in lines if not COUNTED.search(line)]
             told = "\n".join(line for line in lines if not UNASKED.search(line))
@@ -169,7 +172,7 @@ class End:
                 yield f"{item} ended as {end}"
         dropped = sum(int(count) for _, count in COUNTED.findall(self.stderr))
         closed = list(ends.values()).count("Closed")
-        # Of two functions one may fail because the other was given up; that is no drop of its own.
+        # One of two functions may fail because the other was given up; that is not another loss.
         is_told = 0 < dropped <= closed if self.cell.kind == "two" else dropped == closed
         if not is_told if self.cell.state == "hung" else dropped or closed:
             yield f"{dropped} items were told to be dropped, {closed} ended in Closed"
@@ -186,7 +189,7 @@ class End:
 
 
 def run_all(cells: Iterable[Cell], repeats: int = 1, jobs: int = 2) -> Iterator[End]:
-    """Have all `cells` done, `jobs` at a time."""
+    """Run all `cells`, `jobs` at a time."""
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(run, cell, n) for n in range(repeats) for cell in cells]
         for future in futures:
@@ -197,7 +200,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", default="", help="cells whose name has this in it")
+    parser.add_argument("--only", default="", help="only cells whose name contains this")
     given = parser.parse_args()
     cells = [cell for cell in ALL if given.only in str(cell)]
     began, count, processes, faults = time.monotonic(), 0, 0, 0

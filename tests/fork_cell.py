@@ -24,7 +24,7 @@ from typing import Any
 from batchify import BatchFuture, Closed, Forked, batched
 from tests.limits import LIMIT
 
-CODE = 7  # of a child that found all well
+CODE = 7  # the exit code of a child without findings
 PARENT = os.getpid()
 OPTIONS: dict[str, dict[str, Any]] = {
     "lingering": {"linger": 1000},
@@ -36,7 +36,7 @@ MOMENT, KIND, _forks = os.environ.get("FORK_CELL", "||0").split("|")
 
 
 def note(lines: list[Any]) -> None:
-    """One write, so that threads and processes do not mix their lines."""
+    """Write a line in one call, so that threads and processes do not mix their lines."""
     written = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         os.write(written, "".join(f"{os.getpid()} {line}\n" for line in lines).encode())
@@ -52,21 +52,21 @@ def until(fact: Callable[[], Any]) -> None:
 
 
 def is_without_workers() -> bool:
-    gc.collect()  # each time: a thread that is about to end may have held what is garbage now
+    gc.collect()  # each time, because an ending thread may have kept garbage alive
     return not any(thread.name.startswith("batchify") for thread in threading.enumerate())
 
 
 class Round:
     """A function, and one fork.
 
-    Its gates are flags: a lock of its own might be held by a thread that the child lacks.
+    Its gates are flags, because a thread that the child lacks might hold a lock.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.is_open = True
         self.begun = 0
-        self.inside: Callable[[], None] | None = None  # called by the first batch
+        self.inside: Callable[[], None] | None = None  # the first batch calls it
         self.futures: list[BatchFuture[Any]] = []
         self.called: list[int] = []  # processes in which a callback ran
         self.children: list[Any] = []
@@ -121,8 +121,8 @@ class Round:
     # ---- the child ----
 
     def child(self) -> None:
-        """What the child finds, and does; raises where it is not as it should be."""
-        signal.alarm(int(LIMIT))  # a child that hangs dies of it
+        """Check the state in the child, and use the function; raise if anything is wrong."""
+        signal.alarm(int(LIMIT))  # kills a hung child
         assert os.getpid() != PARENT
         assert gc.isenabled(), "no garbage is collected any more"
         f, copied, before = self.f, [x for x in self.futures if x.done()], list(self.called)
@@ -145,10 +145,10 @@ class Round:
         assert stats.accepted == stats.succeeded == 3, stats
         assert self.called == before, "a callback of the parent's ran"
         f.linger = 1000
-        self.last = f(self.item("child-last"))  # its end runs it
+        self.last = f(self.item("child-last"))  # its exit runs it
 
     def fork(self) -> None:
-        """Fork, have the child do its part and end by itself."""
+        """Fork; the child does its part and exits."""
         child = os.fork()
         if not child:
             self.child()
@@ -156,7 +156,7 @@ class Round:
         self.children.append(child)
 
     def fork_inside(self) -> None:
-        """The same where the child cannot leave: multiprocessing ends it."""
+        """Fork where the child cannot exit by itself; multiprocessing ends it."""
         process: Any = multiprocessing.get_context("fork")
         process = process.Process(target=self.child_inside)
         process.start()
@@ -194,7 +194,7 @@ class Round:
         blocked.join(LIMIT)
 
     def lock(self) -> None:
-        """All locks there are, held by another thread."""
+        """Fork while another thread holds all locks."""
         self.is_open = False
         self.call(0)
         until(lambda: self.begun)
@@ -242,8 +242,8 @@ class Round:
         return False
 
     def starting(self) -> None:
-        """While another thread starts the first worker, and holds the lock meanwhile."""
-        until(is_without_workers)  # also without the background loop of the round before
+        """Fork while another thread starts the first worker and holds the lock."""
+        until(is_without_workers)  # and without the background loop of the previous round
         start, is_starting, is_forked = threading.Thread.start, False, False
 
         def slow_start(thread: threading.Thread) -> None:
@@ -281,7 +281,7 @@ class Round:
         until(lambda: self.children)
 
     def inside_loop(self) -> None:
-        """Inside an async batch on the loop of this thread, or with a loop that runs meanwhile."""
+        """Fork inside an async batch on this thread's loop, or while a loop runs."""
 
         async def main() -> None:
             self.inside = self.fork_inside
@@ -295,7 +295,7 @@ class Round:
 
         asyncio.run(main())
 
-    # ---- all of it ----
+    # ---- one round ----
 
     def run(self) -> None:
         moments = {
@@ -329,7 +329,7 @@ class Round:
         self.judge()
 
     def judge(self) -> None:
-        """The parent's items ran in the parent only, the child's in the child, each once."""
+        """Check that each item ran once, in the process that submitted it."""
         mine: Counter[str] = Counter()
         theirs: Counter[str] = Counter()
         with open("ran") as file:
@@ -344,7 +344,7 @@ class Round:
 
 
 def check_forked(future: BatchFuture[Any]) -> None:
-    """`result()` and `await` raise; callbacks added now are called."""
+    """Check that `result()` and `await` raise, and that callbacks added now are called."""
     late: list[Any] = []
     future.add_done_callback(late.append)
     assert late == [future]

@@ -26,7 +26,7 @@ MOMENTS = (
 )  # fmt: skip
 KINDS = ("def", "async def", "method")
 ALL = list(product(MOMENTS, KINDS))
-# For every interpreter: each moment once, each kind with several.
+# For every interpreter: each moment once, each kind at several moments.
 SOME = [
     cell
     for place, cell in enumerate(ALL)
@@ -35,7 +35,7 @@ SOME = [
 
 
 def run(moment: str, kind: str, forks: int) -> tuple[str, str]:
-    """Have a cell fork so many times; gives its name and what was wrong with it."""
+    """Run a cell with this many forks; return its name and what was wrong."""
     with tempfile.TemporaryDirectory(prefix="fork-") as where:
         env = {
             "PATH": os.environ.get("PATH", ""),
@@ -66,7 +66,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--forks", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", default="", help="cells whose name has this in it")
+    parser.add_argument("--only", default="", help="only cells whose name contains this")
     given = parser.parse_args()
     cells = [cell for cell in ALL if given.only in "-".join(cell)]
     began, faults = time.monotonic(), 0

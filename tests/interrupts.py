@@ -43,36 +43,36 @@ from tests.limits import LIMIT
 from tests.manual import in_thread
 from tests.opcode_watch import HAS_MONITORING, PACKAGE, Monitoring, Watch, of_c
 
-ATTEMPTS = 20_000  # more opcodes than any scenario has
+ATTEMPTS = 20_000  # more opcodes than any scenario executes
 
 
 class Interrupt(Exception):
-    """What the handler raises: the hard case, as an event loop goes on after it."""
+    """Raised by the handler. The hard case: an event loop continues after it."""
 
 
 class Stop(KeyboardInterrupt):
-    """The same, as Ctrl-C: an event loop ends."""
+    """Raised by the handler like Ctrl-C: an event loop ends."""
 
 
 class Killed(MemoryError):
-    """What hits a worker."""
+    """Raised in a worker by an asynchronous exception."""
 
-    def __init__(self) -> None:  # just before it is raised: once is enough
+    def __init__(self) -> None:  # a second call just before it is raised would be redundant
         super().__init__()
         Watch.end()
 
 
-# What an item may end in whose batch ran in the main thread.
+# The possible outcomes of an item whose batch ran in the main thread.
 ABORTED = (Closed, QueueFull, batchify.BatchAborted, batchify.BadResult)
 
 
 class Broken(AssertionError):
-    """A promise that was not kept."""
+    """A broken promise."""
 
 
 # ---- the interrupt ----
 
-# What a task calls when it comes to an `await`.
+# The functions that a task calls when it reaches an `await`.
 OF_A_STEP = (
     LoopFuture.get_loop.__code__,
     LoopFuture.add_done_callback.__code__,
@@ -84,16 +84,16 @@ _kill = of_c("PyThreadState_SetAsyncExc", ctypes.c_ulong, ctypes.py_object)
 
 
 class Injector:
-    """Does one thing to the main thread at opcode `at` of the package's code."""
+    """Interrupts the main thread in one way at opcode `at` of the package's code."""
 
-    may_fail: tuple[Any, ...] = ()  # what items may end in, whatever the scenario
+    may_fail: tuple[Any, ...] = ()  # possible outcomes of items in every scenario
     may_end: tuple[Any, ...] = ()  # what other threads may get
 
     def __init__(self, at: int, action: Callable[[], object] | None, error: Any) -> None:
         self.at = at
-        self.action = action  # what a handler, or a finalizer, does
-        self.error = error  # what a handler raises; None: it is a finalizer
-        self.only: Collection[str] = ()  # functions, if not all
+        self.action = action  # the action of a handler or finalizer
+        self.error = error  # raised by the handler; None: this is a finalizer
+        self.only: Collection[str] = ()  # count opcodes of these functions only; empty: all
         self.count = 0
         self.place = ""
         self.is_done = False
@@ -101,7 +101,7 @@ class Injector:
         self.watch = Watch(self.see)
 
     def play(self, act: Steps, world: World) -> None:
-        """Prepare a scenario, then interrupt what it does."""
+        """Prepare a scenario, then interrupt its operation."""
         next(act)
         with self:
             next(act, None)
@@ -115,7 +115,7 @@ class Injector:
         self.watch.stop()
 
     def is_to_hit(self, code: CodeType) -> bool:
-        """Is this an opcode that counts?"""
+        """Return True if this opcode counts."""
         if self.only and code.co_qualname not in self.only:
             return False
         return threading.current_thread() is threading.main_thread()
@@ -153,9 +153,9 @@ class Injector:
 
 
 class Killer(Injector):
-    """Raises `Killed` in the worker that comes to opcode `at` of all that workers run.
+    """Raises `Killed` in the worker that reaches opcode `at`, counted over all workers.
 
-    Not in the one frame that goes on after it.
+    The frame that handles it and continues is excluded.
     """
 
     may_fail = (Killed,)
@@ -165,7 +165,7 @@ class Killer(Injector):
         super().__init__(at, None, None)
 
     def play(self, act: Steps, world: World) -> None:
-        with self:  # its threads are watched from their start on
+        with self:  # watches its threads from their start
             next(act)
             next(act, None)
             world.gate.set()
@@ -185,12 +185,12 @@ class Killer(Injector):
 
 
 def is_step_of_asyncio(frame: FrameType | None) -> bool:
-    """Would the handler raise in what asyncio itself does, between two steps of ours?
+    """Return True if the handler would raise in asyncio's own code, between two steps of tasks.
 
-    Something is lost then, with any future. A task that is about to wait, or to go on in the next
-    step of the loop, and gets an exception from one of `OF_A_STEP`, never goes on, not even to be
-    cancelled; and so it is with who waits for a callback that does not come to its end: those of
-    `gather` and `wait_for`, and ours that sets an asyncio future as they do.
+    That loses something with any future. If an exception is raised in one of `OF_A_STEP`, a task
+    that is about to wait, or to continue in the next step of the loop, never continues, even if it
+    is cancelled. The same happens to a waiter whose callback is interrupted: the callbacks of
+    `gather` and `wait_for`, and ours, which sets an asyncio future as they do.
     """
     while frame is not None:
         code, below = frame.f_code, frame.f_back
@@ -208,23 +208,23 @@ def is_of_asyncio(code: CodeType) -> bool:
     return os.path.dirname(code.co_filename) == os.path.dirname(asyncio.__file__)
 
 
-# ---- the world that is interrupted ----
+# ---- the functions and items that are interrupted ----
 
 
 @dataclass
 class World:
-    """A batched function, and what is known of its items."""
+    """A batched function and the records of its items."""
 
     options: dict[str, Any]
     is_async: bool = False
-    known: dict[Any, Any] = field(default_factory=dict)  # futures of calls that came to their end
+    known: dict[Any, Any] = field(default_factory=dict)  # futures of calls that returned
     unknown: set[Any] = field(default_factory=set)  # items of calls that were interrupted
     ran: Counter[Any] = field(default_factory=Counter)
-    ends: list[Any] = field(default_factory=list)  # the futures that told of their end
+    ends: list[Any] = field(default_factory=list)  # futures whose callback was called
     watched: set[Any] = field(default_factory=set)
-    made: list[Any] = field(default_factory=list)  # items of handlers and finalizers
-    calls: list[Any] = field(default_factory=list)  # of other threads
-    forks: list[str] = field(default_factory=list)  # what did not end in forked children
+    made: list[Any] = field(default_factory=list)  # items submitted by handlers and finalizers
+    calls: list[Any] = field(default_factory=list)  # items of other threads
+    forks: list[str] = field(default_factory=list)  # items that did not end in forked children
     may_fail: tuple[Any, ...] = ()
     may_end: tuple[Any, ...] = ()  # what other threads may get
 
@@ -245,10 +245,10 @@ class World:
 
         self.f: Any = batched(run_async if self.is_async else run, **self.options)
 
-    # ---- what scenarios do ----
+    # ---- operations of scenarios ----
 
     def call(self, item: Any, how: Any = None) -> Any:
-        """Submit from the main thread: unknown until the call has come back."""
+        """Submit from the main thread; the item's state is unknown until the call returns."""
         self.unknown.add(item)
         try:
             future = (how or self.f)(item)
@@ -266,7 +266,7 @@ class World:
         self.watched.add(item)
 
     def before(self, *items: Any, how: Any = None) -> None:
-        """Items of the time before, which the interrupt must not touch; all are watched."""
+        """Submit items in advance, which the interrupt must not affect, with callbacks on all."""
         for item in items:
             self.call(item, how)
             self.watch(item)
@@ -275,7 +275,7 @@ class World:
         self.call("warm").result(LIMIT)
 
     def busy(self, *items: Any) -> None:
-        """The worker holds the first, the others wait behind it."""
+        """Block the worker with the first item, so that the others wait."""
         self.gate.clear()
         self.before(items[0])
         first = self.known[items[0]]
@@ -283,22 +283,22 @@ class World:
         self.before(*items[1:])
 
     def other(self, function: Callable[..., Any], *args: Any) -> None:
-        """Another thread does something, too."""
+        """Run an operation in another thread at the same time."""
         self.calls.append(in_thread(function, *args))
 
     def wait_elsewhere(self, item: Any) -> None:
-        """Another thread waits for the result of an item."""
+        """Wait for an item in another thread."""
         self.other(self.known[item].exception if self.may_fail else self.known[item].result, LIMIT)
 
     def submit_elsewhere(self, item: Any) -> None:
-        """Another thread submits; it may have to wait for room."""
+        """Submit in another thread, which may have to wait for capacity."""
 
         def work() -> None:
             self.known[item] = self.f(item)
 
         self.other(work)
         call = self.calls[-1]
-        until(  # unless there is room again, by who meddles or kills
+        until(  # unless another action has freed capacity again
             lambda: (
                 self.gate.is_set()
                 or (self.may_end and call.is_done())
@@ -314,7 +314,7 @@ class World:
 
         self.other(work)
 
-    # ---- what handlers and finalizers do ----
+    # ---- actions of handlers and finalizers ----
 
     def reenter(self) -> None:
         item = ("made", len(self.made))
@@ -326,8 +326,8 @@ class World:
         self.known[item] = future
 
     def meddle(self) -> None:
-        """All that a handler might do, besides."""
-        self.gate.set()  # some of it waits
+        """Perform the other operations that a handler might perform."""
+        self.gate.set()  # some of them wait
         for act in (
             self.f.stats,
             lambda: [future.cancel() for future in list(self.known.values())[-2:]],
@@ -343,7 +343,7 @@ class World:
                 act()
 
     def fork(self) -> None:
-        """Fork in the middle of it, as another thread might that could not wait for the lock."""
+        """Fork in the middle of the operation, as another thread that holds no lock might."""
         read, write = os.pipe()
         child = fork_among_threads()
         if not child:
@@ -374,7 +374,7 @@ class World:
                 call.thread.join(LIMIT)
                 if not call.is_done():
                     raise Broken("another thread hangs")
-            with contextlib.suppress(CancelledError, *self.may_end):  # by who meddles, or kills
+            with contextlib.suppress(CancelledError, *self.may_end):  # another action did it
                 call.result()
         until(
             lambda: all(future.done() for future in list(self.known.values())),
@@ -406,7 +406,7 @@ class World:
             if isinstance(error, (*ABORTED, *self.may_fail)):
                 continue
             if self.is_async and isinstance(error, (Interrupt, Stop)):
-                continue  # taken for the failure of the batch that ran
+                continue  # it became the failure of the running batch
             if error is not None or future.result(0) != ("done", item):
                 raise Broken(f"{item} ended in {error or future.result(0)!r}")
             if self.ran[item] != 1:
@@ -427,7 +427,7 @@ class World:
             raise Broken(f"the counts do not add up: {stats}")
 
     def _check_room(self) -> None:
-        """No room is lost, and none was found."""
+        """Check that no capacity was lost or gained."""
         capacity = self.options.get("capacity")
         if capacity is None or self.is_async or self.f.stats().accepted == 0:
             return
@@ -456,7 +456,7 @@ def until(fact: Callable[[], Any], what: Any) -> None:
 
 
 def fork_among_threads() -> int:
-    """`os.fork`, without its warning that there are threads."""
+    """Fork without the warning about threads."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -477,7 +477,7 @@ SCENARIOS: dict[str, tuple[Callable[[World], Steps], dict[str, Any]]] = {}
 
 
 def scenario(**options: Any) -> Any:
-    """A function that prepares, yields, and then does what is interrupted."""
+    """Register a function that prepares, yields, and then performs the interrupted operation."""
 
     def note(function: Any) -> Any:
         SCENARIOS[function.__name__] = function, options
@@ -756,7 +756,7 @@ def on_loop(work: Callable[[World], Any]) -> Callable[[World], Steps]:
         loop.set_exception_handler(lambda *_: None)
         try:
             yield
-            with contextlib.suppress(batchify.BatchifyError):  # of its own items
+            with contextlib.suppress(batchify.BatchifyError):  # for its own items
                 loop.run_until_complete(asyncio.wait_for(work(w), LIMIT))
         finally:
             end_loop(loop)
@@ -765,13 +765,13 @@ def on_loop(work: Callable[[World], Any]) -> Callable[[World], Steps]:
 
 
 def end_loop(loop: Any) -> None:
-    """As `asyncio.run` does."""
+    """End the loop as `asyncio.run` does."""
     Watch.end()
     try:
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()
-        with contextlib.suppress(RuntimeError):  # what was broken off may stop this by its end
+        with contextlib.suppress(RuntimeError):  # an interrupted callback may stop the loop here
             loop.run_until_complete(asyncio.sleep(0))
         if left:
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
@@ -833,7 +833,7 @@ class Failure:
 def run_once(
     name: str, mode: str, at: int, only: Collection[str] = ()
 ) -> tuple[Failure | None, bool]:
-    """Interrupt a scenario at one opcode; what broke, and whether the interrupt came at all."""
+    """Interrupt a scenario at one opcode; return what broke, and whether the interrupt came."""
     steps, options = SCENARIOS[name]
     world = World(dict(options), is_async=name.endswith("_async"))
     action = {"submit": world.reenter, "both": world.reenter, "fork": world.fork}.get(mode)
@@ -859,7 +859,7 @@ def run_once(
         what = str(broken)
     except (Exception, Stop) as error:
         what = f"{type(error).__name__}: {error}"
-    except BaseException as error:  # of pytest-timeout, say: it hangs
+    except BaseException as error:  # such as pytest-timeout's: the scenario hangs
         error.add_note(str(Failure(name, mode, at, injector.place, "was broken off")))
         raise
     finally:
@@ -870,9 +870,9 @@ def run_once(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nobody else's collector, log and signals."""
+    """Turn off the garbage collector, the log and other signal handlers."""
     before = signal.getsignal(signal.SIGINT)
-    sys.unraisablehook = lambda _: None  # what is raised in a hook of a fork
+    sys.unraisablehook = lambda _: None  # exceptions in fork hooks
     level = logging.getLogger("batchify").level
     logging.getLogger("batchify").setLevel(logging.CRITICAL + 1)
     gc.collect()
@@ -883,7 +883,7 @@ def quiet() -> Iterator[None]:
     finally:
         if HAS_MONITORING:
             Monitoring.set_up(False)
-        gc.collect()  # futures that failed are logged when they are collected
+        gc.collect()  # failed futures are logged when they are collected
         logging.getLogger("batchify").setLevel(level)
         sys.unraisablehook = sys.__unraisablehook__
         signal.signal(signal.SIGINT, before)
@@ -892,15 +892,15 @@ def quiet() -> Iterator[None]:
 def run(
     name: str, mode: str, first: int = 0, step: int = 1, only: Collection[str] = ()
 ) -> tuple[int, list[Failure]]:
-    """Interrupt a scenario at every `step`-th opcode, or at those of some functions `only`.
+    """Interrupt a scenario at every `step`-th opcode, or `only` at those of some functions.
 
-    Gives how often, and what broke.
+    Return the number of interrupts, and what broke.
     """
     count = 0
     failures: list[Failure] = []
     if name == mode == "fork":  # concurrent.futures.thread has a plain lock held during a fork
         return count, failures
-    gc.collect()  # else a fork holds the locks of all engines that the others have left
+    gc.collect()  # else a fork takes the locks of all engines of earlier scenarios
     for at in range(first, ATTEMPTS, step):
         failed, came = run_once(name, mode, at, only)
         if failed is not None:
@@ -913,11 +913,11 @@ def run(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scenarios", nargs="*", help="by default all")
-    parser.add_argument("-m", "--mode", action="append", choices=MODES, help="by default all")
-    parser.add_argument("--at", type=int, help="this opcode only")
-    parser.add_argument("--first", type=int, default=0, help="from this opcode on")
-    parser.add_argument("--step", type=int, default=1, help="every n-th opcode only")
+    parser.add_argument("scenarios", nargs="*", help="default: all")
+    parser.add_argument("-m", "--mode", action="append", choices=MODES, help="default: all")
+    parser.add_argument("--at", type=int, help="only this opcode")
+    parser.add_argument("--first", type=int, default=0, help="the first opcode")
+    parser.add_argument("--step", type=int, default=1, help="only every n-th opcode")
     given = parser.parse_args()
     total = 0
     broken: list[Failure] = []

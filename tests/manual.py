@@ -15,7 +15,7 @@ from tests.limits import LIMIT
 
 
 class ManualSeam(Seam):
-    """Real threads on a clock that stands still until `advance`."""
+    """A seam with real threads, and a clock that stands still until `advance`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -57,7 +57,7 @@ class ManualSeam(Seam):
             assert self.changed.wait_for(lambda: self.workers <= set(self.asleep), LIMIT)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, wake those whose time has come, and wait until they sleep again."""
+        """Advance the clock, wake the threads that are due, and wait until they sleep again."""
         self.rest()
         with self.changed:
             self.now += seconds
@@ -70,7 +70,7 @@ class ManualSeam(Seam):
 
 
 class ManualBell(ThreadBell):
-    """A bell whose workers' time limits run on the manual clock."""
+    """A bell at which workers' timeouts use the manual clock."""
 
     def __init__(self, seam: ManualSeam) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class ManualBell(ThreadBell):
         if timeout is not None and timeout <= 0:
             return super().wait(0)
         with seam.changed:
-            if not super().wait(0):  # else it was rung before it slept
+            if not super().wait(0):  # else it was rung before the worker slept
                 seam.asleep[me] = (self, None if timeout is None else seam.now + timeout)
                 seam.changed.notify_all()
             else:
@@ -102,7 +102,7 @@ class ManualBell(ThreadBell):
 
 
 def batched_with(seam: Any, function: Any, **options: Any) -> Any:
-    """`batched(function, **options)` on a seam of the test's own."""
+    """Return `batched(function, **options)` with an engine on the test's own seam."""
     given: dict[str, Any] = {
         "size": DEFAULT_SIZE,
         "linger": 0.0,
@@ -124,7 +124,7 @@ def batched_with(seam: Any, function: Any, **options: Any) -> Any:
 
 
 class Gated:
-    """A batch function that records its batches and runs each when the test lets it."""
+    """A batch function that records its batches, and blocks each until the test releases it."""
 
     def __init__(self, *, is_open: bool = False) -> None:
         self.batches: list[list[Any]] = []
@@ -147,25 +147,25 @@ class Gated:
             assert self.changed.wait_for(lambda: len(self.batches) >= count, LIMIT), self.batches
 
     def let(self, count: int = 1) -> None:
-        """Let `count` batches end."""
+        """Release `count` batches."""
         with self.changed:
             self.permits += count
             self.changed.notify_all()
 
     def open(self) -> None:
-        """Let every batch end from now on."""
+        """Release all batches, including later ones."""
         with self.changed:
             self.is_open = True
             self.changed.notify_all()
 
 
 def in_thread(function: Callable[..., Any], *args: Any) -> Call:
-    """Run `function(*args)` in a thread of its own."""
+    """Run `function(*args)` in a new thread."""
     return Call(function, args)
 
 
 class Call:
-    """A call in another thread: what it gave or raised."""
+    """A call in another thread, with its result or error."""
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._value: Any = None
@@ -193,12 +193,12 @@ class Call:
 
 
 def batchify_threads() -> set[threading.Thread]:
-    """The threads of batchify that exist now; those of other tests may be about to end."""
+    """Return batchify's threads; those of other tests may be about to end."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("batchify:")}
 
 
 def until(fact: Callable[[], Any]) -> None:
-    """Wait for a fact that another thread brings about and that has no event of its own."""
+    """Wait until `fact()` is true, for facts that no event announces."""
     end = time.monotonic() + LIMIT
     while not fact():
         assert time.monotonic() < end, "it never came true"

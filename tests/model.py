@@ -52,9 +52,9 @@ from batchify.options import UNSET
 from tests.manual import batched_with
 from tests.turns import Turn, Turns
 
-PATIENCE = 1.0  # seconds that an item lets those of higher priority pass without a claim
+PATIENCE = 1.0  # seconds after which an item of lower priority may no longer be overtaken
 ATTEMPTS = 3
-TICK = 2.0**-20  # seconds from one step to the next: no two things happen at the same time
+TICK = 2.0**-20  # seconds between steps, so that no two events happen at the same time
 ENDS = ("succeeded", "failed", "cancelled", "expired")
 
 
@@ -62,7 +62,7 @@ ENDS = ("succeeded", "failed", "cancelled", "expired")
 
 
 class Item:
-    """One item, as the model sees it; the engine's future for it stands beside."""
+    """One item in the model, together with the engine's future for it."""
 
     def __init__(self, n: int, now: float) -> None:
         self.n = n
@@ -71,17 +71,17 @@ class Item:
         self.weight = 1.0
         self.priority = 0
         self.deadline = math.inf
-        self.gives_up = math.inf  # when its call waits no longer for room
+        self.gives_up = math.inf  # when its call stops waiting for capacity
         self.state = "new"  # waiting, pending, running, done, refused
-        self.delayed = -math.inf  # pending, but not to leave before that
-        self.is_forced = False  # is to leave without lingering
-        self.is_flushed = False  # and without delays
+        self.delayed = -math.inf  # pending, but not dispatched before this time
+        self.is_forced = False  # must be dispatched without lingering
+        self.is_flushed = False  # and without a delay for a retry
         self.is_again = False  # ran before
         self.tries = 0
         self.batch: Run | None = None
         self.outcome: Any = None  # ("value", value), (type of the error, its args or None)
         self.future: Any = None
-        self.call: Turn | None = None  # its call, when that waits for room
+        self.call: Turn | None = None  # its call, if that waits for capacity
         self.told = 0
 
     def tell(self, _: Any) -> None:
@@ -95,7 +95,7 @@ class Item:
 
 
 class Model:
-    """What the engine is to do: no thread, no lock, and no thought of speed."""
+    """What the engine must do, without threads and locks, and without regard to speed."""
 
     def __init__(self, size: int, linger: float | None, workers: int, capacity: int | None) -> None:
         self.size, self.linger, self.workers, self.capacity = size, linger, workers, capacity
@@ -104,22 +104,22 @@ class Model:
         self.now = 0.0
         self.state = "open"
         self.is_stopping = False
-        self.items: list[Item] = []  # that are not done
-        self.batches: list[Run] = []  # that take up a worker
+        self.items: list[Item] = []  # items that are not done
+        self.batches: list[Run] = []  # batches that occupy a worker
         self.closes: list[Ending] = []
-        self.starts = 0  # how often it was opened again
+        self.starts = 0  # how often it was reopened
         self.counts: Counter[str] = Counter()
         self.has_priorities = False
-        self.had_again = False  # an item ran again: who has a claim is open
-        self.claims = 0  # batches in a row that left by priority, while an old item had a claim
+        self.had_again = False  # an item was retried: which item has a claim is undefined
+        self.claims = 0  # batches in a row dispatched by priority despite an old item's claim
 
     def of(self, state: str) -> list[Item]:
         return [item for item in self.items if item.state == state]
 
-    # -- in --
+    # -- submit --
 
     def submit(self, item: Item, wait: bool) -> type[Exception] | None:
-        """Gives why the call refuses the item."""
+        """Submit an item; return the error if the call refuses it."""
         self.has_priorities |= bool(item.priority)
         if self.state != "open":
             return self.refuse(item, Closed)
@@ -142,7 +142,7 @@ class Model:
                 self.counts["accepted"] += 1
                 inside += 1
 
-    # -- out --
+    # -- settle --
 
     def end(self, item: Item, how: str, outcome: Any) -> None:
         if item.state == "waiting":
@@ -156,7 +156,7 @@ class Model:
             self.end(item, "failed", (error, None))
 
     def settle(self, batch: Run, first: Item, outcome: Any) -> None:
-        """One item of what the function was given has its outcome, and all equal to it."""
+        """Settle one item that the function got, and all equal ones."""
         equal = [one for one in batch.items if one is first or batch.is_twin(one, first)]
         self.counts["deduplicated"] += len(equal) - 1
         for item in equal:
@@ -194,7 +194,7 @@ class Model:
         )
 
     def prefix(self, items: list[Item]) -> list[Item]:
-        """As many as go into one batch, in the order of submission."""
+        """Return the items that fit into one batch, in the order of submission."""
         taken: list[Item] = []
         for item in items[: self.size]:
             weight = sum(one.weight for one in taken) + item.weight
@@ -204,7 +204,7 @@ class Model:
         return sorted(taken, key=Item.order)
 
     def next_batches(self) -> Iterator[tuple[str, list[Item]]]:
-        """What may leave next; mostly there is one."""
+        """Return the batches that may be dispatched next, usually one."""
         groups: dict[int, list[Item]] = {}
         for item in sorted(self.of("pending"), key=Item.order):
             if item.delayed <= self.now:
@@ -217,7 +217,7 @@ class Model:
             return
         why = self.why(ready[0])
         has_claim = self.now - ready[0][0].born > PATIENCE
-        # Whose turn it is among kinds of which some ran before is not promised.
+        # The order of groups is not promised if some items were retried.
         is_open = any(item.is_again for group in ready for item in group)
         has_priorities = any(item.priority for group in ready for item in group)
         if not has_priorities or has_claim or is_open:
@@ -238,7 +238,7 @@ class Model:
         return sorted(group, key=lambda item: (-item.priority, item.n))
 
     def run(self, started: list[Run]) -> None:
-        """All that is to happen by now, which the engine did; `started`: the batches it began."""
+        """Do everything that is due; `started` are the batches that the engine started."""
         for item in list(self.items):
             if item.state == "waiting" and item.gives_up <= self.now:
                 self.refuse(item, QueueFull)
@@ -276,7 +276,7 @@ class Model:
             item.state, item.batch, item.tries = "running", run, item.tries + 1
             item.is_forced = False
 
-    # -- life --
+    # -- life cycle --
 
     def flush(self) -> list[Item]:
         inside = [item for item in self.items if item.state != "waiting"]
@@ -322,7 +322,7 @@ class Model:
 
 
 def is_one_batch(items: list[Item]) -> bool:
-    """Equal items make choices look alike: those of one batch have it, with no others, as state."""
+    """Return True if these are all items of one batch, to tell batches of equal items apart."""
     known = {id(future): future._s for future in futures_of(items)}
     if len({id(state) for state in known.values()}) > 1:
         return False
@@ -331,7 +331,7 @@ def is_one_batch(items: list[Item]) -> bool:
 
 
 def futures_of(items: list[Item]) -> list[Any]:
-    """Those that are known, also of calls that have just got their room."""
+    """Return the known futures, including those of calls that have just got capacity."""
     ended = [item.call for item in items if item.call is not None and item.call.is_done]
     found = [item.future for item in items] + [call.value for call in ended]
     return [future for future in found if future is not None]
@@ -351,17 +351,17 @@ class Ending:
         return all(item.state == "done" for item in self.items)
 
     def check(self) -> None:
-        """Of a close: does it come to its end now?"""
+        """Check whether a close returns now."""
         model = self.model
         if self.is_over() or self.end <= model.now:
             self.is_late = not self.is_over()
             model.closes = [other for other in model.closes if other is not self]
-            if self.starts == model.starts:  # else it is another's close that goes on
+            if self.starts == model.starts:  # else another close is still running
                 model.close_now(abandon=self.is_late)
 
 
 class Run:
-    """A call of the batch function, which goes on when the machine says so."""
+    """A call of the batch function, which continues when the machine says so."""
 
     def __init__(self, n: int, given: list[Item], turn: Any, bell: Any) -> None:
         self.n = n
@@ -369,8 +369,8 @@ class Run:
         self.turn = turn
         self.bell = bell
         self.answer: Callable[[], Any] | None = None  # how the function ends
-        self.yields: list[Any] | None = None  # what it yields first, if it is a generator
-        self.at = 0  # how many results those were
+        self.yields: list[Any] | None = None  # the first results of a generator
+        self.at = 0  # the number of these results
         self.items: list[Item] = []
         self.dedupes = False
         self.is_flushed = False
@@ -382,11 +382,11 @@ class Run:
         return [("result", item.n, self.n) for item in self.given]
 
 
-# ---- how a batch may end: what the function does, and what each item it was given gets ----
+# ---- how a batch may end: what the function does, and what each of its items gets ----
 
 
 class Oops(Exception):
-    """Of the batch function."""
+    """Raised by the batch function."""
 
 
 WHOLE: dict[str, Callable[[list[Any]], Any]] = {  # a BadResult for all
@@ -424,7 +424,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
 
 
 def answer_of(kind: str, run: Run, place: int) -> tuple[Callable[[], Any], list[Any]]:
-    """What the function does, and the outcomes of what it was given."""
+    """Return what the function does, and the outcomes of the items that it got."""
     given, values = run.given, run.values()
     count, place = len(given), place % len(given)
     fine: list[Any] = [("value", value) for value in values]
@@ -474,7 +474,7 @@ USED: Counter[str] = Counter()  # how often each rule was used
 
 
 class Machine(RuleBasedStateMachine):
-    """The real engine and the model, step by step."""
+    """Performs the same steps on the real engine and on the model, and compares."""
 
     f: Any = None
     is_sound = False
@@ -490,12 +490,12 @@ class Machine(RuleBasedStateMachine):
         self.given = given
         self.seam = Turns()
         self.n = 0
-        self.over: list[Item] = []  # futures that were seen to end
-        self.errors: set[int] = set()  # the ids of their errors
+        self.over: list[Item] = []  # finished futures
+        self.errors: set[int] = set()  # the ids of these futures' errors
         self.make()
 
     def make(self) -> None:
-        """A new decorated function, and its model."""
+        """Create a new decorated function and its model."""
         names = ("kinds", "size", "linger", "workers", "room")
         kinds, size, linger, workers, room = (self.given[name] for name in names)
         self.capacity = room if room is None or room is UNSET else size + room
@@ -517,13 +517,13 @@ class Machine(RuleBasedStateMachine):
             exit_timeout=0.0, **options,
         )  # fmt: skip
         self.weak: Any = None
-        self.items: list[Item] = []  # that were submitted, and not seen to end
-        self.calls: list[tuple[Turn, Callable[[Turn], bool | None]]] = []  # that may block
-        self.started: list[Run] = []  # calls of the function that the model does not know yet
-        self.runs: list[Run] = []  # and those that did not end
+        self.items: list[Item] = []  # submitted and not yet seen to end
+        self.calls: list[tuple[Turn, Callable[[Turn], bool | None]]] = []  # threads that may block
+        self.started: list[Run] = []  # calls of the function that the model does not know of yet
+        self.runs: list[Run] = []  # calls of the function that have not ended
         self.is_held = False
-        self.age = 0  # steps since then, or since a fork
-        self.was_forked = False  # threads that vanish leave garbage behind
+        self.age = 0  # steps since the last such call or fork
+        self.was_forked = False  # vanished threads leave garbage behind
         self.is_sound = True
 
     # -- the batch function --
@@ -537,7 +537,7 @@ class Machine(RuleBasedStateMachine):
         if run.yields is not None:
             return self.stream(run)
         self.runs.remove(run)
-        items.clear()  # it may do that
+        items.clear()  # the function may change its list
         assert run.answer is not None
         return run.answer()
 
@@ -573,7 +573,7 @@ class Machine(RuleBasedStateMachine):
             self.settle()
 
     def settle(self) -> None:
-        """Let the threads run until they sleep: everything is to be as the model says."""
+        """Run the threads until they sleep, then compare everything with the model."""
         self.seam.settle()
         self.model.run(self.started)
         self.calls = [
@@ -588,7 +588,7 @@ class Machine(RuleBasedStateMachine):
         return turn.is_done
 
     def go_to(self, when: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         while (alarm := self.seam.next_alarm()) is not None and alarm <= when:
             self.release()
             self.seam.now = self.model.now = max(alarm, self.seam.now)
@@ -644,13 +644,14 @@ class Machine(RuleBasedStateMachine):
             assert item.told == (kind is not Forked), f"{item} was told {item.told} times"
 
     def compare_dropped(self) -> None:
-        """The engine goes when nothing is left to do, and its threads with it.
+        """Compare after the function was dropped: an engine without work ends, with its threads.
 
-        Who sleeps until the end of a linger keeps it: the items may be nobody else's any more.
+        A thread that sleeps until the end of a linger keeps the engine, because no other object
+        may refer to the items any more.
         """
         is_idle = not (self.model.items or self.runs or self.is_held)
         if is_idle and self.seam.next_alarm() is None and not self.was_forked:
-            for _ in range(0 if has_gil() else 5):  # what one frees may hold what another does
+            for _ in range(0 if has_gil() else 5):  # one freed object may have kept another
                 self.seam.blink()
                 self.seam.settle()
             assert self.weak() is None, "the engine outlives its items"
@@ -700,7 +701,7 @@ class Machine(RuleBasedStateMachine):
             future.add_done_callback(item.tell)
 
     def came_in(self, item: Item, turn: Turn) -> bool:
-        """Of a call that waits for room: is it over?"""
+        """Note whether a call that waits for capacity has ended."""
         if turn.is_done:
             if item.state == "refused":
                 assert turn.error is not None
@@ -744,7 +745,7 @@ class Machine(RuleBasedStateMachine):
     @is_there
     @rule(count=st.integers(2, 6), bits=st.integers(0, 23))
     def many(self, count: int, bits: int) -> None:
-        """Several calls before any thread runs."""
+        """Make several calls before any thread runs."""
         self.begin("submit several")
         for n in range(count):
             self.go_to(self.seam.now + TICK)
@@ -754,7 +755,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.f is not None and self.given["kinds"])
     @rule()
     def refused(self) -> None:
-        """An item that is too heavy, or that `key` fails for."""
+        """Submit an item that is too heavy, or for which `key` raises."""
         self.begin("submit what is refused")
         item = self.new(0)
         if "weight" in self.given["kinds"]:
@@ -822,7 +823,7 @@ class Machine(RuleBasedStateMachine):
         self.end()
 
     def end_stream(self, run: Run, how: int) -> None:
-        """A generator ends early, fails, gives all, or too many."""
+        """End a generator: early, with an error, with all results, or with too many."""
         left = run.values()[run.at :]
         if how == 0:
             run.answer, outcome = list, (BadResult, None)
@@ -847,7 +848,7 @@ class Machine(RuleBasedStateMachine):
     @runs_something
     @rule(at=st.integers(0, 2), count=st.integers(1, 3), kind=st.sampled_from(("", *ELEMENTS)))
     def stream_some(self, at: int, count: int, kind: str) -> None:
-        """The batch function is a generator, and gives some results."""
+        """Yield some results from a batch function that is a generator."""
         self.begin("yield " + (kind or "results"))
         self.release()
         if self.runs:
@@ -865,7 +866,7 @@ class Machine(RuleBasedStateMachine):
             self.go_on(run)
         self.end()
 
-    # -- life --
+    # -- life cycle --
 
     @is_there
     @rule(timeout=st.sampled_from(TIMEOUTS))
@@ -897,7 +898,7 @@ class Machine(RuleBasedStateMachine):
                 expected = TimeoutError if ending.is_late else None
                 assert (turn.error or (None,))[0] is expected, turn.error
             if ending.is_over() and not ending.is_late and self.runs:
-                return None  # it may wait for the threads of functions that run still
+                return None  # it may wait for threads that still run functions
             return ending.is_late or ending.is_over()
 
         self.call(is_over, self.f.close, timeout, cancel=cancel)
@@ -938,7 +939,7 @@ class Machine(RuleBasedStateMachine):
     @is_old
     @rule(at=st.integers(0, 5))
     def fork(self, at: int) -> None:
-        """In the child: the threads are gone, but for the one that forked, perhaps in a batch."""
+        """Continue as the child of a fork: only the forking thread exists, perhaps in a batch."""
         self.begin("fork")
         self.was_forked = True
         self.age = 0
@@ -960,7 +961,7 @@ class Machine(RuleBasedStateMachine):
     @is_old
     @rule()
     def drop(self) -> None:
-        """Nobody has the decorated function any more."""
+        """Drop the last reference to the decorated function."""
         self.begin("drop")
         self.weak = ref(self.f._scope())
         self.f = None
@@ -977,7 +978,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_held)
     @rule()
     def hold(self) -> None:
-        """No thread runs for some steps."""
+        """Run no thread for some steps."""
         self.begin("hold")
         self.is_held = True
         self.end()
@@ -985,7 +986,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.items))
     @rule(at=st.integers(0, 9), timeout=st.sampled_from((None, 3 + 1 / 256)))
     def wait_for(self, at: int, timeout: float | None) -> None:
-        """A thread waits for a result."""
+        """Wait for a result in a thread."""
         self.begin("result")
         items = [item for item in self.items if item.future is not None]
         if items:
@@ -998,10 +999,10 @@ class Machine(RuleBasedStateMachine):
             self.call(is_over, item.future.exception, timeout)
         self.end()
 
-    # -- the end --
+    # -- teardown --
 
     def leave_nothing(self) -> None:
-        """Let everything end."""
+        """Finish everything."""
         self.release()
         while self.runs:
             run = self.runs[0]
@@ -1029,7 +1030,7 @@ class Machine(RuleBasedStateMachine):
             self.f = None
         self.compare_dropped()
         self.seam.bury()
-        for item in self.over:  # once more: nothing ends twice
+        for item in self.over:  # again, because nothing may end twice
             self.errors.clear()
             self.compare_outcome(item)
 
@@ -1043,7 +1044,7 @@ class Machine(RuleBasedStateMachine):
                 self.seam.bury()
 
     def abandon(self) -> None:
-        """Take a broken engine from what batchify finishes at exit: its items may never end."""
+        """Exclude a broken engine from process exit, because its items may never end."""
         engine = None if self.f is None else self.f._scope()
         self.f = None
         if engine is not None:
@@ -1051,11 +1052,11 @@ class Machine(RuleBasedStateMachine):
             lifecycle._engines.pop(id(engine), None)
 
 
-# ---- many examples ----
+# ---- running many examples ----
 
 
 def replay(given: dict[str, Any], *steps: Any) -> None:
-    """Do these steps, as hypothesis prints them: (name, arguments)."""
+    """Perform these steps, as hypothesis prints them: (name, arguments)."""
     machine = Machine()
     try:
         machine.set_up(**given)
@@ -1066,7 +1067,7 @@ def replay(given: dict[str, Any], *steps: Any) -> None:
 
 
 def run(examples: int, steps: int, seed: int, shrink: bool = False) -> None:
-    """Run the machine; what fails is raised with its steps (`shrink`: the fewest)."""
+    """Run the machine; a failure is raised with its steps (`shrink`: the fewest steps)."""
     how = settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -1085,11 +1086,11 @@ def run(examples: int, steps: int, seed: int, shrink: bool = False) -> None:
         logger.disabled = was_disabled
 
 
-CHUNK = 50  # examples that share a seed: hypothesis remembers all of them
+CHUNK = 50  # examples per seed: hypothesis keeps all of them in memory
 
 
 def run_chunk(task: tuple[int, int, int, bool]) -> tuple[Counter[str], float]:
-    """Run one chunk; gives how often each rule was used, and the seconds of this process."""
+    """Run one chunk; return how often each rule was used, and the CPU seconds."""
     examples, steps, seed, shrink = task
     USED.clear()
     began = time.process_time()
@@ -1103,7 +1104,7 @@ def run_chunk(task: tuple[int, int, int, bool]) -> tuple[Counter[str], float]:
 
 
 def outcomes(tasks: list[Any], processes: int) -> Iterator[tuple[Counter[str], float]]:
-    """Of each chunk, run in that many processes."""
+    """Yield the outcome of each chunk, run in this many processes."""
     if processes == 1:
         yield from map(run_chunk, tasks)
         return
@@ -1112,13 +1113,13 @@ def outcomes(tasks: list[Any], processes: int) -> Iterator[tuple[Counter[str], f
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
     parser.add_argument("--examples", type=int, default=50_000)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--shrink", action="store_true", help="make what fails as short as can be")
+    parser.add_argument("--shrink", action="store_true", help="shorten a failing run")
     given = parser.parse_args(arguments)
     seed = random.randrange(10**6) * 1000 if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)

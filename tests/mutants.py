@@ -27,7 +27,7 @@ PACKAGE = ROOT / "batchify"
 
 
 class Mutant(NamedTuple):
-    """One fault, and who is to find it, in order: arguments of `python -m`."""
+    """One fault, and the commands that must detect it, in order: arguments of `python -m`."""
 
     name: str
     file: str
@@ -37,7 +37,7 @@ class Mutant(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant; `killer` is None when it survived."""
+    """The result for one mutant; `killer` is None if it survived."""
 
     mutant: Mutant
     killer: str | None
@@ -45,12 +45,12 @@ class Verdict(NamedTuple):
 
 
 Tests = tuple[tuple[str, ...], ...]
-BOUND = ("--seconds", "120")  # so that only what hangs meets the limit
+BOUND = ("--seconds", "120")  # so that only a hang reaches the limit
 SCHEDULES = {"seam": "400", "line": "1500", "opcode": "1500"}
 
 
 def on_schedule(*names: str, levels: tuple[str, ...] = ("seam", "line", "opcode")) -> Tests:
-    """Schedules of these scenarios: first the coarse, then the fine ones."""
+    """Return schedules of these scenarios, the coarse levels first."""
     scenarios = [word for name in names for word in ("--scenario", name)]
     return tuple(
         ("tests.schedules", "--level", level, "--schedules", SCHEDULES[level], *BOUND, *scenarios)
@@ -59,7 +59,7 @@ def on_schedule(*names: str, levels: tuple[str, ...] = ("seam", "line", "opcode"
 
 
 def finely(*names: str) -> Tests:
-    """What only a switch between two lines or opcodes shows."""
+    """Return fine schedules, for faults that need a switch between two lines or opcodes."""
     return on_schedule(*names, levels=("line", "opcode"))
 
 
@@ -176,7 +176,7 @@ mutant(
     *finely("ports"),
 )  # fmt: skip
 
-# ---- the way in ----
+# ---- submitting ----
 
 mutant(
     "need-off-by-one", "engine/entry.py",
@@ -378,7 +378,7 @@ mutant(
     *on_schedule("close-against-submit"),
 )  # fmt: skip
 
-# ---- life ----
+# ---- life cycle ----
 
 mutant(
     "close-lets-in-who-has-no-room", "forming/base.py",
@@ -760,11 +760,11 @@ mutant(
 
 
 def patched(mutant: Mutant) -> tuple[str, str]:
-    """The source of its file, before and after."""
+    """Return the source of the mutant's file, before and after the replacement."""
     before = (PACKAGE / mutant.file).read_text(encoding="utf-8")
     count = before.count(mutant.old)
     if count != 1:
-        raise ValueError(f"{mutant.name}: its text is {count} times in {mutant.file}, not once")
+        raise ValueError(f"{mutant.name}: its text occurs {count} times in {mutant.file}, not once")
     return before, before.replace(mutant.old, mutant.new)
 
 
@@ -787,7 +787,7 @@ def judge(mutant: Mutant, limit: float) -> Verdict:
 
 
 def _killed_by(command: tuple[str, ...], folder: Path, limit: float) -> str | None:
-    """What `python -m command` has against the package in `folder`: None when it passes."""
+    """Run `python -m command` on the package in `folder`; return its first failure, or None."""
     env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
@@ -804,7 +804,7 @@ def _killed_by(command: tuple[str, ...], folder: Path, limit: float) -> str | No
     except subprocess.TimeoutExpired:
         _kill(process)
         return f"{' '.join(command)} (hangs)"
-    _kill(process)  # children that it left
+    _kill(process)  # and children that it left behind
     if process.returncode == 0:
         return None
     for line in told.splitlines():
@@ -834,10 +834,10 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="by default all")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds for each target")
-    parser.add_argument("--list", action="store_true", help="only say which there are")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="names of mutants; default: all")
+    parser.add_argument("--jobs", type=int, default=2, help="how many mutants to test at a time")
+    parser.add_argument("--limit", type=float, default=240.0, help="maximum seconds per command")
+    parser.add_argument("--list", action="store_true", help="only list the mutants")
     asked = parser.parse_args()
     known = {mutant.name: mutant for mutant in MUTANTS}
     unknown = [name for name in asked.names if name not in known]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @functools.cache
 def names_in(module: str) -> frozenset[str]:
-    """The names of the functions in `tests/**/{module}.py`, also of those in classes."""
+    """Return the names of the functions in `tests/**/{module}.py`, including methods."""
     paths = list(Path(__file__).parent.rglob(f"{module}.py"))
     assert paths, f"there is no {module}.py"
     (path,) = paths

@@ -27,12 +27,12 @@ OPTIONS: list[dict[str, Any]] = [{}, {"size": 1, "capacity": 3}, {"key": len}, {
 
 
 class Seam(ThreadSeam):
-    """Real threads; those of the engine ring `rest` when they sleep or end."""
+    """A seam with real threads; the engine's threads ring `rest` when they sleep or end."""
 
     def __init__(self) -> None:
         self.rest = allocate_lock()
         self.rest.acquire()
-        self.last: Any = None  # the future without which a worker has nothing to do
+        self.last: Any = None  # a worker without this future has nothing to do
 
     def bell(self) -> ThreadBell:  # type: ignore[override]
         return Bell(self)
@@ -49,21 +49,21 @@ class Seam(ThreadSeam):
         return ThreadSeam.spawn(life, (), name)
 
     def end_hit(self) -> None:
-        """Let every allocation succeed from now on, and wake the main thread."""
+        """Remove the hook, so that allocations succeed, and wake the main thread."""
         _testcapi.remove_mem_hooks()
         if self.rest.locked():
             self.rest.release()
 
 
 class Bell(ThreadBell):
-    """Where a worker sleeps."""
+    """The bell at which a worker sleeps."""
 
     def __init__(self, seam: Seam) -> None:
         super().__init__()
         self.seam = seam
 
     def wait(self, timeout: float | None) -> bool:
-        # No generator: CPython 3.12 crashes if there is no memory for its frame.
+        # Not a generator: CPython 3.12 crashes if there is no memory for its frame.
         if self.seam.last is not None and self.seam.last.done():
             self.seam.end_hit()
         return super().wait(timeout)
@@ -89,7 +89,7 @@ def run(options: dict[str, Any], at: int) -> str | None:
     f: Any = batched_with(seam, work, **options)
     futures = [f("first"), f("next")]
     seam.last = futures[-1]
-    any(map(call, (gate.release, seam.rest.acquire)))  # one C call: nothing comes in between
+    any(map(call, (gate.release, seam.rest.acquire)))  # one C call, which cannot be interrupted
     futures.append(f.options(timeout=LIMIT)("later"))
     ends = [end_of(future) for future in futures]
     f.close(LIMIT)
@@ -102,10 +102,10 @@ def run(options: dict[str, Any], at: int) -> str | None:
 
 def main() -> int:
     faulthandler.dump_traceback_later(LIMIT, exit=True)
-    logging.disable(logging.CRITICAL)  # the worker tells of it
+    logging.disable(logging.CRITICAL)  # the worker reports it
     died: list[Any] = []
     threading.excepthook = died.append
-    sys.unraisablehook = lambda _: None  # of a log, say
+    sys.unraisablehook = lambda _: None  # such as a log handler's
     wrong = [told for options in OPTIONS for at in range(LATEST) if (told := run(options, at))]
     print("\n".join(wrong), f"{len(wrong)} of {len(OPTIONS) * LATEST} went wrong")
     print(f"{len(died)} threads died: {[args.exc_type.__name__ for args in died]}")

@@ -25,13 +25,13 @@ import batchify
 PACKAGE = os.path.dirname(batchify.__file__)
 See = Callable[[FrameType], Any]
 IS_OLD = sys.version_info < (3, 12)
-# Without a GIL it tells of none, as soon as it was switched off once (3.13.15).
+# Without a GIL it reports no opcode after it was switched off once (3.13.15).
 HAS_MONITORING = not IS_OLD and not sysconfig.get_config_var("Py_GIL_DISABLED")
 SEES_ALL = IS_OLD or HAS_MONITORING
 
 
 def of_c(name: str, *types: Any) -> Any:
-    """CPython's function of that name, to be called as what is told of opcodes: more arguments
+    """Return CPython's C function of that name, as a callback for opcodes: it gets more arguments
     than it takes."""
     function = ctypes.PyDLL(None)[name]
     function.argtypes = types + (ctypes.py_object,) * (2 if HAS_MONITORING else 3)
@@ -44,9 +44,10 @@ def is_ours(code: CodeType) -> bool:
 
 
 class _Watch:
-    """`see(frame)` is called at each opcode; what it gives, if anything, at the next, and no more.
+    """Calls `see(frame)` at each opcode; if it returns a function, calls that once at the next one.
 
-    That must be a function of C: nothing looks for signals in it. There is one watch at a time.
+    That function must be written in C, because no signal is handled in C code. Only one watch can
+    be active.
     """
 
     current: ClassVar[_Watch | None] = None
@@ -57,27 +58,27 @@ class _Watch:
 
     @staticmethod
     def end() -> None:
-        """Stop the last one."""
+        """Stop the previous watch."""
         if _Watch.current is not None:
             _Watch.current.stop()
 
     def start(self) -> None:
-        """Begin, in this thread at least."""
+        """Start the watch, at least in this thread."""
         raise NotImplementedError
 
     def start_in_new_threads(self) -> None:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Call nothing any more, in this thread at least."""
+        """Stop the watch, at least in this thread."""
         raise NotImplementedError
 
 
 class Tracing(_Watch):
-    """By a trace function."""
+    """Watches by a trace function."""
 
     is_on = False
-    thread = 0  # the ident of the new one that is watched
+    thread = 0  # the ident of the new thread that is watched
 
     def start(self) -> None:
         self.is_on = True
@@ -114,9 +115,9 @@ class Tracing(_Watch):
     def _trace_one(self, frame: FrameType, event: str, arg: Any) -> Any:
         """Trace the first worker, and no other thread.
 
-        CPython 3.11 lets a thread that is traced come into no function while an asynchronous
-        exception is pending in another: it looks for its own again and again. So who holds a lock
-        never lets go of it, if the other waits for that.
+        In CPython 3.11 a traced thread cannot enter a function while an asynchronous exception is
+        pending in another thread, because it keeps checking for its own. If it holds a lock that
+        the other thread waits for, neither continues.
         """
         if not self.thread and threading.current_thread().name.startswith("batchify:"):
             self.thread = threading.get_ident()
@@ -126,11 +127,11 @@ class Tracing(_Watch):
         return None
 
 
-_ignore = functools.partial(sys.audit, "tests.opcodes")  # of C, too
+_ignore = functools.partial(sys.audit, "tests.opcodes")  # C functions too
 
 
 class Monitoring(_Watch):
-    """By `sys.monitoring`, which sees all threads."""
+    """Watches by `sys.monitoring`, which covers all threads."""
 
     TOOL = 4
 
@@ -153,7 +154,7 @@ class Monitoring(_Watch):
 
     @classmethod
     def set_up(cls, is_on: bool) -> None:
-        """Have the interpreter tell of the package's opcodes, or have it end that."""
+        """Switch the events for the package's opcodes on or off."""
         monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
         if is_on:
             monitoring.use_tool_id(cls.TOOL, "tests.interrupts")
@@ -165,10 +166,10 @@ class Monitoring(_Watch):
 
 
 def codes() -> set[CodeType]:
-    """The code of all functions of the package, also of those within others."""
+    """Return the code of all functions of the package, including nested ones."""
     for module in pkgutil.walk_packages(batchify.__path__, "batchify."):
         if not module.name.endswith(("__main__", "pytest_plugin")):
-            with contextlib.suppress(ImportError):  # of what an extra needs
+            with contextlib.suppress(ImportError):  # of an optional dependency
                 importlib.import_module(module.name)
     found: set[CodeType] = set()
     gc.unfreeze()  # frozen objects are not listed

@@ -27,7 +27,7 @@ from tests.manual import batched_with
 
 
 class Thread:
-    """What the engine spawned, in a thread that was there before."""
+    """Runs a function for which the engine starts a thread, in an existing thread."""
 
     def __init__(self, target: Callable[..., None], args: tuple[Any, ...]) -> None:
         self.call: Any = (target, args)
@@ -45,8 +45,8 @@ class Thread:
 
 
 class Bell:
-    """A bell made of a semaphore: frontrun takes a lock that another thread is to release, as
-    the real bells have it, for a thread that waits for itself.
+    """A bell made of a semaphore. The real bells use a lock that another thread releases, which
+    frontrun takes for a thread that waits for itself.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Bell:
 
 
 class Spawned(seam.Seam):
-    """Bells and threads as frontrun can handle them."""
+    """A seam whose bells and threads frontrun can handle."""
 
     def __init__(self) -> None:
         self.threads: queue.Queue[Thread | None] = queue.Queue()
@@ -88,7 +88,7 @@ CALLERS = 2
 
 
 class World:
-    """One function, two callers, one more thread, and room for two workers."""
+    """One function, two callers, one more thread, and two threads for workers."""
 
     def __init__(self) -> None:
         self.seam = Spawned()
@@ -118,7 +118,7 @@ class World:
         return future
 
     def over(self, f: Any = None) -> None:
-        """A caller is through; the last one sends the workers home."""
+        """Note that a caller has finished; the last one stops the workers."""
         self.left.pop()
         if not self.left:
             if f is not None:
@@ -126,7 +126,7 @@ class World:
             self.seam.threads.put(None)
 
     def work(self) -> None:
-        """The life of a thread for workers."""
+        """Run the functions of workers in this thread."""
         while (thread := self.seam.threads.get()) is not None:
             thread.run()
             del thread
@@ -150,7 +150,7 @@ class World:
 
 
 def entry(w: World) -> None:
-    """The third thread only looks on."""
+    """Run two callers; the third thread does nothing."""
     f = w.held.pop()
     f.stats()
     w.over(f)
@@ -184,7 +184,7 @@ PATHS: dict[str, Callable[[World], None]] = {
 
 
 def holds(w: World, path: str) -> bool:
-    """What must be true in the end."""
+    """Return True if the invariants hold at the end."""
     for item in "abc":
         result = w.results.get(item)
         if item in w.refused:
@@ -201,7 +201,7 @@ def holds(w: World, path: str) -> bool:
 
 
 def explore(path: str, attempts: int, seed: int, seconds: float) -> Any:
-    """Random schedules of one path; gives frontrun's findings."""
+    """Run random schedules of one path; return frontrun's findings."""
     import frontrun
     from frontrun._cooperative import patch_locks
 
@@ -235,9 +235,9 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--attempts", type=int, default=100, help="schedules of each path")
+    parser.add_argument("--attempts", type=int, default=100, help="schedules per path")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=600.0, help="the most for each path")
+    parser.add_argument("--seconds", type=float, default=600.0, help="maximum seconds per path")
     parser.add_argument("--path", choices=PATHS, action="append")
     asked = parser.parse_args()
     code = 0

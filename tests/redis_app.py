@@ -11,7 +11,7 @@ from batchify.redis import RedisStreams
 
 
 class Sour(Exception):
-    """An error of our own, with an `__init__` that pickle could not call."""
+    """A custom error whose `__init__` pickle cannot call."""
 
     def __init__(self, item: int, *, why: str) -> None:
         super().__init__(item)
@@ -31,7 +31,7 @@ broker = make_broker()
 
 
 def note(rows: list[Any]) -> None:
-    """Write down what was run, for who counts it: appended as one write."""
+    """Append the rows that ran to the log in one write, so that the test can count them."""
     path = os.environ.get("BATCHIFY_TEST_LOG")
     if path:
         with open(path, "ab", buffering=0) as log:
@@ -52,7 +52,7 @@ async def adouble(rows: list[int]) -> list[int]:
 
 @batched(size=100, linger=0.002, broker=make_broker(max_deliveries=1000))
 def slow(rows: list[int]) -> list[int]:
-    """Time before and after the write, so that a kill hits in the middle."""
+    """Sleep before and after the write, so that a kill hits in the middle of the batch."""
     time.sleep(0.03)
     note(rows)
     time.sleep(0.03)

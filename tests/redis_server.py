@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A process that can be stopped, killed and started again, with or without what it held."""
+    """A server process that can be stopped, killed and restarted, with or without its data."""
 
     def __init__(self, directory: str, *arguments: str, port: int | None = None) -> None:
         self.directory = directory

@@ -59,18 +59,18 @@ _options: dict[Any, Options] = {}
 
 
 def batched_in(sim: Sim, function: Callable[..., Any], **options: Any) -> Batched:
-    """`batched_with(sim, function, ...)`, whose options are checked once for all schedules."""
+    """Return `batched_with(sim, function, ...)`; its options are checked once for all schedules."""
     key = tuple(sorted(options.items()))
     if key not in _options:
         tracer = sys.gettrace()
-        sys.settrace(None)  # else the first schedule has other steps than the next
+        sys.settrace(None)  # else the first schedule would have other steps than the next ones
         _options[key] = batched_with(sim, function, **options)._self_scopes.live.now
         sys.settrace(tracer)
     return Batched(function, _options[key], sim)
 
 
 class World:
-    """A batched function, its callers, and what became of every item."""
+    """A batched function, its callers, and the outcome of every item."""
 
     def __init__(self, sim: Sim, takes: float = 0.0, **options: Any) -> None:
         self.sim = sim
@@ -80,13 +80,13 @@ class World:
         self.refused: Counter[type] = Counter()
         self.poison: set[Any] = set()
         self.fatal: set[Any] = set()
-        self.again: Counter[Any] = Counter()  # how often an item is still to be run again
+        self.again: Counter[Any] = Counter()  # how often an item must still be retried
         self.may_run: Counter[Any] = Counter()  # more often than once
         self.capacity = options.get("capacity")
         self.f: Any = batched_in(sim, self.function(takes), **options)
 
     def function(self, takes: float) -> Callable[[list[Any]], list[Any]]:
-        # It keeps nothing that has the decorated object.
+        # It must not refer to the decorated object.
         sim, ran, batches = self.sim, self.ran, self.batches
         poison, fatal, again = self.poison, self.fatal, self.again
 
@@ -111,26 +111,26 @@ class World:
         return function
 
     def call(self, item: Any, submit: Callable[[Any], Any] | None = None) -> Any:
-        """Submit; gives the future, or None when the call is refused."""
+        """Submit an item; return the future, or None if the call is refused."""
         try:
             future = (submit or self.f)(item)
         except (Closed, QueueFull) as error:
             self.refused[type(error)] += 1
             return None
         self.accepted.append((item, future))
-        if self.capacity is not None:  # who has a future has room
+        if self.capacity is not None:  # an item with a future has capacity
             held = [item for item, future in list(self.accepted) if not future.done()]
             assert len(held) <= self.capacity, f"{held} are held"
         return future
 
     def ask(self, item: Any, submit: Callable[[Any], Any] | None = None) -> None:
-        """Submit, and wait for the end."""
+        """Submit an item, and wait for its outcome."""
         future = self.call(item, submit)
         if future is not None:
             self.meet(item, future)
 
     def meet(self, item: Any, future: Any, timeout: float | None = None) -> str:
-        """Wait for the end of an item, which must be one that it may have."""
+        """Wait for the outcome of an item, and check that it is a possible one."""
         try:
             value = future.result(timeout)
         except concurrent.futures.CancelledError:
@@ -151,7 +151,7 @@ class World:
         return "succeeded"
 
     def audit(self) -> None:
-        """What must hold at any time."""
+        """Check what must hold at any time."""
         stats = self.f.stats()
         capacity = self.f.capacity
         if capacity is not None:
@@ -160,7 +160,7 @@ class World:
         assert stats.running <= self.f.size * self.f.workers, stats
 
     def check(self) -> None:
-        """Close, and settle the accounts."""
+        """Close, and check the outcomes and counts."""
         self.f.close()
         self.settle_accounts()
 
@@ -185,12 +185,12 @@ class World:
         self.sim.step()
 
     def go(self, *calls: Callable[[], object]) -> None:
-        """Run `calls`, each in a thread, and wait for them."""
+        """Run `calls`, each in a thread, and wait for all."""
         for task in [self.sim.go(call) for call in calls]:
             task.join()
 
     def asking(self, *items: Any) -> Callable[[], None]:
-        """A caller who submits one item after the other."""
+        """Return a caller that submits one item and waits for it, then the next."""
 
         def ask() -> None:
             for item in items:
@@ -199,7 +199,7 @@ class World:
         return ask
 
     def throwing(self, *items: Any) -> Callable[[], None]:
-        """A caller who submits all items, then waits for all."""
+        """Return a caller that submits all items, then waits for all."""
 
         def throw() -> None:
             futures = [(item, self.call(item)) for item in items]
@@ -215,7 +215,7 @@ class World:
 
 @scenario
 def entry(sim: Sim) -> None:
-    """Callers against workers: no wake-up is lost."""
+    """Race callers with workers: no wake-up is lost."""
     choice = sim.rng.choice
     w = World(
         sim,
@@ -225,7 +225,7 @@ def entry(sim: Sim) -> None:
         linger=choice([0.0, 0.0, 1.0]),
         capacity=choice([10_000, 3, None]),
     )
-    w.f(("first", 0)).result()  # the engine is there
+    w.f(("first", 0)).result()  # the engine exists
     w.ran.clear()
     w.batches.clear()
     before = w.f.stats()
@@ -240,7 +240,7 @@ def entry(sim: Sim) -> None:
 
 @scenario
 def first_call(sim: Sim) -> None:
-    """Several make the first call at once: one engine, and no thread too many."""
+    """Make the first call in several threads at once: one engine, no superfluous thread."""
     workers = sim.rng.choice([1, 2])
     w = World(sim, size=2, workers=workers)
 
@@ -255,7 +255,7 @@ def first_call(sim: Sim) -> None:
 
 @scenario
 def close_against_submit(sim: Sim) -> None:
-    """A call is refused, or its item is run."""
+    """Race calls with a close: a call is refused, or its item runs."""
     choice = sim.rng.choice
     cancel = choice([False, True])
     w = World(
@@ -280,7 +280,7 @@ def close_against_submit(sim: Sim) -> None:
 
 @scenario
 def close_with_timeout(sim: Sim) -> None:
-    """A close gives up a batch that lasts; what runs late changes nothing."""
+    """Give up a slow batch in a close; its late result changes nothing."""
     w = World(sim, 3.0, size=1, workers=sim.rng.choice([1, 2]))
 
     def close() -> None:
@@ -291,7 +291,7 @@ def close_with_timeout(sim: Sim) -> None:
         assert all(future.done() for _, future in list(w.accepted))
 
     w.go(w.throwing("a", "b"), w.asking("c"), close)
-    sim.rest()  # the batch that was given up has ended
+    sim.rest()  # the abandoned batch has ended
     w.f.start()
     w.ask("after")
     w.check()
@@ -299,7 +299,7 @@ def close_with_timeout(sim: Sim) -> None:
 
 @scenario
 def close_against_close_and_start(sim: Sim) -> None:
-    """Whoever closes or starts last decides; no item is lost on the way."""
+    """Race closes and starts: the last one decides, and no item is lost."""
     w = World(sim, sim.rng.choice([0.0, 1.0]), size=2, workers=sim.rng.choice([1, 2]))
     w.go(
         w.throwing("a", "b"),
@@ -317,7 +317,7 @@ def close_against_close_and_start(sim: Sim) -> None:
 
 @scenario
 def start_before_the_worker_is_gone(sim: Sim) -> None:
-    """An engine that starts again, while a worker of the time before still leaves."""
+    """Start an engine again while an old worker is still leaving."""
     w = World(sim, size=1)
 
     def restart() -> None:
@@ -331,7 +331,7 @@ def start_before_the_worker_is_gone(sim: Sim) -> None:
 
 @scenario
 def workers_side_by_side(sim: Sim) -> None:
-    """Two batches that wait for each other run at once, whoever woke their workers."""
+    """Run two batches that wait for each other at once, whichever thread woke their workers."""
     here = {item: sim.bell() for item in "ab"}
 
     def function(items: list[str]) -> list[str]:
@@ -347,7 +347,7 @@ def workers_side_by_side(sim: Sim) -> None:
 
 @scenario
 def cancel_against_start(sim: Sim) -> None:
-    """A cancelled item never runs; one that cannot be cancelled any more gets its result."""
+    """Race cancel with start: a cancelled item never runs, any other gets its result."""
     choice = sim.rng.choice
     w = World(
         sim,
@@ -383,7 +383,7 @@ def cancel_against_start(sim: Sim) -> None:
 
 
 def drop_against_submit(sim: Sim) -> None:
-    """The decorated object goes while its items wait: they are run, and the threads end."""
+    """Drop the decorated object while its items wait: they run, and the threads end."""
     choice = sim.rng.choice
     w = World(
         sim,
@@ -403,7 +403,7 @@ def drop_against_submit(sim: Sim) -> None:
             del f
             if not keep:
                 del futures
-                gc.collect()  # the engine and its items hold each other
+                gc.collect()  # the engine and its items refer to each other
                 return
             for item, future in zip(items, futures, strict=True):
                 assert future.result() == ("done", item)
@@ -420,14 +420,14 @@ def drop_against_submit(sim: Sim) -> None:
 
 
 if has_gil():
-    # Without, finalizers run when the thread that made the object does, also in the middle of the
-    # scheduler: there is no order to be drawn, or repeated.
+    # Without a GIL, finalizers run in the thread that created the object, even inside the
+    # scheduler, so their order cannot be chosen or repeated.
     scenario(drop_against_submit)
 
 
 @scenario
 def flush_against_submit(sim: Sim) -> None:
-    """A flush ends when all is done that was accepted before."""
+    """Race flush with submit: a flush returns when all earlier items are done."""
     choice = sim.rng.choice
     w = World(
         sim,
@@ -459,7 +459,7 @@ def flush_against_submit(sim: Sim) -> None:
 
 @scenario
 def room_against_release(sim: Sim) -> None:
-    """Callers wait for room, some for a while only: nobody is forgotten, no room is lost."""
+    """Wait for capacity, some callers with a timeout: no caller is forgotten, no capacity lost."""
     choice = sim.rng.choice
     w = World(
         sim,
@@ -494,7 +494,7 @@ def room_against_release(sim: Sim) -> None:
 
 @scenario
 def cancel_against_room(sim: Sim) -> None:
-    """What is cancelled makes room for who waits."""
+    """Cancel items: that frees capacity for waiting callers."""
     w = World(sim, size=2, capacity=2, linger=None)
 
     def fill() -> None:
@@ -508,7 +508,7 @@ def cancel_against_room(sim: Sim) -> None:
 
 @scenario
 def room_by_cancel(sim: Sim) -> None:
-    """A cancelled item makes room at once, however long the batch that runs lasts."""
+    """Free capacity at once by a cancel, however long the running batch takes."""
     gate = sim.bell()
     function = gate.wait
     f = batched_in(
@@ -534,7 +534,7 @@ def room_by_cancel(sim: Sim) -> None:
 
 @scenario
 def deadline_against_start(sim: Sim) -> None:
-    """An item starts before its deadline, or it expires: not both."""
+    """Race start with deadline: an item starts in time, or it expires, never both."""
     choice = sim.rng.choice
     w = World(sim, 1.0, size=choice([1, 2]), capacity=choice([2, 100]), linger=choice([0.0, 1.0]))
 
@@ -553,7 +553,7 @@ def deadline_against_start(sim: Sim) -> None:
 
 @scenario
 def result_against_settle(sim: Sim) -> None:
-    """Who waits is woken, and who waits for a while only gets the result or a TimeoutError."""
+    """Race waits with settle: each waiter gets the result or, with a timeout, a TimeoutError."""
     w = World(sim, 1.0, size=sim.rng.choice([1, 2]))
     w.poison.update(sim.rng.choice(["", "a"]))
     futures = [w.call(item) for item in "ab"]
@@ -577,12 +577,12 @@ def result_against_settle(sim: Sim) -> None:
 
 @scenario
 def callbacks_against_settle(sim: Sim) -> None:
-    """Each callback is called exactly once, and finds its future done."""
+    """Race callbacks with settle: each is called exactly once, with a finished future."""
     w = World(sim, size=2, workers=sim.rng.choice([1, 2]))
     called: Counter[str] = Counter()
 
     def watch(name: str, future: BatchFuture[Any]) -> None:
-        is_added = False  # else it is called by who adds it, as the future is done already
+        is_added = False  # else the future is done already, and the thread that adds it calls it
 
         def callback(given: Any) -> None:
             assert given is future
@@ -594,7 +594,7 @@ def callbacks_against_settle(sim: Sim) -> None:
             if name == "b2":
                 raise SystemExit
 
-        with contextlib.suppress(SystemExit):  # when it is done already
+        with contextlib.suppress(SystemExit):  # if it is done already
             future.add_done_callback(callback)
         is_added = True
 
@@ -620,7 +620,7 @@ def callbacks_against_settle(sim: Sim) -> None:
 
 @scenario
 def configure_against_all(sim: Sim) -> None:
-    """Limits change under way: no item is lost, and in the end they count."""
+    """Change limits meanwhile: no item is lost, and the new limits apply at the end."""
     choice = sim.rng.choice
     w = World(
         sim,
@@ -646,7 +646,7 @@ def configure_against_all(sim: Sim) -> None:
 
 @scenario
 def workers_against_close(sim: Sim) -> None:
-    """Fewer workers, a close and a start at once: those who are told to go do."""
+    """Reduce workers, close and start at once: superfluous workers end."""
     w = World(sim, 1.0, size=1, workers=3)
 
     def fewer() -> None:
@@ -666,7 +666,7 @@ def workers_against_close(sim: Sim) -> None:
 
 @scenario
 def poison_and_retry(sim: Sim) -> None:
-    """Each failed caller has an error of its own; what runs again does so as often as it may."""
+    """Fail and retry items: each failed caller has its own error, and each retry is allowed."""
     choice = sim.rng.choice
     w = World(sim, size=choice([1, 3]), workers=choice([1, 2]), capacity=choice([3, 100]))
     w.poison.update(choice(["", "a", "b"]))
@@ -686,7 +686,7 @@ def poison_and_retry(sim: Sim) -> None:
 
 @scenario
 def nested(sim: Sim) -> None:
-    """A batch submits to its own function, and waits for nothing: that is run as well."""
+    """Submit to the own function from a batch without waiting: that item runs too."""
     holder: list[Any] = []
     ran: Counter[Any] = Counter()
 
@@ -709,7 +709,7 @@ def nested(sim: Sim) -> None:
 
 @scenario
 def rings(sim: Sim) -> None:
-    """Batches of two functions wait for each other: one of them is told, and nobody hangs."""
+    """Make batches of two functions wait for each other: one gets `Deadlock`, none hangs."""
     held: dict[str, Any] = {}
     met: Counter[str] = Counter()
 
@@ -736,7 +736,7 @@ def rings(sim: Sim) -> None:
 
 
 class Loop:
-    """What a port and the background thread need of an event loop, run by one thread."""
+    """The parts of an event loop that a port and the background thread need, run by one thread."""
 
     def __init__(self, sim: Sim) -> None:
         self.bell = sim.bell()
@@ -777,7 +777,7 @@ class Loop:
 
 @scenario
 def ports(sim: Sim) -> None:
-    """Threads post what is done to one loop: each future is woken there, once."""
+    """Post finished futures to one loop from several threads: each is woken there once."""
     loop: Any = Loop(sim)
     port = Port(loop)
     woken: Counter[int] = Counter()
@@ -803,19 +803,19 @@ def ports(sim: Sim) -> None:
 
 @scenario
 def background_loop(sim: Sim) -> None:
-    """Users of the background loop come and go: each is given a loop that runs, until it goes."""
+    """Use the background loop from functions that come and go: each gets a running loop."""
 
     def use() -> None:
         for _ in range(3):
             home = background.new_home(sim)
             is_run = sim.bell()
             home.port.call(is_run.ring)
-            is_run.wait(None)  # for ever, on a loop that has ended
+            is_run.wait(None)  # forever, on a loop that has ended
             del home
 
     before = background._lock, background._new_loop, background._background
     background._lock, background._new_loop = new_lock(), lambda: Loop(sim)
-    background._background = None  # that of an earlier test may not have ended yet
+    background._background = None  # the loop of an earlier test may not have ended yet
     try:
         for task in [sim.go(use), sim.go(use)]:
             task.join()
@@ -827,7 +827,7 @@ def background_loop(sim: Sim) -> None:
 
 @scenario
 def map_against_all(sim: Sim) -> None:
-    """`map` submits whole batches, while others submit, cancel and change the size."""
+    """Submit whole batches by `map` while other threads submit, cancel and change the size."""
     choice = sim.rng.choice
     w = World(
         sim,
@@ -856,7 +856,7 @@ def map_against_all(sim: Sim) -> None:
 
 @scenario
 def map_against_room(sim: Sim) -> None:
-    """Whole batches of `map`, and callers one by one, together get the room there is."""
+    """Share the capacity between whole batches of `map` and single calls."""
     gates = [sim.bell() for _ in range(8)]
     left = list(gates)
 
@@ -894,7 +894,7 @@ def weight_of(item: str) -> float:
 
 @scenario
 def kinds(sim: Sim) -> None:
-    """Items of several keys, priorities and weights, with cancellations."""
+    """Submit items with several keys, priorities and weights, and cancel some."""
     choice = sim.rng.choice
     w = World(
         sim,
@@ -924,18 +924,18 @@ def kinds(sim: Sim) -> None:
     w.go(mixed("a1", "b1", "a22"), mixed("b2", "c1"), w.asking("a3"))
     w.check()
     assert all(len({item[0] for item in batch}) == 1 for batch in w.batches)
-    assert not w.f._scope().here().routes  # no kind is remembered that nobody uses
+    assert not w.f._scope().here().routes  # no unused group is kept
 
 
 # ---- running them ----
 
 
 class Found(Exception):
-    """A schedule that went wrong, and how to see it again."""
+    """A failed schedule, with the command that repeats it."""
 
 
 class Length(NamedTuple):
-    """How many steps a scenario has when nobody is interrupted, in all and in each file."""
+    """The number of steps of an uninterrupted scenario, in total and in each file."""
 
     seam: int
     steps: int
@@ -948,7 +948,7 @@ _lengths: dict[tuple[str, str], Length] = {}
 def length_of(name: str, level: str) -> Length:
     key = (name, level)
     if key not in _lengths:
-        run(SCENARIOS[name], f"{name}:warm-up", level, 0)  # imports, caches
+        run(SCENARIOS[name], f"{name}:warm-up", level, 0)  # fill imports and caches
         sim = run(SCENARIOS[name], f"{name}:length", level, 0)
         files = dict(sorted(sim.counts.items()))
         _lengths[key] = Length(sim.steps - sum(files.values()), sim.steps, files)
@@ -956,12 +956,12 @@ def length_of(name: str, level: str) -> Length:
 
 
 def run_one(name: str, level: str, seed: int, is_traced: bool = False) -> Sim:
-    """One schedule; raises `Found`."""
+    """Run one schedule; raise `Found` if it fails."""
     try:
         length = length_of(name, level)
         focus, steps = "", length.steps
         rng = Random(f"{name}:{level}:{seed}:focus")
-        if length.files and rng.random() < 0.75:  # all switches in one file: fewer places
+        if length.files and rng.random() < 0.75:  # all switches in one file, which has fewer places
             focus = rng.choice(list(length.files))
             steps = length.seam + length.files[focus]
         return run(SCENARIOS[name], f"{name}:{level}:{seed}", level, steps, focus, is_traced)
@@ -973,7 +973,7 @@ def run_one(name: str, level: str, seed: int, is_traced: bool = False) -> Sim:
 def explore(
     level: str, count: int, first: int = 0, names: Iterable[str] = (), seconds: float = 1e9
 ) -> int:
-    """Run `count` schedules, the scenarios in turn; gives how many there were time for."""
+    """Run `count` schedules of the scenarios in turn; return how many there was time for."""
     names = list(names) or list(SCENARIOS)
     end = time.monotonic() + seconds
     with baton():
@@ -987,7 +987,7 @@ def explore(
     return count
 
 
-# Of all schedules, and of the time.
+# The shares of each level in the schedules and in the time.
 SHARES = {"seam": (0.8, 0.6), "line": (0.1, 0.2), "opcode": (0.1, 0.2)}
 
 
@@ -997,13 +997,13 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--schedules", type=int, default=20_000, help="how many in all")
+    parser.add_argument("--schedules", type=int, default=20_000, help="how many in total")
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), action="append", default=[])
-    parser.add_argument("--level", choices=LEVELS, help="by default 80 %% seam, 20 %% finer")
-    parser.add_argument("--seed", type=int, help="one schedule only, with its switches printed")
+    parser.add_argument("--level", choices=LEVELS, help="default: 80 %% seam, 20 %% finer")
+    parser.add_argument("--seed", type=int, help="run one schedule and print its switches")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--seconds", type=float, default=1e9, help="the most that it may take")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
+    parser.add_argument("--seconds", type=float, default=1e9, help="maximum run time")
     asked = parser.parse_args()
     if asked.seed is not None:
         with baton():
@@ -1032,7 +1032,7 @@ def main() -> int:
 
 
 def _in_processes(jobs: int, schedules: int, first: int) -> int:
-    """Each process has seeds of its own."""
+    """Run the schedules in processes with different seeds."""
     share = schedules // jobs
     arguments = list(sys.argv[1:])
     at = arguments.index("--jobs")
@@ -1053,4 +1053,4 @@ if __name__ == "__main__":
         sys.exit(main())
     except Found as found:
         print(found, flush=True)
-        os._exit(1)  # the threads of that schedule stand still: nothing of it can be waited for
+        os._exit(1)  # the threads of that schedule stay blocked and cannot be joined

@@ -28,7 +28,7 @@ from batchify import BatchAborted, Closed, Deadlock, QueueFull, batched
 from tests.limits import LIMIT
 from tests.manual import in_thread
 
-CALLER = 3  # the function whose batches callers run
+CALLER = 3  # batches of this function run in callers' threads
 
 SENDER = """
 import os, random, sys, time
@@ -41,11 +41,11 @@ while os.getppid() == main:
 
 
 class Interrupt(BaseException):
-    """What the handler raises."""
+    """Raised by the handler."""
 
 
 class Storm:
-    """Some functions, who calls them, and what is known of their items."""
+    """Some functions, their callers, and the records of their items."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -86,7 +86,7 @@ class Storm:
         while frame is not None and frame.f_code is not Storm.work.__code__:
             frame = frame.f_back
         if frame is None:
-            return  # between two rounds nobody waits for it
+            return  # no caller waits for it between two rounds
         self.is_handling = True
         try:
             if self.interrupts % 2:
@@ -112,7 +112,7 @@ class Storm:
     def work(self, wanted: int, end: float) -> None:
         draw = self.random
         for f in self.functions:
-            f.start()  # a restart was interrupted, perhaps
+            f.start()  # perhaps a restart was interrupted
         while self.interrupts < wanted and time.monotonic() < end:
             f = draw.choice(self.functions)
             act = draw.choices(ACTS, WEIGHTS)[0]
@@ -162,7 +162,7 @@ class Storm:
         finally:
             f.start()
 
-    # ---- the others, who must notice nothing ----
+    # ---- the other threads, which must not be affected ----
 
     def other(self, seed: int) -> None:
         draw = random.Random(seed)
@@ -171,7 +171,7 @@ class Storm:
             item = ("other", next(self.numbers))
             try:
                 value = f(item).result(LIMIT)
-            except BatchAborted:  # it ran in the main thread
+            except BatchAborted:  # the item ran in the main thread
                 assert f is self.functions[CALLER]
                 continue
             except Closed:
@@ -196,7 +196,7 @@ class Storm:
             assert values == [("done", item) for item in items], (items, values)
             self.others += 3
 
-    # ---- what must hold in the end ----
+    # ---- what must hold at the end ----
 
     def check(self) -> None:
         for f in self.functions:
@@ -238,12 +238,12 @@ WEIGHTS = (20, 20, 12, 6, 5, 3, 2, 2, 1)
 
 
 def storm(interrupts: int, seconds: float, seed: int, pause: float = 0.0005) -> Storm:
-    """Go on until there were so many interrupts, or for so many seconds; then check."""
+    """Run until the number of interrupts or seconds is reached, then check."""
     made = Storm(seed)
     before = signal.signal(signal.SIGINT, made.handle)
     log = logging.getLogger("batchify")
     level = log.level
-    log.setLevel(logging.CRITICAL + 1)  # callbacks that were interrupted are logged
+    log.setLevel(logging.CRITICAL + 1)  # interrupted callbacks are logged
     calls = [in_thread(made.other, seed + n) for n in range(2)]
     calls.append(in_thread(lambda: asyncio.run(made.on_loop(seed))))
     sender = subprocess.Popen(
@@ -269,7 +269,7 @@ def storm(interrupts: int, seconds: float, seed: int, pause: float = 0.0005) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--interrupts", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=3600.0, help="stop then in any case")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="maximum run time in seconds")
     parser.add_argument("--seed", type=int, default=None)
     given = parser.parse_args()
     seed = random.randrange(1 << 32) if given.seed is None else given.seed

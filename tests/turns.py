@@ -20,11 +20,11 @@ from tests.limits import LIMIT
 
 
 class Vanished(BaseException):
-    """Ends a thread that is no more: it was not there in the child of a fork."""
+    """Ends a thread that does not exist in the child of a fork."""
 
 
 class Turns(Seam):
-    """The seam, and who may run."""
+    """The seam; it also decides which thread may run."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -35,7 +35,7 @@ class Turns(Seam):
         self.is_stuck = False  # a thread did not stop
         self.back = locked()  # released when a thread stops
 
-    # ---- what the engine asks for ----
+    # ---- called by the engine ----
 
     def clock(self) -> float:
         return self.now
@@ -44,24 +44,24 @@ class Turns(Seam):
         return TurnBell(self)
 
     def spawn(self, target: Callable[..., None], args: tuple[Any, ...], name: str) -> Turn:
-        if target is live_on:  # it would go on after `Vanished`, too
+        if target is live_on:  # it would also continue after `Vanished`
             target, _, *args = args  # type: ignore[assignment]
         turn = Turn(self, target, tuple(args))
         self.turns.append(turn)
         self.ready.append(turn)
         return turn
 
-    # ---- what the test does ----
+    # ---- called by the test ----
 
     def call(self, function: Callable[..., Any], *args: Any) -> Turn:
-        """Call `function(*args)` in a thread, until it sleeps or ends."""
+        """Call `function(*args)` in a thread, and run it until it sleeps or ends."""
         turn = Turn(self, function, args)
         self.turns.append(turn)
         self.let(turn)
         return turn
 
     def let(self, turn: Turn) -> None:
-        """Let a thread run until it sleeps or ends."""
+        """Run a thread until it sleeps or ends."""
         self.running = turn
         turn.thread.go.release()
         if not self.back.acquire(timeout=LIMIT):
@@ -71,29 +71,30 @@ class Turns(Seam):
         self.running = None
 
     def settle(self) -> None:
-        """Let everybody run who was woken, until all sleep."""
+        """Run all threads that were woken, until all sleep."""
         while self.ready:
             self.let(self.ready.popleft())
 
     def next_alarm(self) -> float | None:
-        """When the next thread wakes up by itself."""
+        """Return the time of the next timeout of a sleeping thread."""
         return min((t.end for t in self.turns if t.end is not None), default=None)
 
     def wake_due(self) -> None:
-        """Wake those whose time has come."""
+        """Wake the threads whose timeout has passed."""
         for turn in [t for t in self.turns if t.end is not None and t.end <= self.now]:
             turn.wake(is_rung=False)
 
     def blink(self) -> None:
-        """Have each thread that sleeps, and all that are idle, awake for an instant.
+        """Wake each sleeping or idle thread for an instant.
 
-        Without a GIL, what other threads have let go of goes when the thread that made it runs.
+        Without a GIL, an object that other threads have released is freed when the thread that
+        created it runs.
         """
         for thread in [*(turn.thread for turn in [*self.turns, *self.vanished]), *idle]:
             thread.blink()
 
     def vanish(self, but: Turn | None = None) -> None:
-        """All threads but one are gone, as in the child of a fork."""
+        """Remove all threads but one, as in the child of a fork."""
         gone = [turn for turn in self.turns if turn is not but]
         for turn in gone:
             if turn.bell is not None:
@@ -103,7 +104,7 @@ class Turns(Seam):
         self.ready.clear()
 
     def bury(self) -> None:
-        """End all threads, which takes them out of their sleep by an exception."""
+        """End all threads by an exception raised in their sleep."""
         while (self.turns or self.vanished) and not self.is_stuck:
             self.vanish()
             turn = self.vanished.pop()
@@ -113,15 +114,17 @@ class Turns(Seam):
 
 
 class Turn:
-    """What one thread does from its start to its end."""
+    """The work of one thread, from its start to its end."""
 
     def __init__(self, seam: Turns, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.seam = seam
         self.work: Any = (target, args)
         self.value: Any = None
-        self.error: tuple[type, tuple[Any, ...]] | None = None  # not the object: it holds frames
-        self.bell: TurnBell | None = None  # where it sleeps
-        self.end: float | None = None  # and until when
+        self.error: tuple[type, tuple[Any, ...]] | None = (
+            None  # no exception object: it holds frames
+        )
+        self.bell: TurnBell | None = None  # the bell at which it sleeps
+        self.end: float | None = None  # and its timeout
         self.was_rung = False
         self.is_done = self.is_vanished = False
         self.joiners: list[TurnBell] = []
@@ -143,7 +146,7 @@ class Turn:
             bell.ring()
 
     def sleep(self, bell: TurnBell, end: float | None) -> bool:
-        """In this thread: let the test go on until it lets this one go on."""
+        """Hand control to the test, and sleep until the test runs this thread again."""
         if self.is_vanished:
             raise Vanished
         self.bell, self.end, bell.sleeper = bell, end, self
@@ -167,7 +170,7 @@ class Turn:
 
 
 class TurnBell:
-    """A bell at which a thread stops until it is let go on."""
+    """A bell at which a thread stops until the test runs it again."""
 
     def __init__(self, seam: Turns) -> None:
         self.seam = seam
@@ -193,7 +196,7 @@ class TurnBell:
 
 
 class Thread:
-    """A real thread, used for one turn after the other: to start one takes long."""
+    """A real thread, reused for many turns, because starting one is slow."""
 
     def __init__(self) -> None:
         self.go = locked()
@@ -202,7 +205,7 @@ class Thread:
         threading.Thread(target=self._live, daemon=True).start()
 
     def stand(self) -> None:
-        """In this thread: wait until it is let go on."""
+        """Wait, in this thread, until the test runs it."""
         self.go.acquire()
         while self.blinked is not None:
             blinked, self.blinked = self.blinked, None
@@ -210,7 +213,7 @@ class Thread:
             self.go.acquire()
 
     def blink(self) -> None:
-        """Have it awake for an instant."""
+        """Wake this thread for an instant."""
         blinked = self.blinked = locked()
         self.go.release()
         assert blinked.acquire(timeout=LIMIT)
