@@ -737,8 +737,8 @@ mutant(
 )  # fmt: skip
 mutant(
     "the-function-gets-the-engines-list", "outcome/execution.py",
-    "make_call(work, items.copy())",
-    "make_call(work, items)",
+    "make_call(spec, items.copy())",
+    "make_call(spec, items)",
     *in_file("outcome", "test_a_function_may_change_its_list_at_will"),
 )  # fmt: skip
 mutant(
