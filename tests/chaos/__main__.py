@@ -18,12 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--items", type=int, help="how many, in all (default: 1000000)")
-    parser.add_argument("--minutes", type=float, help="for how long; the default of --items is off")
-    parser.add_argument("--seed", type=int, help="draws the faults (default: a fresh one)")
-    parser.add_argument("--threads", type=int, default=4, help="that submit (default: 4)")
-    parser.add_argument("--loops", type=int, default=3, help="that submit (default: 3)")
-    parser.add_argument("--stall", type=float, default=60, help="seconds without progress to bear")
+    parser.add_argument("--items", type=int, help="total number of items (default: 1000000)")
+    parser.add_argument("--minutes", type=float, help="run for this long, with any number of items")
+    parser.add_argument("--seed", type=int, help="determines the faults (default: random)")
+    parser.add_argument("--threads", type=int, default=4, help="threads that submit (default: 4)")
+    parser.add_argument("--loops", type=int, default=3, help="event loops that submit (default: 3)")
+    parser.add_argument(
+        "--stall", type=float, default=60, help="seconds without progress before giving up"
+    )
     given = parser.parse_args(arguments)
     seed = random.SystemRandom().getrandbits(32) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """One call of a batch function: `items` is our own copy, `given` what the engine gave."""
+    """One call of a batch function: `items` is a copy of `given`, the engine's list."""
 
     __slots__ = (
         "age", "fault", "given", "items", "ledger", "meant", "number", "pause", "salt", "seed",
@@ -58,7 +58,7 @@ class Batch:
         self.given = given
         self.number = number
         self.salt = salt
-        # Of its own epoch: it may be abandoned, and run on into the next.
+        # The epoch of its start: an abandoned batch may still run in the next one.
         self.meant = ledger.meant
         self.seed = ledger.seed
         self.age = ledger.age
@@ -72,11 +72,11 @@ class Batch:
         self.ledger.busy.discard(self)
 
     def draw(self, what: str) -> int:
-        """64 bits for this batch and one purpose."""
+        """Return 64 random bits for this batch and one purpose."""
         return mix(self.seed ^ hash_of(what), self.items[0])
 
     def mean(self, outcome: int, items: Iterable[int] | None = None) -> None:
-        """Write down what these items (or all) are to get."""
+        """Record the outcome that these items, or all, must get."""
         meant = self.meant
         for n in self.items if items is None else items:
             meant[n] = outcome
@@ -86,11 +86,11 @@ class Batch:
         return [n << 24 | common for n in self.items]
 
     def play(self) -> Any:
-        """What the batch function gives back, or raises."""
+        """Return or raise what the batch function returns or raises."""
         return self.target.shape(self) if self.fault is None else self.fault(self)
 
     def error(self) -> tuple[int, BaseException]:
-        """Some error to raise, and the outcome that it means."""
+        """Return an error to raise, and the outcome that it means."""
         makers: list[tuple[int, Callable[[int], BaseException]]] = [
             (RAISED, RAISES[self.number % len(RAISES)]),
             *((outcome, cls) for cls, outcome in (*ABORTS.items(), *STOPS.items())),
@@ -99,18 +99,18 @@ class Batch:
         return outcome, make(self.number)
 
     def cut(self) -> int:
-        """A place in the batch, before its end."""
+        """Return a position in the batch, before its end."""
         return self.draw("cut") % len(self.items)
 
 
 Fault = Callable[[Batch], Any]
-LIST_FAULTS: list[Fault] = []  # what a function may do that gives all results at once
-STREAM_FAULTS: list[Fault] = []  # and a generator function: gives its steps, see `Script`
+LIST_FAULTS: list[Fault] = []  # faults of functions that return all results at once
+STREAM_FAULTS: list[Fault] = []  # faults of generator functions; each returns a `Script`
 
 
 @dataclass
 class Script:
-    """What a generator does: yield these, then raise that."""
+    """The steps of a generator: the values to yield, then an error to raise."""
 
     elements: list[Any]
     error: BaseException | None = None
@@ -260,8 +260,8 @@ def changes_its_list(batch: Batch) -> Any:
 @of_lists
 def killed_from_outside(batch: Batch) -> Any:
     """killed by an asynchronous exception."""
-    # As by another thread, at an unknown instruction, but surely inside the batch function: that
-    # is the user's. Those in the middle of the engine are for `tests.interrupts`.
+    # As if from another thread, at an unknown instruction, but certainly in the batch function,
+    # which is user code. `tests.interrupts` does the same inside the engine.
     batch.mean(KILLED)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(get_ident()), ctypes.py_object(Killed)
@@ -337,7 +337,7 @@ def run_script(script: Script) -> Iterator[Any]:
 
 
 def run_batch(batch: Batch) -> Any:
-    """The body of every `def`."""
+    """Run the body of every `def`."""
     with batch:
         if batch.pause:
             time.sleep(batch.pause)
@@ -345,19 +345,19 @@ def run_batch(batch: Batch) -> Any:
 
 
 async def run_async_batch(batch: Batch) -> Any:
-    """The body of every `async def`."""
+    """Run the body of every `async def`."""
     with batch:
         if batch.pause or batch.number % 4 == 0:
             try:
                 await asyncio.sleep(batch.pause)
-            except asyncio.CancelledError:  # the end of asyncio.run
+            except asyncio.CancelledError:  # cancelled at the end of asyncio.run
                 batch.mean(ENDED)
                 raise
         return batch.play()
 
 
 def stream_batch(batch: Batch) -> Iterator[Any]:
-    """The body of every generator function."""
+    """Run the body of every generator function."""
     with batch:
         script = batch.play()
         rest_at = batch.cut() if batch.pause else -1
@@ -370,9 +370,9 @@ def stream_batch(batch: Batch) -> Iterator[Any]:
 
 
 def stream_async(begin: Callable[[list[int]], Batch]) -> Callable[[list[int]], AsyncIterator[Any]]:
-    """The body of every async generator function.
+    """Run the body of every async generator function.
 
-    Not a generator around another one: CPython <= 3.11 cannot close the inner one of a task that is
+    It does not wrap another generator: CPython <= 3.11 cannot close the inner one of a task that is
     destroyed with its loop ("asynchronous generator is already running").
     """
 

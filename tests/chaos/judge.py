@@ -36,7 +36,7 @@ from .weather import check_balance
 
 @dataclass
 class Report:
-    """What a run came to."""
+    """The results of a run."""
 
     seed: int
     items: int = 0
@@ -78,20 +78,20 @@ class Report:
 
 
 class Judge:
-    """Compares what was meant with what was seen, at the end of each epoch."""
+    """Compares meant and seen outcomes at the end of each epoch."""
 
     def __init__(self, town: Town, report: Report) -> None:
         self.town = town
         self.ledger = town.ledger
         self.report = report
-        # By function and outcome, of all epochs.
+        # By function and outcome, over all epochs.
         self.endings: Counter[tuple[int, int]] = Counter()
-        # By function: items that may not have been submitted, and those without a run of their own.
+        # By function: items that may not have been submitted, and items that shared another's run.
         self.maybe: Counter[int] = Counter()
         self.shared: Counter[int] = Counter()
 
     def judge(self) -> None:
-        """Account for every item of this epoch."""
+        """Check every item of this epoch."""
         ledger = self.ledger
         columns = (
             ledger.flags, ledger.runs, ledger.meant, ledger.seen, ledger.told, ledger.home
@@ -100,7 +100,7 @@ class Judge:
         for facts, count in Counter(zip(*columns, strict=True)).items():
             flags, runs, meant, seen, told, home = facts
             if flags == SUBMITTED and seen == meant and runs == 1 and told <= 1:
-                self.endings[home, seen] += count  # as it should be: most are
+                self.endings[home, seen] += count  # correct, like most items
             elif flags or runs:
                 special.add(facts)
         for n, facts in enumerate(zip(*columns, strict=True)):
@@ -116,7 +116,7 @@ class Judge:
         self.report.items += ledger.handed
 
     def sum_up(self) -> None:
-        """Fill in the report, after the last epoch."""
+        """Complete the report after the last epoch."""
         ledger, report = self.ledger, self.report
         for (_, outcome), count in self.endings.items():
             report.outcomes[OUTCOMES[outcome]] += count
@@ -185,9 +185,9 @@ class Judge:
         ] += 1
 
     def judge_stats(self, target: Target, end: float) -> None:
-        """`stats()` and the callers must have counted the same, as soon as all is at rest."""
+        """Check that `stats()` agrees with the callers' counts once nothing runs."""
         while (wrong := self.wrong_facts(target)) and time.monotonic() < end:
-            time.sleep(0.02)  # an observer may still be told
+            time.sleep(0.02)  # an observer may still be called
         if wrong:
             mine = self.endings_of(target)
             seen = {OUTCOMES[outcome]: count for outcome, count in mine.items()}
@@ -211,7 +211,7 @@ class Judge:
         turned_away = sum(mine[outcome] for outcome in TURNED_AWAY)
         failed = sum(mine.values()) - succeeded - cancelled - expired - turned_away
         gave_up = s.submitted - s.accepted - s.rejected
-        # Who had gone when its batch came to an end, or whose loop came to one before the batch.
+        # Items whose caller was gone when the batch ended, or whose loop ended before the batch.
         slack = unknown + cancelled + mine[CLOSED] + mine[ENDED]
         facts = {
             "submitted": 0 <= sum(mine.values()) + unknown - s.submitted <= maybe,
@@ -221,7 +221,7 @@ class Judge:
             "failed": failed <= s.failed <= failed + mine[CLOSED] + unknown,
             "rejected": 0 <= s.failed + s.rejected - failed - turned_away <= unknown,
             "at rest": s.pending == s.running == 0,
-            # With `isolate` an item runs oftener than it is retried.
+            # With `isolate` an item runs more often than it is retried.
             "retried": target.is_isolated
             or 0 <= self.ledger.retries[target.index] - s.retried <= slack,
             "deduplicated": 0 <= s.deduplicated - self.shared[target.index] <= slack,

@@ -53,18 +53,18 @@ MOST_COMPLAINTS = 200
 
 
 class Ledger:
-    """What is known of every item of this epoch, a few bytes each.
+    """The records of every item of this epoch, a few bytes each.
 
-    When an epoch is over, and every item of it accounted for, the next one uses the same ids: a
-    run is as long as one likes, in bounded memory. Results and errors bear the epoch.
+    When an epoch is over and every item was checked, the next one uses the same ids. So a run can
+    take any time in bounded memory. Results and errors contain the epoch.
     """
 
     def __init__(self, items: int, seed: int, patience: float | None = None) -> None:
         self.run_seed = seed
-        self.patience = patience  # seconds that a caller waits for a future; None: for ever
+        self.patience = patience  # seconds that a caller waits for a future; None: no limit
         self.targets: list[Target] = []  # by index
         self.is_over = False
-        self.doomed: weakref.WeakSet[Any] = weakref.WeakSet()  # loops to be closed without an end
+        self.doomed: weakref.WeakSet[Any] = weakref.WeakSet()  # closed without a shutdown
         self.busy: set[Batch] = set()  # batch functions that have not ended
         self.progress = 0
         self.faults: Counter[str] = Counter()
@@ -72,14 +72,14 @@ class Ledger:
         self.broken: list[str] = []
         self.misled: Counter[str] = Counter()  # misrouted, noticed before the end
         self.observed: Counter[str] = Counter()  # errors of observers, by function
-        self.retries: Counter[int] = Counter()  # that batches asked for, by function
+        self.retries: Counter[int] = Counter()  # requested by batches, by function
         self.numbers = itertools.count(1)
         self.batches = 0
         self._lock = threading.RLock()
         self.open_epoch(0, items)
 
     def open_epoch(self, epoch: int, items: int) -> None:
-        """Forget everything about single items. Nobody may be at it any more."""
+        """Forget all single items. No thread may use them any more."""
         self.items = items
         self.age = epoch & 127
         self.seed = mix(self.run_seed, epoch)
@@ -97,11 +97,11 @@ class Ledger:
         self._hangs = {draw.randrange(items) for _ in range(count)}
 
     def forked(self) -> None:
-        """In the child of a fork: another thread may have held the lock."""
+        """Replace the lock in the child of a fork: another thread may have held it."""
         self._lock = threading.RLock()
 
     def take(self, count: int) -> range:
-        """Ids nobody else has; fewer, or none, at the end."""
+        """Return unused ids: fewer, or none, at the end of an epoch."""
         with self._lock:
             first = self.handed
             self.handed = min(self.items, first + count) if not self.is_over else first
@@ -113,15 +113,15 @@ class Ledger:
             counter[what] += times
 
     def complain(self, text: str) -> None:
-        """Something is wrong that is not about one item."""
+        """Record a fault that concerns no single item."""
         with self._lock:
             if len(self.broken) < MOST_COMPLAINTS:
                 self.broken.append(text)
 
-    # ---- what batch functions do ----
+    # ---- called by batch functions ----
 
     def begin(self, target: Target, items: list[int], salt: int = 0) -> Batch:
-        """A batch starts: write down who is run, and draw what will happen."""
+        """Record the items of a batch that starts, and choose what will happen."""
         number = next(self.numbers)
         runs, meant, home, batch_of = self.runs, self.meant, self.home, self.batch_of
         index = target.index
@@ -156,7 +156,7 @@ class Ledger:
             batch.fault = faults[(roll >> 16) % len(faults)]
             self.count(self.faults, (batch.fault.__doc__ or "").strip("."))
 
-    # ---- what callers do ----
+    # ---- called by callers ----
 
     def submit(
         self,
@@ -166,7 +166,7 @@ class Ledger:
         flags: int = 0,
         may: tuple[type[BaseException], ...] = (),
     ) -> Any:
-        """Submit one item; None when the call refused it, which only `may` may do."""
+        """Submit one item; return None if the call refused it, which only `may` allows."""
         self.prepare(target, n, flags)
         try:
             if target.is_grouped:
@@ -180,25 +180,25 @@ class Ledger:
         return future
 
     def submit_and_forget(self, target: Target, n: int) -> None:
-        """From a batch, a callback or a finalizer: nobody waits, a callback tells."""
+        """Submit from a batch, a callback or a finalizer; a callback records the outcome."""
         future = self.submit(target, n, may=(Closed, QueueFull, Deadlock))
         if future is None:
             return
         self.flags[n] |= CALLED
         if target.is_async and asyncio.isfuture(future) and future.get_loop() in self.doomed:
             self.flags[n] |= MAY_CLOSE
-        # A callback of the thread kind: the loop may have ended before it would call.
+        # A thread's callback, because the loop may end before it calls.
         BatchFuture.add_done_callback(future, partial(self.tell, n))
 
     def prepare_all(self, target: Target, ids: range, flags: int = 0) -> None:
-        """`prepare` of a whole scene at once."""
+        """Call `prepare` for all items of a scene."""
         count, place = len(ids), slice(ids.start, ids.stop)
         self.flags[place] = array("H", (SUBMITTED | target.flags | flags,)) * count
         self.home[place] = bytes((target.index,)) * count
         self.salt[place] = array("H", (target.number,)) * count
 
     def prepare(self, target: Target, n: int, flags: int = 0) -> None:
-        """Write down what is submitted where, before it is."""
+        """Record where an item is submitted, before the call."""
         self.flags[n] = SUBMITTED | target.flags | flags
         self.home[n] = target.index
         self.salt[n] = extra_salt(n % 3, n % 2) if target.is_grouped else target.number
@@ -206,27 +206,27 @@ class Ledger:
     def refused(
         self, target: Target, n: int, error: BaseException, may: tuple[type[BaseException], ...]
     ) -> None:
-        """The call raised."""
+        """Record that the call raised."""
         self.note(n, REFUSED)
         expected = None if target.refuses is None else target.refuses(n)
         if isinstance(error, may) or (expected is not None and isinstance(error, expected)):
             return
         if isinstance(error, Closed) and self.flags[n] & MAY_CLOSE:
             return
-        if target.is_uneasy and type(error) is RuntimeError:  # no thread to be had
+        if target.is_uneasy and type(error) is RuntimeError:  # no thread available
             self.count(self.events, "call refused for want of a thread")
             return
         self.complain(f"{target.name} refused an item: {error!r}")
 
     def note(self, n: int, outcome: int) -> None:
-        """Somebody saw how `n` ended: everybody must see the same."""
+        """Record how `n` ended; every observer must see the same."""
         before = self.seen[n]
         if before not in (NOTHING, outcome):
             self.count(self.misled, f"{OUTCOMES[before]} became {OUTCOMES[outcome]}")
         self.seen[n] = outcome
 
     def note_value(self, n: int, value: Any) -> None:
-        """`note` of a result; the quick way is that of nearly all items."""
+        """Record the result of `n`; nearly all items take the fast path."""
         own = self.age << 56 | n << 24 | self.salt[n] << 8 | self.home[n]  # see `answer`
         if value == own and not self.seen[n]:
             self.seen[n] = VALUE
@@ -234,7 +234,7 @@ class Ledger:
             self.note(n, self.outcome_of_value(n, value))
 
     def look(self, n: int, future: Any) -> None:
-        """Note how a future ended, if it did."""
+        """Record how a future ended, if it did."""
         if not future.done():
             return
         if future.cancelled():
@@ -247,12 +247,12 @@ class Ledger:
             self.note(n, self.outcome_of_error(n, error))
 
     def tell(self, n: int, future: Any) -> None:
-        """A done-callback."""
+        """Record the end of a future, as its done-callback."""
         self.told[n] += 1
         self.look(n, future)
 
     def collect(self, pairs: Iterable[tuple[int, Any]], patience: float | None) -> None:
-        """Wait for each future in a thread, and note how it ended."""
+        """Wait for each future in a thread, and record how it ended."""
         errors: dict[int, BaseException] = {}
         for n, future in pairs:
             try:
@@ -270,10 +270,10 @@ class Ledger:
             self.complain(f"two callers got the same {type(error).__name__} object")
         errors[id(error)] = error  # kept, so that no other object gets its id
 
-    # ---- what came out ----
+    # ---- outcomes ----
 
     def kin(self, n: int) -> Sequence[int]:
-        """The items whose run may have been that of `n`: itself, where it dedupes its equals."""
+        """Return the items whose run may have settled `n`: itself, and its equals with `dedupe`."""
         home = self.home[n]
         if not self.targets[home].is_deduped:
             return (n,)
@@ -294,7 +294,7 @@ class Ledger:
         return WRONG
 
     def outcome_of_error(self, n: int, error: BaseException) -> int:
-        """Which outcome an error is; WRONG where it tells of another batch or item."""
+        """Return the outcome that an error means; WRONG if it belongs to another batch or item."""
         if type(error) in PLAIN_ERRORS:
             return PLAIN_ERRORS[type(error)]
         found = (self._outcome_of_error(m, error) for m in self.kin(n))
@@ -330,5 +330,5 @@ class Ledger:
 
 
 def extra_salt(table: int, level: int) -> int:
-    """What the extra arguments add to an answer."""
+    """Return what the extra arguments add to an answer."""
     return 1 + table * 2 + level

@@ -119,7 +119,7 @@ async def submitting_loop_callbacks(stage: Stage) -> None:
 
 @on_loop(weight=3, fits=on_small)
 async def waiting_for_room(stage: Stage) -> None:
-    """`asubmit`, some of them cancelled, some with a limit."""
+    """Call `asubmit`; cancel some calls, give some a timeout."""
     ledger, target = stage.ledger, stage.target
     pairs: Pairs = []
     limit = stage.rng.choice((None, None, 0.0005))
@@ -132,7 +132,7 @@ async def waiting_for_room(stage: Stage) -> None:
         try:
             pairs.append((n, await asubmit(n, *extra, **more)))
         except asyncio.CancelledError:
-            ledger.flags[n] |= UNKNOWN | MAY_CANCEL  # it may have been run, for nobody
+            ledger.flags[n] |= UNKNOWN | MAY_CANCEL  # it may have run without a caller
         except BaseException as error:
             ledger.refused(target, n, error, () if limit is None else (QueueFull,))
 
@@ -148,7 +148,7 @@ async def waiting_for_room(stage: Stage) -> None:
 
 @on_loop(weight=3, fits=on_ranked)
 async def hasty_on_a_loop(stage: Stage) -> None:
-    """Deadlines and priorities."""
+    """Submit with deadlines and priorities."""
     deadline = stage.rng.choice((None, 0, 0.0002, 0.002, 0.05, 5))
     call = stage.target.call.options(deadline=deadline, priority=stage.rng.choice((-1, 0, 0, 2.5)))
     pairs = stage.submit_all(call, flags=0 if deadline is None else MAY_EXPIRE)
@@ -158,7 +158,7 @@ async def hasty_on_a_loop(stage: Stage) -> None:
 
 @on_loop(weight=4, items=(20, 800), fits=on_mappable)
 async def mapped_on_a_loop(stage: Stage) -> None:
-    """`amap` over a collection, or an async iterator; some leave early."""
+    """Call `amap` with a collection or an async iterator; stop early sometimes."""
     ids = list(stage.ids)
     stop = stage.rng.randrange(len(ids)) if stage.chance(0.3) else len(ids)
     source = ids if stage.chance(0.5) else slowly(ids)
@@ -204,7 +204,7 @@ async def never_waiting_on_a_loop(stage: Stage) -> None:
 
 @on_loop(weight=2)
 async def made_elsewhere(stage: Stage) -> None:
-    """Futures made in a thread, awaited here, some by tasks that are cancelled."""
+    """Await futures made in a thread; cancel some of the awaiting tasks."""
     pairs = await asyncio.to_thread(stage.submit_all)
     tasks = [asyncio.create_task(await_it(future)) for _, future in pairs]
     await asyncio.sleep(0)
@@ -220,7 +220,7 @@ async def made_elsewhere(stage: Stage) -> None:
 
 @on_loop(weight=2)
 async def looked_at_elsewhere(stage: Stage) -> None:
-    """Futures made here, waited for in a thread."""
+    """Wait in a thread for futures made on the loop."""
     pairs = stage.submit_all()
     stage.event("made on a loop, waited for in a thread", len(pairs))
     await asyncio.to_thread(stage.collect, pairs)
@@ -230,8 +230,8 @@ async def looked_at_elsewhere(stage: Stage) -> None:
 async def flushed_on_a_loop(stage: Stage) -> None:
     pairs = stage.submit_all()
     timeout = stage.rng.choice((None, None, 0.001))
-    # On a loop a call may still wait for its room, and a flush is for what was accepted. While
-    # there is room nobody waits.
+    # On a loop a call may still wait for capacity, and a flush covers accepted items only. While
+    # there is capacity, no call waits.
     stats, capacity = stage.target.call.stats(), stage.target.call.capacity
     is_full = capacity is not None and stats.pending + stats.running >= capacity
     waiting = (is_full or stage.target.is_moody) and not all(future.done() for _, future in pairs)

@@ -28,22 +28,22 @@ OUTCOMES = (
 SUCCESSES = frozenset((VALUE, NONE, FALLBACK))
 TURNED_AWAY = frozenset((CLOSED, FULL, REFUSED))
 
-# What a caller, or the place of an item, allows and demands.
+# What a caller, or an item's situation, allows and requires.
 (
-    SUBMITTED,  # somebody tried to
+    SUBMITTED,  # a cancel was tried
     MAY_CANCEL,
     NEVER_RUN,  # cancelled before its batch
     MAY_CLOSE,
     MAY_EXPIRE,
-    DROPPED,  # nobody looks at the future
-    CALLED,  # a callback must be told
-    UNKNOWN,  # nobody knows how it ended
-    MAYBE,  # nobody knows whether it was submitted
+    DROPPED,  # no caller looks at the future
+    CALLED,  # a callback must be called
+    UNKNOWN,  # its outcome is unknown
+    MAYBE,  # whether it was submitted is unknown
 ) = (1 << n for n in range(9))
 
 
 class ChaosError(Exception):
-    """What a batch raises."""
+    """Raised by a batch."""
 
 
 class Picky(Exception):
@@ -55,7 +55,7 @@ class Picky(Exception):
 
 
 class Rude(BaseException):
-    """No Exception, and not one of the standard library's."""
+    """Not an Exception, and not from the standard library."""
 
 
 class Killed(BaseException):
@@ -92,12 +92,12 @@ PLAIN_ERRORS = {
 
 
 def answer(index: int, n: int, salt: int, age: int) -> int:
-    """The result of item `n`: of one function, one item, one set of extra arguments, one epoch."""
+    """Return the result of item `n`, for one function, set of extra arguments and epoch."""
     return age << 56 | n << 24 | salt << 8 | index
 
 
 def mix(seed: int, number: int) -> int:
-    """64 bits drawn for `number`, the same in every run with this seed (splitmix64)."""
+    """Return 64 random bits for `number`, the same in every run with this seed (splitmix64)."""
     mask = (1 << 64) - 1
     z = (seed + number * 0x9E3779B97F4A7C15) & mask
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
@@ -106,7 +106,7 @@ def mix(seed: int, number: int) -> int:
 
 
 def scatter(salt: int, number: int) -> int:
-    """The same in a cheaper way, for what is drawn for each item."""
+    """Return random bits like `mix`, but faster, for choices made for each item."""
     return (number ^ salt & 0xFFFFFF) * 0x9E3779B1 >> 9 & 0xFFFFFF
 
 
@@ -114,7 +114,7 @@ _hashes: dict[str, int] = {}
 
 
 def hash_of(text: str) -> int:
-    """A number for a text, the same in every process."""
+    """Return a hash of a text, the same in every process."""
     found = _hashes.get(text)
     if found is None:
         found = _hashes[text] = random.Random(text).getrandbits(63)

@@ -16,7 +16,7 @@ from .town import Town
 
 
 class Player:
-    """A thread that plays scenes, as long as there are items."""
+    """A thread that runs scenes while there are items."""
 
     def __init__(self, town: Town, name: str, scenes: list[Scene]) -> None:
         self.town = town
@@ -38,7 +38,7 @@ class Player:
         raise NotImplementedError
 
     def stage(self, later: Pairs) -> tuple[Callable[[Stage], Any], Stage] | None:
-        """The next scene; None when there are no more items."""
+        """Return the next scene, or None if there are no more items."""
         ((scene, cast),) = self.rng.choices(self.casts, self.weights)
         target = self.rng.choice(cast)
         most = min(scene.items[1], target.most)
@@ -54,13 +54,13 @@ class ThreadPlayer(Player):
         while (next_ := self.stage(later)) is not None:
             play, stage = next_
             play(stage)
-            del play, stage, next_  # an instance goes here
+            del play, stage, next_  # an instance is freed here
             self.ledger.collect(later, self.ledger.patience)
             later.clear()
 
 
 class LoopPlayer(Player):
-    """Lives on one event loop after another."""
+    """Runs scenes on one event loop after another."""
 
     def play(self) -> None:
         while self.ledger.handed < self.ledger.items and not self.ledger.is_over:
@@ -86,7 +86,7 @@ class LoopPlayer(Player):
 
     async def life(self, later: Pairs) -> None:
         await asyncio.gather(*(self.act(later) for _ in range(3)))
-        for _ in range(self.rng.randrange(3)):  # some are still there when the loop ends
+        for _ in range(self.rng.randrange(3)):  # some still run when the loop ends
             if (next_ := self.stage(later)) is not None:
                 _, stage = next_
                 stage.ids, spare = stage.ids[:40], stage.ids[40:]
@@ -103,7 +103,7 @@ class LoopPlayer(Player):
             del play, stage, next_
 
     def look_back(self, later: Pairs) -> None:
-        """After the loop: what is left runs in threads, or is over."""
+        """Check the items after the loop: those left run in threads, or have ended."""
         for n, future in later:
             is_async = self.town.all[self.ledger.home[n]].is_async
             if not is_async:

@@ -39,11 +39,11 @@ KEYS = 5
 MAX_WEIGHT = 40
 Refuses = Callable[[int], "type[BaseException] | None"]
 
-# ---- what the call asks of the item: key, weight, dedupe ----
+# ---- functions called by a call: key, weight, dedupe ----
 
 
 def refuses(ledger: Ledger, last: type[BaseException]) -> Refuses:
-    """Which items cannot be submitted, and by which error; `last` comes from what is given."""
+    """Decides which items cannot be submitted, with which error; the result leads to `last`."""
     kinds = (ChaosError, MemoryError, Rude, last)
     here = hash_of("refuses")
 
@@ -57,7 +57,7 @@ def refuses(ledger: Ledger, last: type[BaseException]) -> Refuses:
 def asked(
     refuses: Refuses, give: Callable[[int], Any], last: type[BaseException], instead: Any
 ) -> Callable[[int], Any]:
-    """A `key`, `weight` or `dedupe`: gives `give(n)`, or raises, or gives what leads to `last`."""
+    """Return a `key`, `weight` or `dedupe`: it returns `give(n)`, raises, or leads to `last`."""
 
     def of(n: int) -> Any:
         error = refuses(n)
@@ -84,18 +84,18 @@ def weighed(ledger: Ledger, target: Target) -> dict[str, Any]:
 
 
 def deduped(ledger: Ledger, target: Target) -> dict[str, Any]:
-    """Four numbers in a row are equal."""
+    """Return a key by which four consecutive numbers are equal."""
     target.refuses = refuses(ledger, TypeError)
     target.checks.append(lambda items: len({n >> 2 for n in items}) == len(items))
     target.is_deduped = True
     return {"dedupe": asked(target.refuses, lambda n: n >> 2, TypeError, {})}
 
 
-# ---- what runs again: isolate, Retry ----
+# ---- repeated runs: isolate, Retry ----
 
 
 def isolated(ledger: Ledger, target: Target) -> dict[str, Any]:
-    target.most_runs *= 1 + (target.size - 1).bit_length()  # once at each level of halves
+    target.most_runs *= 1 + (target.size - 1).bit_length()  # once per level of bisection
     target.is_isolated = True
     return {"isolate": True}
 
@@ -106,12 +106,12 @@ def retried(ledger: Ledger, target: Target) -> dict[str, Any]:
     return {}
 
 
-# After how many seconds, how often at most, and in which run there is a result.
+# The delay in seconds, the maximum attempts, and the attempt that has a result.
 RETRIES = ((0.0, 2, 2), (0.0, 3, 9), (0.001, 3, 3), (0.004, 4, 9), (0.02, 2, 9), (0.002, 4, 2))
 
 
 def with_retries(batch: Batch) -> list[Any]:
-    """The values, with `Retry` in the place of some."""
+    """Return the values, with `Retry` instead of some."""
     values = batch.values()
     runs, seed = batch.ledger.runs, batch.seed ^ hash_of("retry")
     again = 0
@@ -140,7 +140,7 @@ def as_retry_script(batch: Batch) -> Script:
 
 
 def unless_poisoned(batch: Batch) -> list[Any]:
-    """Some items are at fault, each by itself."""
+    """Raise if the batch contains an item at fault."""
     _look_for_poison(batch)
     return batch.values()
 
@@ -161,7 +161,7 @@ def _look_for_poison(batch: Batch) -> None:
 
 
 def rescue(ledger: Ledger, target: Target, failure: BatchFailure) -> Any:
-    """An `on_error`: mostly a fallback, sometimes none, sometimes as bad as the function."""
+    """Handle a failed batch: mostly by a fallback, sometimes not at all, sometimes badly."""
     items: list[int] = failure.items
     index = target.index
     if failure.args or failure.kwargs or failure.batched is not target.call:
@@ -197,7 +197,7 @@ def iter_of(values: Sequence[Any]) -> Iterator[Any]:
 
 
 class Observer:
-    """Is told of batches, and raises now and then; the engine must count that."""
+    """Observes batches, and raises now and then; the engine must count that."""
 
     def __init__(self, ledger: Ledger, every: int) -> None:
         self.ledger = ledger
@@ -219,7 +219,7 @@ class Observer:
 
 
 class UneasySeam(Seam):
-    """A clock that jumps forward, and a machine that often has no thread left."""
+    """A clock that jumps forward, and a machine that often cannot start a thread."""
 
     bell = staticmethod(ThreadBell)
 

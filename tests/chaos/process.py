@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# Now, not by a thread in the middle of a fork: it has hooks for forks, and would let go of a lock
-# there that it has not taken (CPython).
+# Imported now, not by a thread during a fork: the module has fork hooks, which would release a
+# lock there that they have not acquired (CPython).
 import concurrent.futures.thread  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import contextlib
 import gc
@@ -31,29 +31,29 @@ OURS = os.path.dirname(__file__)
 
 
 def is_traced() -> bool:
-    """Is there a tool that a handler or a fork would hit with its own locks held?"""
+    """Return True if a tracing tool is active, whose locks a handler or a fork could meet."""
     coverage = sys.modules.get("coverage")
     return coverage is not None and coverage.Coverage.current() is not None
 
 
-# Without a GIL every dict, list and set has a lock. CPython stops the world before it forks, but a
-# lock that one thread hands to another that has waited for more than 1 ms (`handed_off` in
-# Python/lock.c) stays taken in the child, which lacks that other. Any code may then hang on it:
-# threads that write to one dict, and a child that clears it, hang within 50 forks of 3.13.15, with
-# nothing of ours. What the engine itself can do about it is in test_fork.
+# Without a GIL every dict, list and set has a lock. CPython stops all threads before it forks. But
+# a lock that is handed to a thread that has waited for more than 1 ms (`handed_off` in
+# Python/lock.c) stays locked in the child, which lacks that thread. Any code may then hang: threads
+# that write to one dict, and a child that clears it, hang within 50 forks of 3.13.15 without
+# batchify. test_fork tests what the engine itself can do about it.
 MAY_FORK = hasattr(os, "fork") and has_gil()
 NO_FORK = "NOT DONE: no fork among threads without a GIL, as CPython's own child may hang"
 
 
 def is_firm(target: Target) -> bool:
-    """May handlers raise in the middle of its calls?"""
-    return not target.is_ranked  # those may run the callbacks of others, which are ours
+    """Return True if handlers may raise during calls of this function."""
+    return not target.is_ranked  # those may run other callers' callbacks, which belong to the test
 
 
 class Process:
-    """What the main thread does in an epoch, while the players play.
+    """Actions of the main thread in an epoch, while the players run.
 
-    Drawn are the numbers of items at which it happens.
+    They happen after randomly chosen numbers of items.
     """
 
     def __init__(self, town: Town) -> None:
@@ -76,7 +76,7 @@ class Process:
         self.acts = sorted(acts, key=lambda act: act[0], reverse=True)
 
     def act(self) -> None:
-        """Do what is due."""
+        """Perform the actions that are due."""
         while self.acts and self.ledger.handed >= self.acts[-1][0] and not self.ledger.is_over:
             self.acts.pop()[1]()
 
@@ -86,7 +86,7 @@ class Process:
     # ---- signals ----
 
     def storm(self) -> None:
-        """SIGINT and SIGTERM, in the middle of calls, with a handler that submits or raises."""
+        """Send SIGINT and SIGTERM during calls, with a handler that submits or raises."""
         target = self.rng.choice([target for target in self._targets() if is_firm(target)])
         ids = self.ledger.take(400)
         Storm(Stage(self.ledger, self.rng, target, ids, [])).rage()
@@ -94,13 +94,13 @@ class Process:
     # ---- forks ----
 
     def fork(self) -> None:
-        """Fork in the middle of everything: the child's copies end in `Forked`, and it works."""
+        """Fork while everything runs; in the child futures end in `Forked`, and functions work."""
         pairs: Pairs = []
         stages = []
         for target in self.rng.sample(self._targets(), 6):
             ids = self.ledger.take(min(20, target.most))
             stage = Stage(self.ledger, self.rng, target, ids, [])
-            call = target.call.options(timeout=1)  # not for ever in the middle of a fork
+            call = target.call.options(timeout=1)  # so that a hung fork ends
             stages.append((stage, stage.submit_all(call, may=(QueueFull, Deadlock))))
             pairs += stages[-1][1]
         ours, theirs = os.pipe()
@@ -127,14 +127,14 @@ class Process:
             os._exit(0)
 
     def _look_as_child(self, pairs: Pairs) -> str:
-        """What is wrong, if anything."""
+        """Return what is wrong in the child, if anything."""
         for n, future in pairs:
             name = self.town.all[self.ledger.home[n]].name
             if not future.done():
                 return f"the copy of a future of {name} did not end"
             error = None if future.cancelled() else future.exception(0)
             if not isinstance(error, Forked):
-                self.ledger.look(n, future)  # it ended before
+                self.ledger.look(n, future)  # it ended before the fork
                 if self.ledger.seen[n] == WRONG:
                     return f"the copy of a future of {name} ended in {error!r}"
         for target in self.rng.sample(self._targets(), 3):
@@ -158,17 +158,17 @@ class Process:
         os.waitpid(pid, 0)
 
 
-# Not in finalizers, nor where CPython makes a loop (what it has in hand nobody else can close),
-# nor in the callback of a WeakSet: CPython swallows it there, and says so on stderr.
+# Not in finalizers, nor while CPython makes a loop (no other code could close the half-made one),
+# nor in the callback of a WeakSet: CPython swallows it there, and prints it to stderr.
 NOT_THERE = ("__del__", "new_event_loop", "_remove")
 
 
 class Interrupt(Exception):
-    """What the handler raises."""
+    """Raised by the handler."""
 
 
 class Storm:
-    """The main thread submits; another sends it signals."""
+    """Submits from the main thread while another thread sends signals."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -186,7 +186,7 @@ class Storm:
         pairs: Pairs = []
         try:
             sender.start()
-            gc.disable()  # a finalizer cut short by an exception is not the engine's to mend
+            gc.disable()  # the engine cannot repair a finalizer that an exception interrupted
             for n in self.ids:
                 with contextlib.suppress(Interrupt):
                     self.call(n, pairs)
@@ -201,7 +201,7 @@ class Storm:
         self.stage.collect(pairs, LIMIT)
 
     def call(self, n: int, pairs: Pairs) -> None:
-        """One call, in which the handler may raise: then nobody knows what became of it."""
+        """Make one call; if the handler raises in it, the outcome is unknown."""
         ledger, target = self.ledger, self.stage.target
         ledger.prepare(target, n, UNKNOWN | MAYBE | MAY_CANCEL)
         extra = (n % 3,) if target.is_grouped else ()
@@ -221,7 +221,7 @@ class Storm:
         pairs.append((n, future))
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Submit, or raise: once for each call, and never into our own bookkeeping."""
+        """Submit or raise, once per call, and never while the test keeps its records."""
         if not self.is_armed or not self.is_in_the_engine(frame):
             return
         self.is_armed = False
@@ -234,7 +234,7 @@ class Storm:
         raise Interrupt
 
     def is_in_the_engine(self, frame: FrameType | None) -> bool:
-        """Is the frame that was hit below our call, with nothing else of ours between?"""
+        """Return True if the interrupted frame is below our call, without test code in between."""
         while frame is not None and frame.f_code is not Storm.call.__code__:
             if frame.f_code.co_filename.startswith(OURS) or frame.f_code.co_name in NOT_THERE:
                 return False
@@ -242,7 +242,7 @@ class Storm:
         return frame is not None
 
     def send(self, numbers: tuple[signal.Signals, ...]) -> None:
-        """Quick ones for calls that go through, slow ones for those that wait for room."""
+        """Send signals: soon for most calls, later for calls that wait for capacity."""
         main = threading.main_thread().ident
         rng = random.Random(self.ids.start)
         assert main is not None

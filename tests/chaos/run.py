@@ -43,16 +43,16 @@ def run_chaos(
     stall: float = LIMIT,
     soak: Soak | None = None,
 ) -> Report:
-    """One run.
+    """Run a chaos run and return its report.
 
     Args:
-        items: how many, in all; None goes on until the time is over.
-        seed: draws the faults.
-        threads, loops: how many of each submit.
-        seconds: when to begin no more scenes.
-        patience: how long a caller waits for a future; None waits until the watchdog barks.
-        stall: seconds without any progress after which the run is given up.
-        soak: is told of each epoch, and watches the memory.
+        items: the total number of items; None: run until the time is over.
+        seed: determines the faults.
+        threads, loops: how many of each submit items.
+        seconds: after how many seconds no more scenes begin.
+        patience: seconds that a caller waits for a future; None: until the watchdog ends the run.
+        stall: seconds without any progress after which the run is abandoned.
+        soak: called for each epoch; watches the memory.
     """
     began = time.monotonic()
     report = Report(seed)
@@ -87,14 +87,14 @@ def run_chaos(
 
 
 def is_well(report: Report, ledger: Ledger) -> bool:
-    """Is it worth to go on?"""
+    """Return True if the run can continue."""
     return report.is_clean and not ledger.broken and not ledger.misled
 
 
 def play(
     town: Town, threads: int, loops: int, stall: float, end: float, tell: Callable[[], None]
 ) -> None:
-    """One epoch; at its end nothing of it is under way any more."""
+    """Run one epoch; at its end no item is pending."""
     players: list[Player] = [
         *(ThreadPlayer(town, f"thread {n}", THREAD_SCENES) for n in range(threads)),
         *(LoopPlayer(town, f"loop {n}", LOOP_SCENES) for n in range(loops)),
@@ -117,11 +117,11 @@ def play(
 
 
 def settle_all(town: Town) -> None:
-    """What nobody waits for ends too."""
+    """Wait for the items that no caller waits for."""
     ledger = town.ledger
     limit = ledger.patience or LIMIT
     ledger.is_over = True
-    gc.collect()  # finalizers submit, and what a closed loop left behind comes to its end
+    gc.collect()  # finalizers submit, and the leftovers of closed loops end
     for _ in range(2):  # callbacks submit
         for target in town.all:
             if target.call is not None:
@@ -134,7 +134,7 @@ def settle_all(town: Town) -> None:
 
 
 def called(ledger: Ledger) -> Iterator[int]:
-    """Those of whom a callback must be told."""
+    """Return the items for which a callback must be called."""
     return (n for n, flags in enumerate(ledger.flags) if flags & (CALLED | UNKNOWN) == CALLED)
 
 
@@ -154,7 +154,7 @@ def close_all(town: Town) -> None:
                 target.call.close(town.ledger.patience or LIMIT)
             except TimeoutError:
                 town.ledger.complain(f"{target.name}: it did not close in time")
-            # A close that was late gave up batches of `async def`, which still have to end.
+            # A late close abandoned batches of `async def`, which must still end.
             end = time.monotonic() + (plan.SETTLE if target.is_async else 0)
             while target.call.stats().workers and time.monotonic() < end:
                 time.sleep(0.01)
@@ -162,12 +162,12 @@ def close_all(town: Town) -> None:
                 town.ledger.complain(f"{target.name}: workers are left after close")
 
 
-# ---- who watches ----
+# ---- watching ----
 
 
 @contextlib.contextmanager
 def all_ears(ledger: Ledger) -> Iterator[None]:
-    """What no caller would hear of is written down: dead workers, finalizers that raise."""
+    """Record errors that reach no caller: dead workers, finalizers that raise."""
 
     def unraisable(what: Any) -> None:
         if never_began(what.exc_value) or is_half_made(what.exc_value):
@@ -189,31 +189,31 @@ def all_ears(ledger: Ledger) -> Iterator[None]:
 
 
 def never_began(error: Any) -> bool:
-    """Is it the end of a thread whose `start` a signal handler broke off?
+    """Return True if a signal handler interrupted the `start` of the thread.
 
-    CPython forgets it then, and it dies of that before its target: the engine knows of no thread.
+    CPython forgets the thread then, and it dies before its target runs; the engine never knew it.
     """
     return isinstance(error, KeyError) and isinstance(error.args[0], threading.Thread)
 
 
 def is_half_made(error: Any) -> bool:
-    """Is it an event loop that CPython had made, and a signal handler took from whom it was for?
+    """Return True if a signal handler interrupted the creation of an event loop.
 
-    Nobody has it, so nobody can close it but its finalizer, which says so. (Loops that should be
-    closed are what test_lifetime looks for.)
+    No code refers to that loop, so only its finalizer can close it, which prints a warning.
+    (test_lifetime looks for loops that should have been closed.)
     """
     return isinstance(error, ResourceWarning) and "unclosed event loop" in str(error)
 
 
 class Stuck(Exception):
-    """Some players will never end."""
+    """Raised if some players will never end."""
 
 
 @contextlib.contextmanager
 def calm(seed: int) -> Iterator[None]:
-    """Nothing is printed that is meant to happen, and threads switch as often as the seed says.
+    """Suppress the output of expected errors, and set the switch interval that the seed says.
 
-    Collections look at what the run made, and not at all modules again and again.
+    Old objects are frozen, so that garbage collections visit only objects of the run.
     """
     loggers = [logging.getLogger(name) for name in ("batchify", "asyncio", "concurrent.futures")]
     before = [logger.disabled for logger in loggers]
@@ -232,21 +232,21 @@ def calm(seed: int) -> Iterator[None]:
 
 
 def watchdog(seconds: float) -> None:
-    """Dump all stacks in so many seconds, unless this is called again before."""
+    """Dump all stacks after this many seconds, unless called again before."""
     faulthandler.dump_traceback_later(seconds, file=sys.__stderr__)
 
 
 def wait_for(
     players: list[Player], ledger: Ledger, stall: float, end: float, act: Callable[[], None]
 ) -> None:
-    """Wait for the players; when nothing goes on any more, dump all stacks and give up.
+    """Wait for the players; if there is no progress, dump all stacks and give up.
 
     Args:
-        players: who play.
-        ledger: tells whether anything goes on.
-        stall: seconds in which something must.
-        end: when to begin no more scenes.
-        act: called all the time, for what the main thread has to do.
+        players: the players.
+        ledger: shows the progress.
+        stall: seconds in which there must be progress.
+        end: the time after which no more scenes begin.
+        act: called repeatedly, for the actions of the main thread.
     """
     progress, moved = -1, time.monotonic()
     woken = moved
@@ -259,7 +259,7 @@ def wait_for(
             ledger.is_over = ledger.is_over or now > end
             if ledger.progress != progress:
                 progress, moved = ledger.progress, now
-                if now - woken > 1:  # each starts a thread, and waits for the end of another
+                if now - woken > 1:  # each starts one thread, and joins another
                     woken = now
                     watchdog(stall)
             elif now - moved > stall + 1:

@@ -17,31 +17,32 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WARM_UP = 0.2  # of the samples
+WARM_UP = 0.2  # share of the samples
 FEWEST = 8  # samples after that
-SHORTEST = 600.0  # seconds that tell anything of an hour
+SHORTEST = 600.0  # seconds needed to extrapolate to an hour
 ALLOWED = 5.0  # MiB per hour
-ALLOWED_BLOCKS = 5000.0  # per hour, of some 60 bytes
+ALLOWED_BLOCKS = 5000.0  # per hour, of about 60 bytes each
 PLAIN_MALLOC = "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0"
 
 
 def resident() -> float:
-    """MiB that this process has in memory."""
+    """Return the resident memory of this process in MiB."""
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    except OSError:  # no Linux: at least the peak
+    except OSError:  # not Linux: at least the peak
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def use_plain_malloc() -> None:
-    """Start this command anew, with glibc's malloc without a heap and a cache for each thread.
+    """Restart this command with glibc's malloc set to use no heap and no cache per thread.
 
-    Threads come and go here by the thousand: which heap holds what for how long is chance. And
-    each that stays fills its cache for hours, which counts as in use, with up to 7 pieces of each
-    of 64 sizes: with PYTHONMALLOC=malloc, 5 of 23.5 MiB after two and a half minutes.
+    Thousands of threads start and end here, so the heap that holds a block, and for how long, is
+    random. And each long-lived thread fills its cache for hours, with up to 7 blocks of each of 64
+    sizes, which count as in use: with PYTHONMALLOC=malloc, 5 of 23.5 MiB after two and a half
+    minutes.
     """
     if sys.platform == "linux" and os.environ.get("GLIBC_TUNABLES") != PLAIN_MALLOC:
         os.environ["GLIBC_TUNABLES"] = PLAIN_MALLOC
@@ -49,10 +50,10 @@ def use_plain_malloc() -> None:
 
 
 def trim() -> None:
-    """Give back what glibc's malloc holds and nobody uses: two thirds of its heap, after a while.
+    """Return free memory of glibc's malloc to the system: two thirds of its heap, after a while.
 
-    Its free pieces lie between those in use, the more the longer threads come and go: that grows
-    without anything being kept.
+    Free blocks lie between used ones, and their number grows while threads start and end, although
+    no object is kept.
     """
     with contextlib.suppress(OSError, AttributeError):  # another libc
         ctypes.CDLL(None).malloc_trim(0)
@@ -60,23 +61,23 @@ def trim() -> None:
 
 @dataclass(frozen=True)
 class Slope:
-    """A line through samples, by least squares."""
+    """A least-squares line through samples."""
 
     per_hour: float
     error: float  # its standard error
-    seconds: float  # that the samples span
+    seconds: float  # seconds that the samples span
     count: int
     unit: str = "MiB"
     allowed: float = ALLOWED
 
     @property
     def differs(self) -> bool:
-        """Does it differ from 0 (by two standard errors)?"""
+        """Return True if the slope differs from 0 by two standard errors."""
         return abs(self.per_hour) > 2 * self.error
 
     @property
     def is_growth(self) -> bool:
-        """Is it a leak: real, more than is allowed, and seen for long enough?"""
+        """Return True if this is a leak: significant, above the limit, and measured long enough."""
         return self.seconds >= SHORTEST and self.differs and self.per_hour > self.allowed
 
     def __str__(self) -> str:
@@ -95,10 +96,10 @@ def slope_of(
     unit: str = "MiB",
     allowed: float = ALLOWED,
 ) -> Slope | None:
-    """The slope of `values` over `times` (seconds) after the warm-up; None of too few.
+    """Return the slope of `values` over `times` (seconds) after the warm-up; None for too few.
 
-    What a sample owes to the one before it makes the standard error larger: memory moves in
-    steps, so that neighbours are no independent witnesses.
+    The correlation of neighbouring samples makes the standard error larger, because memory changes
+    in steps and neighbours are not independent.
     """
     first = math.ceil(len(times) * WARM_UP)
     kept = list(zip(times[first:], values[first:], strict=True))
@@ -123,25 +124,25 @@ def slope_of(
 
 
 class Soak:
-    """Takes a sample at the end of each epoch, when nothing is under way; tells each minute."""
+    """Takes a sample at the end of each epoch, when nothing runs; prints one line per minute."""
 
     def __init__(self, every: float = 60.0) -> None:
         self.every = every
         self.began = self.told = time.monotonic()
-        # In arrays: what watches must not itself take block after block.
+        # Arrays, so that the measurement itself does not allocate many blocks.
         self.times = array("d")  # s
         self.resident = array("d")  # MiB
         self.blocks = array("d")  # in use
 
     def note(self) -> None:
-        """An epoch has ended, and all counts were asked for: none is still to be summed up."""
+        """Take a sample after an epoch, when all counts were read and summed up."""
         trim()
         self.times.append(time.monotonic() - self.began)
         self.resident.append(resident())
         self.blocks.append(sys.getallocatedblocks())
 
     def tell(self, items: int) -> None:
-        """Print how far it is, if it is time to; `items` are those so far."""
+        """Print the progress if a minute has passed; `items` is the number so far."""
         now = time.monotonic()
         if now - self.told >= self.every:
             self.told = now
@@ -154,7 +155,7 @@ class Soak:
 
     @property
     def slopes(self) -> list[Slope]:
-        """Of both numbers, if there are enough samples."""
+        """Return the slopes of both numbers, if there are enough samples."""
         found = (
             slope_of(self.times, self.resident),
             slope_of(self.times, self.blocks, "blocks", ALLOWED_BLOCKS),

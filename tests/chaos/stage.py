@@ -20,7 +20,7 @@ Pairs = list[tuple[int, Any]]  # an item and its future
 
 
 class Ghost:
-    """Garbage in a cycle, whose finalizer submits: in any thread, at any time."""
+    """Cyclic garbage whose finalizer submits, in any thread, at any time."""
 
     def __init__(self, ledger: Ledger, target: Target, ids: range) -> None:
         self.itself = self
@@ -36,7 +36,7 @@ class Ghost:
 
 
 class Stage:
-    """One scene: who plays, with which function and which items."""
+    """One scene: its player, its function and its items."""
 
     def __init__(
         self, ledger: Ledger, rng: random.Random, target: Target, ids: range, later: Pairs
@@ -45,7 +45,7 @@ class Stage:
         self.rng = rng
         self.target = target
         self.ids = ids
-        self.later = later  # what is looked at after the scene, or after the loop
+        self.later = later  # futures to check after the scene, or after the loop
 
     def event(self, what: str, times: int = 1) -> None:
         if times:
@@ -57,7 +57,7 @@ class Stage:
     def submit_all(
         self, call: Any = None, flags: int = 0, may: tuple[type[BaseException], ...] = ()
     ) -> Pairs:
-        """Submit the scene's items; those that were refused are left out."""
+        """Submit the scene's items; return the futures of those that were accepted."""
         target = self.target
         if not (target.is_grouped or target.refuses or target.flags & MAY_CLOSE):
             return self._submit_plain(call or target.call, flags, may)
@@ -67,13 +67,13 @@ class Stage:
             future = ledger.submit(target, n, call, flags, may)
             if future is not None:
                 pairs.append((n, future))
-            elif target.flags & MAY_CLOSE:  # closed: the door opens soon
+            elif target.flags & MAY_CLOSE:  # closed; it is started again soon
                 time.sleep(0.0005)
                 break
         return pairs
 
     def _submit_plain(self, call: Any, flags: int, may: tuple[type[BaseException], ...]) -> Pairs:
-        """`submit_all` with less around each call."""
+        """Submit all items with less overhead per call."""
         pairs: Pairs = []
         ledger, target = self.ledger, self.target
         ledger.prepare_all(target, self.ids, flags)
@@ -87,7 +87,7 @@ class Stage:
         return pairs
 
     def cancel(self, n: int, future: Any) -> None:
-        """Cancel a future, and write down what that promises."""
+        """Cancel a future, and record what that promises."""
         is_on_loop = asyncio.isfuture(future)
         was_running = future.running()
         if not future.cancel():
@@ -101,7 +101,7 @@ class Stage:
             self.ledger.flags[n] |= NEVER_RUN
 
     def watch(self, pairs: Pairs) -> None:
-        """Add a callback to each, which must be told."""
+        """Add a callback to each future, which must be called."""
         for n, future in pairs:
             self.ledger.flags[n] |= CALLED
             future.add_done_callback(partial(self.ledger.tell, n))
@@ -113,12 +113,12 @@ class Stage:
     # -- endings --
 
     def collect(self, pairs: Pairs, most: float | None = None) -> None:
-        """Wait in a thread; who cannot be given up if it hangs waits for `most` seconds."""
+        """Wait in a thread, at most `most` seconds for a future that cannot be abandoned."""
         patience = self.ledger.patience or most
         self.ledger.collect(pairs, patience)
 
     async def gather(self, pairs: Pairs) -> None:
-        """Wait on the loop in one of asyncio's ways; nothing is cancelled by it."""
+        """Wait on the loop in one of asyncio's ways, without cancelling anything."""
         futures = [future for _, future in pairs]
         style = self.rng.randrange(4) if self.ledger.patience is None else 0
         if not futures:
@@ -164,12 +164,12 @@ def on_small(target: Target) -> bool:
 
 
 def on_open(target: Target) -> bool:
-    """It never closes."""
+    """Return True if the function never closes."""
     return not target.flags & MAY_CLOSE
 
 
 def on_lasting(target: Target) -> bool:
-    """It never closes, and `stats()` of it can be asked in the end."""
+    """Return True if the function never closes, and `stats()` is available at the end."""
     return on_open(target) and target.owner is None
 
 
@@ -178,12 +178,12 @@ def on_ranked(target: Target) -> bool:
 
 
 def on_traceable(target: Target) -> bool:
-    """Dropped items can be told by what was meant."""
+    """Return True if the outcome of dropped items follows from what was meant."""
     return on_lasting(target) and not target.is_deduped and not target.is_uneasy
 
 
 def on_mappable(target: Target) -> bool:
-    """It takes any item, without more arguments."""
+    """Return True if the function takes any item, without extra arguments."""
     return on_open(target) and not (target.refuses or target.is_grouped or target.is_uneasy)
 
 
@@ -196,7 +196,7 @@ def in_thread(
     items: tuple[int, int] = (5, 60),
     fits: Callable[[Target], bool] = anywhere,
 ) -> Callable[[Any], Any]:
-    """A scene for threads."""
+    """Register a scene for threads."""
 
     def add(play: Callable[[Stage], None]) -> Callable[[Stage], None]:
         THREAD_SCENES.append(Scene(play, weight, items, fits))
@@ -210,7 +210,7 @@ def on_loop(
     items: tuple[int, int] = (5, 60),
     fits: Callable[[Target], bool] = anywhere,
 ) -> Callable[[Any], Any]:
-    """A scene for event loops."""
+    """Register a scene for event loops."""
 
     def add(play: Any) -> Any:
         LOOP_SCENES.append(Scene(play, weight, items, fits))

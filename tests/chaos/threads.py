@@ -105,7 +105,7 @@ def raising_callbacks(stage: Stage) -> None:
     stage.watch(pairs)
     for _, future in pairs:
         error = stage.rng.choice((ValueError, SystemExit, KeyboardInterrupt, Rude))
-        with contextlib.suppress(BaseException):  # it is called at once when it is done
+        with contextlib.suppress(BaseException):  # if it is done, the callback is called at once
             future.add_done_callback(partial(raise_in_callback, error))
     stage.event("callback that raises", len(pairs))
     stage.collect(pairs)
@@ -131,7 +131,7 @@ def submit_in_callback(stage: Stage, _: Any) -> None:
 
 @in_thread(weight=2, items=(5, 20))
 def blocking_callbacks(stage: Stage) -> None:
-    """They sleep, and wait for others, which may be a `Deadlock`."""
+    """Add callbacks that sleep and wait for other items, which may raise `Deadlock`."""
     pairs = stage.submit_all()
     for (_, future), (_, other) in itertools.pairwise(pairs):
         future.add_done_callback(partial(block_in_callback, other))
@@ -146,7 +146,7 @@ def block_in_callback(other: Any, _: Any) -> None:
 
 @in_thread(weight=3, fits=on_ranked)
 def hasty(stage: Stage) -> None:
-    """Deadlines and priorities."""
+    """Submit with deadlines and priorities."""
     deadline = stage.rng.choice((None, 0, 0.0002, 0.002, 0.05, 5))
     call = stage.target.call.options(deadline=deadline, priority=stage.rng.choice((-1, 0, 0, 2.5)))
     pairs = stage.submit_all(call, flags=0 if deadline is None else MAY_EXPIRE)
@@ -159,7 +159,7 @@ def hasty(stage: Stage) -> None:
 
 @in_thread(weight=4, items=(20, 800), fits=on_mappable)
 def mapped(stage: Stage) -> None:
-    """`map` in order, over a collection (whole batches) or an iterator; some leave early."""
+    """Call `map` in order, with a collection (whole batches) or an iterator; may stop early."""
     ids = list(stage.ids)
     stop = stage.rng.randrange(len(ids)) if stage.chance(0.3) else len(ids)
     source = ids if stage.chance(0.7) else iter(ids)
@@ -179,7 +179,7 @@ def mapped(stage: Stage) -> None:
 
 
 def note_result(stage: Stage, n: int, result: Any) -> None:
-    """`map` yielded the outcome of `n`: it was submitted, and nothing of it is unknown."""
+    """Record that `map` yielded the outcome of `n`, so it was submitted."""
     ledger = stage.ledger
     ledger.flags[n] &= ~(UNKNOWN | MAYBE | MAY_CANCEL)
     if isinstance(result, BaseException):
@@ -190,7 +190,7 @@ def note_result(stage: Stage, n: int, result: Any) -> None:
 
 @in_thread(weight=2, items=(20, 300), fits=on_mappable)
 def mapped_as_done(stage: Stage) -> None:
-    """`map(ordered=False)`: values tell whose they are."""
+    """Call `map(ordered=False)`; each value shows its item."""
     ledger = stage.ledger
     ids = list(stage.ids)
     for n in ids:
@@ -246,7 +246,7 @@ def abandoned_but_told(stage: Stage) -> None:
 
 @in_thread()
 def haunted(stage: Stage) -> None:
-    """Finalizers submit, whenever the garbage collector comes."""
+    """Submit from finalizers, whenever the garbage collector runs."""
     half = len(stage.ids) // 2
     ghosts, stage.ids = stage.ids[:half], stage.ids[half:]
     target = stage.target.friend
@@ -280,13 +280,13 @@ def closing(stage: Stage) -> None:
 
 
 def close_somehow(stage: Stage, pairs: Pairs = []) -> None:
-    """Close in one of the ways; who was accepted is then done."""
+    """Close in one of the ways; accepted items are done afterwards."""
     cancel, timeout = stage.rng.choice(((False, None), (True, None), (False, 0.001), (True, 0.0)))
     try:
         stage.target.call.close(timeout, cancel=cancel)
     except TimeoutError:
         stage.event("close that is late")
-    except RuntimeError:  # nobody could run what was accepted: it stays open
+    except RuntimeError:  # no worker could run the accepted items, so it stays open
         if not stage.target.is_uneasy:
             raise
         stage.event("close refused for want of a thread")
@@ -299,7 +299,7 @@ def close_somehow(stage: Stage, pairs: Pairs = []) -> None:
 
 @in_thread(weight=2)
 def awaited_on_a_loop(stage: Stage) -> None:
-    """Futures made in a thread, awaited on a loop."""
+    """Await futures on a loop that were made in a thread."""
     pairs = stage.submit_all()
 
     async def main() -> None:
@@ -318,6 +318,6 @@ def awaited_on_a_loop(stage: Stage) -> None:
 
 
 async def await_it(future: Any) -> None:
-    """Await a future, whatever comes of it."""
+    """Await a future, and ignore its outcome."""
     with contextlib.suppress(Exception):
         await future

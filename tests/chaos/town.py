@@ -52,26 +52,26 @@ class Target:
     most: int = 2000  # items that one scene submits at once
     is_async: bool = False
     is_grouped: bool = False
-    is_small: bool = False  # its capacity is
+    is_small: bool = False  # its capacity is small
     is_moody: bool = False  # its limits change while it runs
     is_ranked: bool = False  # its calls have deadlines and priorities
-    is_uneasy: bool = False  # its threads may be refused, and its clock jumps
+    is_uneasy: bool = False  # its threads may fail to start, and its clock jumps
     is_deduped: bool = False
     is_retried: bool = False
     is_isolated: bool = False
-    most_runs: int = 1  # of one item
-    refuses: Refuses | None = None  # which items, and with what
+    most_runs: int = 1  # weight of one item
+    refuses: Refuses | None = None  # which items are refused, and with which error
     checks: list[Callable[[list[int]], bool]] = field(default_factory=list)
     flags: int = 0
     faults: list[Fault] = field(default_factory=lambda: LIST_FAULTS)
     shape: Fault = as_list
     call: Any = None
     owner: Any = None  # makes the instance of a method
-    number: int = 0  # of the instance
-    friend: Target | None = None  # where its batches submit to
+    number: int = 0  # options of the instance
+    friend: Target | None = None  # the function to which its batches submit
 
     def now(self, n: int) -> Target:
-        """The target for one scene: a method gets an instance of its own."""
+        """Return the target for one scene: a method gets a new instance."""
         if self.owner is None:
             return self
         number = 1 + n % 65_000
@@ -154,7 +154,7 @@ class Town:
         is_uneasy: bool = False,
         **options: Any,
     ) -> tuple[Target, dict[str, Any]]:
-        """A target to be given its call, and the options for it."""
+        """Return a target without its call, and the options for it."""
         target = Target(len(self.all), name, options.get("size", 64), shape=shape)
         target.is_moody, target.is_ranked, target.is_uneasy = is_moody, is_ranked, is_uneasy
         if is_door:
@@ -169,7 +169,7 @@ class Town:
             options |= policy(self.ledger, target)
         self.all.append(target)
         self.ledger.targets.append(target)
-        # Uneasy: the clock jumps, and nothing of that may end an item.
+        # Uneasy: the clock jumps, and that must not end an item.
         timeout = 1e9 if is_uneasy else 2
         return target, {"exit_timeout": timeout, "name": name, **options}
 

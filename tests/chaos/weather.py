@@ -22,7 +22,7 @@ from .town import Target, Town
 
 
 class Weather:
-    """Threads: one flushes and looks at the statistics, one opens and closes, one is moody."""
+    """Threads that flush and read the statistics, start and close, and change limits."""
 
     def __init__(self, town: Town) -> None:
         self.town = town
@@ -68,7 +68,7 @@ class Weather:
         self.is_over.wait(0.02)
 
     def moods(self) -> None:
-        """Other limits while it runs, jumps of the clock."""
+        """Change limits and the clock while functions run."""
         rng = self.rng
         for target in self.town.all:
             if not target.is_moody:
@@ -106,7 +106,7 @@ class Weather:
 
 
 def check_balance(ledger: Ledger, target: Target) -> Any:
-    """What `stats()` promises at any time."""
+    """Check what `stats()` promises at any time."""
     s = target.call.stats()
     ended = s.succeeded + s.failed + s.cancelled + s.expired
     if s.accepted != ended + s.pending + s.running or s.submitted < s.accepted + s.rejected:
