@@ -52,7 +52,7 @@ from tests.manual import in_thread, until
 ATTEMPTS = 3  # of each Retry
 NEVER = 3600.0  # seconds: a deadline that does not come
 
-# What happens to an item. The first one in a batch that is in FAULTY makes the batch fail.
+# The fates of items. The first item of a batch whose fate is in FAULTY makes the batch fail.
 DIVISIBLE = ("poison", "abort")  # raises an Exception, or SystemExit
 INDIVISIBLE = ("interrupt", "short", "odd")  # KeyboardInterrupt, one result too few, no results
 FAULTY = DIVISIBLE + INDIVISIBLE
@@ -64,7 +64,7 @@ HARMLESS = ("value", "element", "missing", "again", "later", "hopeless")
 
 @dataclass(frozen=True)
 class Actor:
-    """A thread, or an event loop in a thread of its own, and what it does, step by step."""
+    """A thread, or an event loop in a thread, and its steps."""
 
     kind: str
     steps: tuple[tuple[Any, ...], ...]
@@ -101,7 +101,7 @@ class Plan:
     rounds: tuple[Round, ...]
 
     def of(self, option: str) -> list[Any]:
-        """Every value that an option ever gets."""
+        """Return every value that an option ever gets."""
         changes = [change for one in self.rounds for change in one.changes]
         return [self.options[option], *(value for name, value in changes if name == option)]
 
@@ -169,12 +169,12 @@ PLANS = st.builds(
 )
 
 
-# ---- items, and what becomes of them ----
+# ---- items and their outcomes ----
 
 
 @dataclass(frozen=True)
 class Item:
-    """Equal to its twins; without `dedupe` it has none."""
+    """An item that equals its twins; without `dedupe` it has none."""
 
     twin: int
     number: int = field(compare=False)
@@ -184,11 +184,11 @@ class Item:
 
 
 class Poison(Exception):
-    """Raised by a call of the batch function, whose number it has."""
+    """Raised by a call of the batch function, with the number of that call."""
 
 
 class ElementError(Exception):
-    """Given back for one item, whose twin it has."""
+    """Returned for one item, with the number of its twins."""
 
 
 Outcome = tuple[Any, ...]
@@ -216,7 +216,7 @@ CATEGORIES = {
 
 
 def outcome_of(got: Any) -> Outcome:
-    """What a result, or an error, is a sign of."""
+    """Return the fate that a result or error indicates."""
     if got is None:
         return ("none",)
     if not isinstance(got, BaseException):
@@ -247,11 +247,11 @@ class Sent:
     since: float  # when the call began
     future: Any = None
     refused: Outcome | None = None  # raised by the call
-    outcome: Outcome | None = None  # where it came without a future
-    is_cancelled: bool = False  # somebody asked for that
+    outcome: Outcome | None = None  # if it has no future
+    is_cancelled: bool = False  # a cancel was requested
     is_gone: bool = False  # and it had not started
-    is_unknown: bool = False  # nobody can tell what became of it
-    is_watched: bool = False  # it has a callback
+    is_unknown: bool = False  # its outcome cannot be known
+    is_watched: bool = False  # a callback was added
     told: list[float] = field(default_factory=list)  # when its callback was called
 
     def is_over(self) -> bool:
@@ -278,40 +278,40 @@ class Call:
     items: list[Item]
     table: str
     fault: str  # of the first faulty item, or nothing
-    cut: int  # where the items begin that the fault hits
-    root: Call  # the call with the whole batch; another one after `isolate` has halved it
+    cut: int  # the first position that the fault affects
+    root: Call  # the call with the whole batch; a later call if `isolate` has bisected it
     meant: dict[int, Outcome] = field(default_factory=dict)  # by the items' numbers
-    given: int = 0  # how many results a generator has yielded
+    given: int = 0  # the number of results that a generator has yielded
 
 
 # ---- the oracle ----
 
 
 class Ledger:
-    """What was asked, what the function did, and whether that fits together."""
+    """Records what was requested and what the function did, and checks that they agree."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.lock = threading.RLock()
         self.complaints: list[str] = []
         self.sent: dict[int, Sent] = {}
-        self.loose: list[Outcome] = []  # of items whose outcomes came in no order
+        self.loose: list[Outcome] = []  # items whose outcomes came in any order
         self.handlers = 0
         self.calls: list[Call] = []
         self.last_call: dict[int, Call] = {}  # by the item's number
         self.meant: dict[int, list[Outcome]] = defaultdict(list)  # by its twin, in order
         self.active: Counter[Any] = Counter()  # calls that run, on each loop
-        self.front: dict[Any, int] = {}  # the youngest that ran of one kind of one actor
+        self.front: dict[Any, int] = {}  # the latest item that ran, per group and actor
         self.most = {name: top(plan.options[name]) for name in ("size", "workers", "capacity")}
         self.may_close = self.may_cancel = False  # was there a close? One that cancels?
-        self.functions: Any = None  # gives the decorated object
+        self.functions: Any = None  # returns the decorated object
 
     def check(self, fact: Any, text: str) -> None:
         if not fact:
             with self.lock:
                 self.complaints.append(text)
 
-    # -- what the function sees --
+    # -- called by the function --
 
     def begin(self, items: list[Item], table: str) -> Call:
         """The function is called: may it be, with this?"""
@@ -370,7 +370,7 @@ class Ledger:
 
     def _check_order(self, call: Call, name: str, sents: list[Sent], again: list[bool]) -> None:
         """Items of one actor come as they were submitted, those that run again set aside."""
-        if self.plan.dedupe:  # nobody knows which twins of a retried item run again
+        if self.plan.dedupe:  # it is unknown which twins of a retried item run again
             return
         fresh = [sent for sent, is_again in zip(sents, again, strict=True) if not is_again]
         in_batch: dict[int, int] = {}
@@ -385,7 +385,7 @@ class Ledger:
             self.front[kind] = number
 
     def own(self, call: Call, item: Item) -> Outcome:
-        """What an item is to get from a call that does not fail."""
+        """Return the outcome that an item must get from a call that does not fail."""
         shape = self.shape(call)
         if shape == "none":
             return ("none",)
@@ -405,7 +405,7 @@ class Ledger:
         return ("aborted", call.number) if call.fault in ("abort", "interrupt") else ("bad",)
 
     def shape(self, call: Call) -> str:
-        """How a call gives back its results."""
+        """Return the results of a call in the form that the plan says."""
         shape = self.plan.shapes[call.number % len(self.plan.shapes)]
         return "list" if "generator" in self.plan.flavour else shape
 
@@ -422,7 +422,7 @@ class Ledger:
             self.active[running_loop()] -= 1
 
     def interrupted(self, call: Call) -> None:
-        """The loop ends while the call awaits: what it has not given is lost."""
+        """Note that the loop ended while the call awaited: the missing results are lost."""
         with self.lock:
             for item in call.items[call.given :]:
                 self.meant[item.twin].remove(call.meant[item.number])
@@ -430,7 +430,7 @@ class Ledger:
             call.fault = call.root.fault = "interrupt"
 
     def handle(self, failure: BatchFailure) -> Any:
-        """`on_error`: what failed is what failed, and gets what is given here."""
+        """Handle a failed batch: check what failed, and return its fallback."""
         mode = self.plan.on_error
         with self.lock:
             self._enter()
@@ -453,7 +453,7 @@ class Ledger:
             return [Retry(attempts=ATTEMPTS) for _ in failure.items]
         return [1] * (len(failure.items) + 1) if mode == "short" else None
 
-    # -- what can be seen at any time --
+    # -- checked at any time --
 
     def sample(self) -> None:
         function = self.functions()
@@ -468,10 +468,10 @@ class Ledger:
             stats.accepted == sum(counts) and min(counts) >= 0, f"they do not add up: {stats}"
         )
 
-    # -- what callers got --
+    # -- checked by callers --
 
     def check_end(self) -> None:
-        """Everything has ended: each item as it was meant, and as the counts say."""
+        """Check at the end that each item ended as meant, and as the counts say."""
         errors: dict[int, BaseException] = {}
         lower: Counter[str] = Counter()
         either = unknown = 0
@@ -518,13 +518,13 @@ class Ledger:
         return outcome_of(sent.future.exception(0) or sent.future.result(0))
 
     def _check_outcome(self, sent: Sent, outcome: Outcome) -> None:
-        """Is it what the last call with the item meant, or what its caller asked for?"""
+        """Return True if the outcome is what the last call meant, or what the caller requested."""
         item, name = sent.item, f"item {sent.item.number} ({sent.way}) got {outcome}"
         if sent.is_watched:
             self.check(len(sent.told) == 1, f"{name}: told {len(sent.told)} times")
         meant = self.meant[item.twin]
         mine = meant if self.plan.dedupe else meant[-1:]
-        # It may still have waited in the queue. (Of twins nobody knows which of them ran.)
+        # It may still have been queued. (It is unknown which of several twins ran.)
         is_open = not meant or RETRY in mine or bool(self.plan.dedupe)
         kind = outcome[0]
         if kind == "heavy":
@@ -536,7 +536,7 @@ class Ledger:
         elif kind == "cancelled":
             fits = sent.is_cancelled and (is_open or sent.is_loop)
         elif kind == "closed":
-            # A close that does not cancel refuses those who have no room: only loops hear later.
+            # A close without cancel refuses calls that wait for capacity; only loops notice later.
             is_refused = sent.refused is not None or sent.outcome is not None or sent.is_loop
             fits = is_open and (self.may_cancel or (self.may_close and is_refused))
         elif kind == "exhausted":
@@ -559,7 +559,7 @@ class Ledger:
         )
 
 
-# ---- what is tested ----
+# ---- the function under test ----
 
 
 def running_loop() -> Any:
@@ -573,7 +573,7 @@ def top(value: float | None) -> float:
 
 
 def make(plan: Plan, ledger: Ledger) -> Any:
-    """The batch function of a plan, decorated; gives a function that looks it up."""
+    """Decorate the batch function of a plan; return a function that looks it up."""
 
     def pause(call: Call) -> float:
         return plan.pauses[call.number % len(plan.pauses)]
@@ -696,7 +696,7 @@ def decorate(plan: Plan, ledger: Ledger, function: Any) -> Any:
 
 
 class Play:
-    """What one actor does, in its thread."""
+    """Run the steps of one actor in its thread."""
 
     def __init__(self, ledger: Ledger, number: int, actor: Actor) -> None:
         self.ledger = ledger
@@ -772,7 +772,7 @@ class Play:
             return
         sent.is_cancelled = True
         was_running = future.running()
-        # What a loop cancels may have started in a worker thread between these two lines.
+        # An item that a loop cancels may have started in a worker thread between these two lines.
         is_sure = not (sent.is_loop and not self.plan.flavour.startswith("async"))
         if future.cancel() and is_sure and not (sent.is_loop and was_running):
             sent.is_gone = True
@@ -807,7 +807,7 @@ class Play:
                 self.function.flush()
 
     def source(self, way: str, count: int, is_list: bool) -> tuple[list[Sent], Any]:
-        """What a map is called with; of an iterator, each item is numbered when it is taken."""
+        """Return the argument of a map; an iterator numbers each item when it is taken."""
         if is_list:
             sents = [self.new(way) for _ in range(count)]
             return sents, [sent.item for sent in sents]
@@ -833,7 +833,7 @@ class Play:
         results.close()
 
     def note(self, sents: list[Sent], results: list[Any], ordered: bool) -> None:
-        """What a map gave."""
+        """Check the results of a map."""
         outcomes = [outcome_of(result) for result in results]
         self.ledger.check(len(outcomes) == len(sents), f"{len(outcomes)} results of {len(sents)}")
         if ordered:
@@ -863,7 +863,7 @@ class Play:
         if futures := self.futures():
             await asyncio.wait(futures, timeout=LIMIT)
         end = time.monotonic() + LIMIT
-        # A worker thread stores the end of a future before it has the loop call back.
+        # A worker thread stores the outcome of a future before it schedules the loop's callback.
         while not all(sent.told for sent in self.mine if sent.is_watched):
             if time.monotonic() > end:
                 break
@@ -902,7 +902,7 @@ class Play:
             sent.refused = outcome_of(error)
 
     async def task(self) -> None:
-        """A call that is awaited by a task, which somebody may cancel."""
+        """Await a call in a task that may be cancelled."""
         sent = self.submit("task")
         if sent.future is None:
             return
@@ -937,7 +937,7 @@ async def stream(items: Any) -> AsyncIterator[Any]:
 
 
 def run(plan: Plan) -> None:
-    """Run a plan, and raise AssertionError for what is not as it should be."""
+    """Run a plan; raise AssertionError if anything is wrong."""
     faulthandler.dump_traceback_later(2 * LIMIT, file=sys.__stderr__)
     try:
         Run(plan).run()
@@ -1012,14 +1012,14 @@ class Run:
                 self.hang("an actor")
             self.wait("stats", ledger.sample)
             time.sleep(0.002)
-            if None in self.plan.of("linger"):  # nothing else lets a rest leave
+            if None in self.plan.of("linger"):  # nothing else dispatches a partial batch
                 self.wait("a flush", self.function.flush)
         for call in calls:
             call.result()
-        self.allow(one.end)  # loops have left, and their items may still wait
+        self.allow(one.end)  # loops have ended, and their items may still be queued
         self.wait(one.end, ends[one.end])
         if any(actor.leaves for actor in one.actors) and one.end == "rest":
-            # A flush does not wait for who waits for room, on a loop that has left.
+            # A flush does not wait for calls that wait for capacity on an ended loop.
             until(lambda: self.function.flush() or all(map(Sent.is_over, ledger.sent.values())))
         for sent in ledger.sent.values():
             ledger.check(
@@ -1031,7 +1031,7 @@ class Run:
         self.tell()
 
     def allow(self, end: str) -> None:
-        """From now on items may end in what this end of a round gives them."""
+        """Allow the outcomes that the end of this round causes."""
         self.ledger.may_close = self.ledger.may_close or end != "rest"
         self.ledger.may_cancel = self.ledger.may_cancel or "cancel" in end
 
@@ -1085,7 +1085,7 @@ def make_test(profile: settings, *more: Phase) -> Any:
     how = settings(
         profile,
         deadline=None,
-        database=None,  # threads have weather: nothing fails for sure again, or when smaller
+        database=None,  # threads vary: failures may not repeat
         phases=[Phase.generate, *more],
         suppress_health_check=list(HealthCheck),
     )

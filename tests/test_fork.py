@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 
 
 def in_child(work: Callable[[], Any]) -> Any:
-    """Fork, call `work()` in the child, and give what it gave; fail with what it raised."""
+    """Fork, call `work()` in the child, and return its result; fail with its error."""
     read, write = os.pipe()
     faulthandler.cancel_dump_traceback_later()  # its thread would be missed in a grandchild
     child = os.fork()
@@ -55,7 +55,7 @@ def in_child(work: Callable[[], Any]) -> Any:
 
 
 def ends_of(futures: list[BatchFuture[Any]]) -> list[str]:
-    """How `futures` ended, asked at once in each way there is."""
+    """Return how `futures` ended, asked without waiting, in every way."""
     ends = []
     for future in futures:
         assert future.done()
@@ -70,9 +70,9 @@ def ends_of(futures: list[BatchFuture[Any]]) -> list[str]:
 
 
 class Used:
-    """A function that was used, and what it ran in this process.
+    """A used function, and the items that it ran in this process.
 
-    Its gate is a flag: a lock of the test's own might be held by a thread that the child lacks.
+    Its gate is a flag, because a thread that the child lacks might hold a lock.
     """
 
     def __init__(self, kind: str = "def", **options: Any) -> None:
@@ -97,7 +97,7 @@ class Used:
         assert future.result(0) == ("done", "used")
 
     def shut(self, *items: Any) -> list[Any]:
-        """Submit `items` with the gate shut; gives their futures when a batch runs."""
+        """Submit `items` with the gate shut; return their futures once a batch runs."""
         self.is_open = False
         futures = [self.f(item) for item in items]
         until(lambda: len(self.ran) > 1)
@@ -244,7 +244,7 @@ def test_fork_on_a_running_loop(kind: str) -> None:
         used.is_open = False
         while len(used.ran) < 65:
             await asyncio.sleep(0)
-        futures += [used.f(n) for n in range(64, 75)]  # some that wait, some without room
+        futures += [used.f(n) for n in range(64, 75)]  # some that wait, some without capacity
 
         def child() -> list[str]:
             ends = ends_of(futures)
@@ -324,7 +324,7 @@ def is_refused(f: Any) -> bool:
     return False
 
 
-# ---- the matrix: children that end by themselves ----
+# ---- the matrix: children that exit ----
 
 
 def expect_no_faults(cells: list[tuple[str, str]], forks: int) -> None:
@@ -344,7 +344,7 @@ def test_the_whole_matrix(moment: str) -> None:
 
 @pytest.mark.deep
 def test_many_functions_that_are_gone() -> None:
-    """A fork does nothing for them, and they leave nothing behind."""
+    """A fork ignores unused functions, and they leave nothing behind."""
     import gc
     import tracemalloc
 
@@ -679,7 +679,7 @@ def test_what_has_no_name_is_not_pickled() -> None:
 
 
 def test_fork_in_the_middle_of_a_change() -> None:
-    """A worker takes a batch, and does not let go of the lock: the fork goes on without."""
+    """A worker takes a batch and keeps the lock: the fork continues without it."""
     inside, may_go_on, is_over = threading.Event(), threading.Event(), threading.Event()
 
     @batched
@@ -728,7 +728,7 @@ def test_fork_while_another_thread_holds_the_lock() -> None:
 
 
 def test_fork_in_the_middle_of_a_change_of_one_that_waits_for_another() -> None:
-    """The fork holds what a thread waits for that holds what the fork waits for: it lets go."""
+    """A fork and a thread each hold a lock that the other needs: the fork releases its lock."""
     first = batched(lambda items: items, name="first")
     second = batched(lambda items: items, name="second")
     for f in (first, second):
@@ -757,7 +757,7 @@ def test_fork_in_the_middle_of_a_change_of_one_that_waits_for_another() -> None:
 
 
 class Taken(dict[Any, Any]):
-    """A dict that is locked in the child, as a build without a GIL may leave it."""
+    """A dict that is locked in the child, as may happen on a build without a GIL."""
 
     parent = os.getpid()
     written: ClassVar[list[str]] = []
@@ -781,7 +781,7 @@ for _name in ("__setitem__", "__delitem__", "clear", "pop", "setdefault", "updat
 def test_no_dict_that_threads_use_without_our_lock_is_written_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The child would wait for ever for the lock of the dict."""
+    """The child would wait forever for the lock of the dict."""
 
     @batched(linger=None)
     def f(items: list[int], extra: int = 0) -> list[int]:
@@ -807,7 +807,7 @@ def test_no_dict_that_threads_use_without_our_lock_is_written_to(
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_who_looks_for_a_queue_takes_no_lock_of_a_dict(kind: str) -> None:
-    """Else a fork may leave it taken, as above: of all threads' calls, only `get` takes it."""
+    """Otherwise a fork may leave it locked, as above. In threads only `get` locks it."""
     taken: list[Any] = []
 
     class Locked(dict[Any, Any]):

@@ -35,7 +35,7 @@ from tests.tiers import few
 
 
 class Entry:
-    """What is queued: the three words of a future, and its name and route for the test."""
+    """A queued entry: the three fields of a future, and its name and route for the test."""
 
     __slots__ = ("__weakref__", "_s", "_t", "_terms", "_v", "name", "route")
 
@@ -66,11 +66,11 @@ class Batch:
 
 
 class Desk:
-    """An engine without threads: what `Engine` does with its forming, in the same order.
+    """An engine without threads: it uses the queue as `Engine` does, in the same order.
 
-    Workers take nothing by themselves: somebody is roused, and then calls `take`. `racing` are
-    the submits of other threads that get in, without the lock, in the middle of the next look;
-    those marked nested are of a finalizer or signal handler in the thread that looks.
+    Workers take nothing on their own: one is woken, and then calls `take`. `racing` are submits
+    of other threads that come, without the lock, during the next dispatch. Those marked nested
+    come from a finalizer or signal handler in the dispatching thread.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class Desk:
         self.is_roused = False
         self.alarm: float | None = None
         self.batches: list[Batch] = []
-        self.waited: list[Entry] = []  # all who ever had to wait for room
-        self.told: list[Entry] = []  # those of them who were told that there is room
+        self.waited: list[Entry] = []  # all callers that ever had to wait for capacity
+        self.told: list[Entry] = []  # those of them that were told that there is capacity
         self.looks = 0
         self.racing: list[tuple[Route, bool]] = []
         self.appended: Callable[[Entry], None] = lambda entry: None
-        self.refused: list[Entry] = []  # who came too late for a close
+        self.refused: list[Entry] = []  # callers that came too late, after a close
         self._late: list[Entry] = []
         self._nested: list[Entry] = []
         self._depth = 0
@@ -153,7 +153,7 @@ class Desk:
         return was_accepted
 
     def give_up(self, entry: Entry) -> bool:
-        """The caller does not wait any longer for its room."""
+        """Stop waiting for capacity."""
         with self.lock():
             return self.forming.withdraw(entry)
 
@@ -164,7 +164,7 @@ class Desk:
             self.look()
 
     def close(self, *, cancel: bool = False) -> tuple[list[Entry], list[Entry]]:
-        """Gives what was accepted and does not run any more, and those turned away."""
+        """Return the accepted entries that will not run, and the refused ones."""
         accepted: list[Entry] = []
         away = self.refused = []
         with self.lock():
@@ -186,12 +186,12 @@ class Desk:
             self.look()
 
     def recover(self) -> None:
-        """What the next holder of the lock does when an exception broke into a change."""
+        """Repair a change that an exception interrupted, as the next holder of the lock does."""
         self.is_roused = False
         self.forming.recount(sum(len(batch.unfinished()) for batch in self.batches))
         self.look()
 
-    # who looks
+    # dispatch
 
     @property
     def is_free(self) -> bool:
@@ -271,7 +271,7 @@ class Desk:
     # for examples: workers that are always prompt
 
     def run(self) -> tuple[str, list[Any]] | None:
-        """Take a batch and end it; gives its reason and the names of its entries."""
+        """Take a batch and end it; return its reason and the names of its entries."""
         batch = self.take()
         if batch is None:
             return None
@@ -292,7 +292,7 @@ def route(*args: Any) -> Route:
 
 
 def busy_desk(kind: Any, *, size: int = 4, linger: float | None = None) -> tuple[Desk, Batch]:
-    """A desk whose only worker runs a full batch, which takes all the room there is."""
+    """Return a desk whose only worker runs a full batch, which uses up the capacity."""
     desk = Desk(kind, size=size, linger=linger, capacity=size)
     for name in range(size):
         desk.submit(A, f"running {name}")
@@ -324,7 +324,7 @@ def test_what_comes_while_the_worker_is_busy_is_the_next_batch(kind: Any) -> Non
     first = desk.take()
     for name in (2, 3, 4):
         desk.submit(A, name)
-    assert not desk.is_roused  # nobody is free
+    assert not desk.is_roused  # no worker is free
     assert first is not None
     desk.end(first)
     assert desk.run_all() == [("idle", [2, 3, 4])]
@@ -452,7 +452,7 @@ def test_a_flush_is_over_when_what_it_was_for_is_cancelled(kind: Any) -> None:
 @BOTH
 def test_cancelled_items_of_a_flush_force_nobody_in_their_place(kind: Any) -> None:
     desk, running = busy_desk(kind)
-    a, b = desk.submit(A, "a"), desk.submit(A, "b")  # they wait for room
+    a, b = desk.submit(A, "a"), desk.submit(A, "b")  # they wait for capacity
     desk.settle(running, 1)  # for a
     desk.give_up(b)
     desk.settle(running, 1)
@@ -490,7 +490,7 @@ def test_an_item_that_is_taken_back_after_a_flush_forces_nobody() -> None:
     assert desk.run_all() == []
 
 
-# ---- examples: room ----
+# ---- examples: capacity ----
 
 
 @BOTH
@@ -500,7 +500,7 @@ def test_who_finds_no_room_waits_and_is_told_in_order_of_arrival(kind: Any) -> N
     assert desk.waited == entries[2:]
     batch = desk.take()
     assert batch is not None
-    assert desk.told == []  # what runs still takes its room
+    assert desk.told == []  # running items still use capacity
     desk.settle(batch, 1)
     assert desk.told == [entries[2]]
     desk.settle(batch, 1)
@@ -530,7 +530,7 @@ def test_who_gives_up_waiting_is_passed_over(kind: Any) -> None:
 
 @BOTH
 def test_a_close_lets_in_no_more_than_has_room(kind: Any) -> None:
-    """Of those who come in the middle of it, and are on their way to the lock."""
+    """Count the callers that arrive during the dispatch and are about to take the lock."""
     desk = Desk(kind, size=3, linger=None, capacity=2)
     desk.submit(A, 1)
     late: list[Entry] = []
@@ -561,7 +561,7 @@ def test_a_batch_whose_items_are_all_cancelled_does_not_leave(kind: Any) -> None
     desk = Desk(kind, size=2, linger=0.0)
     for entry in [desk.submit(A, 1), desk.submit(A, 2)]:
         assert desk.cancel(entry)
-    assert desk.is_roused  # somebody was woken before that
+    assert desk.is_roused  # a worker was woken before that
     assert desk.take() is None
     assert desk.forming.pending == 0
 
@@ -599,7 +599,7 @@ def test_closing_with_cancel_gives_back_what_has_not_started(kind: Any) -> None:
     assert desk.forming.pending == 1
 
 
-# ---- examples: who has to look ----
+# ---- examples: which caller must dispatch ----
 
 
 def test_between_the_first_item_and_a_full_batch_nobody_looks() -> None:
@@ -708,7 +708,7 @@ def test_when_partial_batches_use_up_the_room_and_somebody_waits_the_oldest_leav
     for name, to in [("a", A), ("b", B), ("c", C)]:
         desk.now += 1
         desk.submit(to, name)
-    assert desk.run_all() == []  # full, but nobody waits
+    assert desk.run_all() == []  # full, but no caller waits
     desk.submit(B, "b2")
     assert desk.is_roused
     assert desk.run() == ("capacity", ["a"])
@@ -734,11 +734,11 @@ def test_while_something_runs_its_room_is_waited_for() -> None:
 
 
 class Interrupt(Exception):
-    """What a signal handler raises, between any two lines."""
+    """Raised by a signal handler, between any two lines."""
 
 
 def breaks_in(line: int, call: Callable[[], object]) -> bool:
-    """Make the call, and raise at the n-th line that the forming runs; False: it has less."""
+    """Make the call, and raise at the n-th line in the queue; return False if it has fewer."""
     left = line
 
     def trace(frame: Any, event: str, arg: Any) -> Any:
@@ -791,7 +791,7 @@ def test_an_exception_in_the_middle_of_a_change_harms_nobody_else(kind: Any, cha
             assert left == others
         for parity in (0, 1):
             assert [n for n in left if n % 2 == parity] == [n for n in others if n % 2 == parity]
-        # Being told twice harms nobody; being told never is to wait for ever.
+        # A second notification is harmless; a missing one means waiting forever.
         told = dict.fromkeys(entry.name for entry in desk.told if entry.name in others)
         assert list(told) == [name for name in others if name >= 4], f"broken at line {line}"
         assert not desk.intake
@@ -816,11 +816,11 @@ def test_nor_does_a_flush_outlive_it(kind: Any) -> None:
 
 
 class Thing:
-    """An extra argument that somebody may want back."""
+    """An extra argument that a caller may want to be freed."""
 
 
 def forget(desk: Desk) -> None:
-    """Let go of the routes that the forming says are gone, as the engine does."""
+    """Drop the routes that the queue reports as unused, as the engine does."""
     assert isinstance(desk.forming, Grouped)
     desk.forming.gone.clear()
 
@@ -888,7 +888,7 @@ def test_many_routes_at_the_same_time_leave_no_tables_behind(linger: float | Non
 
     tracemalloc.start()
     try:
-        # Without a GIL some memory is freed later; what a desk keeps it keeps each time.
+        # Without a GIL some memory is freed later, but a leak of the desk repeats each time.
         assert min(grown() for _ in range(3)) < 30_000
     finally:
         tracemalloc.stop()
@@ -963,7 +963,7 @@ def growth(rounds: Callable[[int], None]) -> int:
 
 @pytest.mark.parametrize("end", ["leaves", "cancelled", "cancelled while it waits", "cleared"])
 def test_the_engine_hears_of_every_route_that_is_gone(end: str) -> None:
-    """It keeps one route for equal extra arguments, and must let go of it some time."""
+    """It keeps one route for equal extra arguments, and must drop it eventually."""
     desk = Desk(Grouped, size=1, capacity=1)
     assert isinstance(desk.forming, Grouped)
     A, B = route("a"), route("b")
@@ -994,10 +994,9 @@ MOVES = [
 
 
 class FormingMachine(RuleBasedStateMachine):
-    """The model is two lists: who was accepted, and who waits for room.
+    """The model is two lists: accepted entries, and entries that wait for capacity.
 
-    Everything that is written here as an `assert` is promised by the contract, whatever the
-    order of events.
+    The contract promises every `assert` here, in any order of events.
     """
 
     kind: ClassVar[type[Plain | Grouped]]
@@ -1054,7 +1053,7 @@ class FormingMachine(RuleBasedStateMachine):
         return list(groups.values())
 
     def _reasons(self, group: list[Entry]) -> set[str]:
-        """Why `group` may leave now."""
+        """Return why `group` may be dispatched now."""
         if len(group) >= self.size:
             return {"size"}
         reasons = set()
@@ -1069,7 +1068,7 @@ class FormingMachine(RuleBasedStateMachine):
         return reasons
 
     def _ready(self) -> tuple[list[Entry], set[str]] | None:
-        """The group that is to leave next, and why."""
+        """Return the group that must be dispatched next, and why."""
         groups = self._groups()
         for group in groups:
             if reasons := self._reasons(group):
@@ -1078,7 +1077,7 @@ class FormingMachine(RuleBasedStateMachine):
             return groups[0], {"capacity"}
         return None
 
-    # the moves: each does nothing where it makes no sense, and `n` says with whom and how much
+    # the moves: each does nothing if it makes no sense; `n` chooses the entry and the amount
 
     @rule(move=st.sampled_from(MOVES), n=st.integers(0, 11))
     def step(self, move: str, n: int) -> None:
@@ -1118,17 +1117,17 @@ class FormingMachine(RuleBasedStateMachine):
             assert self.desk.give_up(entry)
 
     def take_back(self, n: int) -> None:
-        """Refuse an item that was let in a moment ago: the engine cannot run it after all."""
+        """Refuse an item that was just admitted, because the engine cannot run it after all."""
         if self.accepted and self.desk.give_up(entry := self.accepted[-1]):
             self._ends(entry, "refused")
             self.desk.look()
 
     def recover(self, n: int) -> None:
-        """Also where nothing was broken, counting anew changes nothing."""
+        """Check that recounting changes nothing if nothing was interrupted."""
         self.desk.recover()
 
     def _blocked(self) -> list[Entry]:
-        """Those who wait, and whose callers know it: not those of a finalizer."""
+        """Return the waiting entries whose callers know it, without those of finalizers."""
         return [entry for entry in self.waiting if entry in self.desk.waited]
 
     def flush(self, n: int) -> None:
@@ -1166,7 +1165,7 @@ class FormingMachine(RuleBasedStateMachine):
             self._admit()
 
     def time_passes(self, seconds: int) -> None:
-        """Whoever is free takes at once what becomes ready meanwhile."""
+        """Take ready batches with the free workers."""
         desk, end = self.desk, self.desk.now + seconds
         while desk.alarm is not None and desk.alarm <= end:
             desk.now = max(desk.now, desk.alarm)
@@ -1208,7 +1207,7 @@ class FormingMachine(RuleBasedStateMachine):
         if batch is None:
             assert expected is None, f"nothing left, where {expected} was ready"
             return
-        if expected is None:  # who came in between made it ready
+        if expected is None:  # an entry that arrived in between made it ready
             expected, groups = self._ready(), self._groups()
         assert expected is not None, f"{batch.futures} left without a reason"
         group, reasons = expected
@@ -1227,7 +1226,7 @@ class FormingMachine(RuleBasedStateMachine):
             self._ends(entry, "left")
         self.running[batch] = len(batch.futures)
 
-    # what holds all the time
+    # invariants
 
     @invariant()
     def the_room_is_never_exceeded(self) -> None:
@@ -1267,7 +1266,7 @@ class FormingMachine(RuleBasedStateMachine):
             assert {group.route for group in groups} <= {entry.route for entry in self.accepted}
 
     def teardown(self) -> None:
-        """In the end everything left."""
+        """Check that everything was dispatched at the end."""
         if not hasattr(self, "desk") or sys.exc_info()[0] is not None:
             return  # it did not begin, or a rule failed: one failure is enough
         self.close(0)

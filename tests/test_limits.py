@@ -47,7 +47,7 @@ from tests.manual import Gated, ManualSeam, batched_with, batchify_threads, in_t
 
 SOON = 0.05  # seconds: a deadline that is waited for
 LATER = 3600.0  # seconds: one that never comes
-PATIENCE = 1.0  # seconds that an item lets those of higher priority pass
+PATIENCE = 1.0  # seconds for which items of higher priority may overtake an item
 
 
 class AsyncGated(Gated):
@@ -79,7 +79,7 @@ def gated_of(kind: str, *, is_open: bool = False) -> Gated:
 
 
 def busy(kind: str = "def", **options: Any) -> tuple[Any, Gated]:
-    """A function whose only worker runs a batch, [0]."""
+    """Return a function whose only worker runs the batch [0]."""
     gated = gated_of(kind)
     f = batched(gated, **options)
     f(0)
@@ -97,7 +97,7 @@ def busy_on(seam: ManualSeam, **options: Any) -> tuple[Any, Gated]:
 
 
 def pass_time(seam: ManualSeam, seconds: float) -> None:
-    """Let time pass while a batch runs; somebody sleeps with an alarm by then."""
+    """Advance the clock while a batch runs, once another thread sleeps with a timeout."""
 
     def alarms() -> list[Any]:
         with seam.changed:
@@ -115,7 +115,7 @@ def flat(batches: list[list[Any]]) -> list[Any]:
 
 
 def names() -> list[str]:
-    """The threads of batchify that are there now."""
+    """Return batchify's threads that exist now."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("batchify:")]
 
 
@@ -580,7 +580,7 @@ def test_met_deadlines_need_no_memory(kind: str) -> None:
 
     tracemalloc.start()
     try:
-        # Tables grow to the most that ever waits at once; what a call needs comes in each round.
+        # Tables grow to the maximum of waiting items; the memory of calls appears in each round.
         grown = min(-held() + held() for _ in range(3))
     finally:
         tracemalloc.stop()
@@ -631,14 +631,14 @@ def test_close_runs_what_has_a_deadline(kind: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
 @pytest.mark.parametrize("parents", [SOON, 4 * SOON, LATER], ids=str)
 def test_deadlines_in_a_forked_child(kind: str, parents: float) -> None:
-    """The parent's deadline is pending at the fork; the child has later ones of its own."""
+    """The parent's deadline is pending at the fork; the child sets later ones."""
     from tests.test_fork import in_child
 
     f, gated = busy(kind, size=1)
     mine = f.options(deadline=parents)(1)
 
     def work() -> Any:
-        gated.changed = threading.Condition()  # a thread of the parent may have held it
+        gated.changed = threading.Condition()  # a thread of the parent may have held the lock
         gated.batches.clear()
         first = f(0)
         gated.wait_started(1)
@@ -677,7 +677,7 @@ def test_a_pending_deadline_ends_though_only_the_future_is_held() -> None:
 
 
 def test_a_pending_deadline_on_a_loop_keeps_no_function() -> None:
-    """On the loop, too, nobody waits until the deadline of what is done."""
+    """On the loop too, nothing waits for the deadline of a finished item."""
 
     class Store:
         @batched(size=2)
@@ -711,7 +711,7 @@ def test_a_pending_deadline_on_a_loop_keeps_no_function() -> None:
 
 
 class Scarce(ThreadSeam):
-    """A machine that has no thread to spare, for those whose name ends so."""
+    """A machine that cannot start threads whose name ends like this."""
 
     def __init__(self, ending: str) -> None:
         self.ending = ending
@@ -866,7 +866,7 @@ def test_nothing_starves_under_a_flood_of_higher_ones() -> None:
 
 
 def test_a_lasting_flood_lets_every_item_come_in_the_end() -> None:
-    """The flood goes on, more than can be run, and each batch takes a while."""
+    """More items arrive than can be run, and each batch takes a while."""
     seam = ManualSeam()
     f, gated = busy_on(seam, size=2, capacity=None)
     low = [f.options(priority=-10)(("low", n)) for n in range(6)]
@@ -1059,7 +1059,7 @@ def test_linger_counts_anew_for_what_waits(options: dict[str, Any]) -> None:
     assert second.result(LIMIT) == ("done", 0)
     third = f(0)
     seam.advance(5)
-    f.linger = timedelta(seconds=4)  # it is over
+    f.linger = timedelta(seconds=4)  # its batch has ended
     assert third.result(LIMIT) == ("done", 0)
     assert f.linger == 4.0
     f.linger = None
@@ -1130,7 +1130,7 @@ def test_with_fewer_workers_threads_leave() -> None:
     gated.open()
     concurrent.futures.wait(futures, LIMIT)
     assert f.stats().workers == 4
-    f.workers = 2  # those who sleep are told
+    f.workers = 2  # the sleeping threads are woken
     until(lambda: f.stats().workers == 2)
     until(lambda: len([name for name in names() if ":fewer:" in name]) == 2)
     f.workers = 1
@@ -1140,7 +1140,7 @@ def test_with_fewer_workers_threads_leave() -> None:
 
 
 def test_with_fewer_workers_the_linger_of_what_waits_goes_on() -> None:
-    """The one that leaves may be the one that would have woken up for it."""
+    """The worker that ends may be the one that would have woken up for the item."""
     seam = ManualSeam()
     gated = Gated()
     f = batched_with(seam, gated, size=1, workers=3)
@@ -1304,7 +1304,7 @@ def test_the_default_capacity_follows_size_and_workers(kind: str) -> None:
     assert f.capacity == 10_000
     f.capacity = 7
     f.workers = 9
-    assert f.capacity == 7  # it is given now
+    assert f.capacity == 7  # the deadline is set now
     with pytest.raises(ValueError, match="size"):
         f.size = 8
     f.capacity = None
@@ -1404,7 +1404,7 @@ def test_a_map_that_is_broken_up_is_not_flushed_by_an_earlier_flush() -> None:
     assert mapping.result() == list(range(1, 11))
 
 
-# ---- from where ----
+# ---- threads and loops ----
 
 
 def test_limits_are_set_from_inside_a_batch_function(kind: str) -> None:
@@ -1446,7 +1446,7 @@ def test_limits_are_set_from_a_done_callback(kind: str) -> None:
 
 
 def test_limits_are_set_from_a_loop_and_from_other_threads(kind: str) -> None:
-    """What waits on a loop hears of what a thread sets, and the other way round."""
+    """Items that wait on a loop notice an option set by a thread, and the reverse."""
     gated = gated_of(kind, is_open=True)
     f = batched(gated, linger=None)
 
@@ -1479,10 +1479,10 @@ def test_limits_are_set_from_a_signal_handler() -> None:
         f.linger = (0, 0.0005)[calls % 2]
         f.workers = 1 + calls % 3
         f.capacity = (None, 10, 200)[calls % 3]
-        signal.setitimer(signal.ITIMER_PROF, 0.0005)  # one after the other, also when it is slow
+        signal.setitimer(signal.ITIMER_PROF, 0.0005)  # one after the other, even if it is slow
 
     f = batched(echo, size=5, workers=2, capacity=200)
-    # By the time that the processor spends on this process: pytest-timeout has the other timer.
+    # By CPU time, because pytest-timeout uses the timer for real time.
     before = signal.signal(signal.SIGPROF, handler)
     futures: list[Any] = []
     signal.setitimer(signal.ITIMER_PROF, 0.0005)
@@ -1506,7 +1506,7 @@ def test_limits_are_set_from_a_signal_handler() -> None:
 
 
 class Meanwhile:
-    """A number during whose check something else happens, as a signal may come at any instant."""
+    """A number whose check runs other code, as a signal handler may at any instant."""
 
     then: Callable[[], None]
 
@@ -1634,7 +1634,7 @@ def test_a_value_that_one_instance_must_refuse_is_set_for_none() -> None:
 
 
 def test_limits_that_change_all_the_time(kind: str) -> None:
-    """Whatever the limits are meanwhile: nothing hangs, nothing is lost, no batch is too large."""
+    """With any limits: nothing hangs, nothing is lost, no batch is too large."""
     largest = 0
 
     def work(items: list[Any]) -> list[Any]:
@@ -1723,7 +1723,7 @@ def test_all_workers_that_wait_for_items_of_their_own_at_once() -> None:
 
 
 class Seen:
-    """An observer that keeps what it is told."""
+    """An observer that keeps its events."""
 
     def __init__(self) -> None:
         self.events: list[batchify.BatchEvent] = []
@@ -1746,7 +1746,7 @@ def test_an_observer_is_told_of_each_batch(kind: str) -> None:
     f = batched(gated, size=3, linger=None, name="observed")
     f.observe(seen)
     futures = [f(0)]
-    time.sleep(SOON)  # what is measured is time
+    time.sleep(SOON)  # the test measures time
     futures += [f(1), f(2)]
     gated.wait_started(1)
     assert seen.events == []
@@ -2060,7 +2060,7 @@ def test_a_distribution_needs_bounded_memory() -> None:
             recorder.add([10 ** rnd.uniform(-6, 3.5) for _ in range(300)])
 
     def held() -> int:
-        gc.collect()  # and what CPython keeps to use again
+        gc.collect()  # and the memory that CPython keeps for reuse
         taken = tracemalloc.take_snapshot()
         own = taken.filter_traces([tracemalloc.Filter(True, distribution.__file__)])
         return sum(trace.size for trace in own.traces)
@@ -2220,7 +2220,7 @@ def test_stats_are_the_sum_over_loops() -> None:
 
 
 def test_explain_for_each_reason(kind: str) -> None:
-    """What made batches leave, and the option that would change it."""
+    """Why batches were dispatched, and the option that would change it."""
     gated = gated_of(kind, is_open=True)
 
     def explained(reason: str, f: Any) -> str:

@@ -38,7 +38,7 @@ from batchify.otel import instrument
 
 
 class Seen:
-    """What was exported, and the spans of callers."""
+    """The exported spans and metrics, and the spans of callers."""
 
     def __init__(self, **options: Any) -> None:
         self.provider = TracerProvider(shutdown_on_exit=False, **options)
@@ -60,12 +60,12 @@ class Seen:
         return span
 
     def called(self, call: Callable[[], Any]) -> tuple[Any, int]:
-        """What `call` gives, called in a span of its own, and the id of that span."""
+        """Return the result of `call`, called in a new span, and the id of that span."""
         with self.tracer.start_as_current_span("caller") as span:
             return call(), span.get_span_context().span_id
 
     def points(self, metric: str, name: str) -> dict[str, Any]:
-        """The points of a metric for functions of that name, by what else tells them apart."""
+        """Return the points of a metric for functions of that name, by their other attribute."""
         data = self.reader.get_metrics_data()
         found = {}
         for resource in data.resource_metrics if data else ():
@@ -208,7 +208,7 @@ def test_every_call_has_its_link(seen: Seen, way: str, function: str) -> None:
 def test_a_function_that_was_called_before_is_traced_too(monkeypatch: pytest.MonkeyPatch) -> None:
     f = batched(lambda items: items, linger=None, name="f")
     g = batched(lambda items: items, linger=None, name="g")
-    f(0), g(0)  # the hot path is there
+    f(0), g(0)  # the hot path is in use
     seen = Seen()
     stop = seen.instrument(f)
     f_call, g_call = seen.called(lambda: f(1)), seen.called(lambda: g(1))
@@ -219,7 +219,7 @@ def test_a_function_that_was_called_before_is_traced_too(monkeypatch: pytest.Mon
     assert vars(after) == {}, "off again: a future has no room for anything"
     if has_gil():
         with monkeypatch.context() as patch:
-            patch.setattr(ThreadEngine, "submit", None)  # the general way
+            patch.setattr(ThreadEngine, "submit", None)  # the general path
             f(3)
     f.close(LIMIT)
     g.close(LIMIT)
@@ -262,7 +262,7 @@ def test_only_the_functions_that_were_asked_for(seen: Seen) -> None:
         one(1).result(LIMIT)
         one.close(LIMIT)
     stop()
-    assert [span.name for span in own.batches()] == ["process one"]  # who came last has it
+    assert [span.name for span in own.batches()] == ["process one"]  # the last one counts
     assert [span.name for span in seen.batches()] == ["process other"]
     consumed = "messaging.client.consumed.messages"
     assert [own.values(consumed, name) for name in ("one", "other")] == [{"": 1}, {}]
@@ -394,7 +394,7 @@ def test_around_a_batch_in_another_process(seen: Seen) -> None:
     assert links_of(seen.batch()) == [caller]
 
 
-# ---- what becomes of items ----
+# ---- outcomes of items ----
 
 
 def test_a_batch_that_fails(seen: Seen) -> None:
@@ -476,7 +476,7 @@ def test_eager_calls_are_no_batches(seen: Seen) -> None:
     assert seen.batches() == []
 
 
-# ---- never in the way ----
+# ---- errors of tracers ----
 
 
 class Raises(Sampler):
@@ -522,7 +522,7 @@ class Origin:
 
 
 class Keeps(Tracer):
-    """Gives each call an origin of its own."""
+    """Gives each call a new origin."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -572,7 +572,7 @@ def test_a_pending_item_keeps_no_span(seen: Seen) -> None:
 
 
 def test_tracing_may_begin_and_end_while_calls_are_made() -> None:
-    """Every item comes through, and who stops has the hot path back."""
+    """Every item is done, and after the last stop the hot path is in use again."""
     f = batched(lambda items: items, size=10)
     seen = Seen()
     over = threading.Event()
@@ -653,7 +653,7 @@ def test_metrics_end_and_begin_again() -> None:
 
     def call() -> tuple[int | None, int | None]:
         f(1).result(LIMIT)
-        f.close(LIMIT)  # until its batch was told of
+        f.close(LIMIT)  # until its batch was reported
         f.start()
         told = ("messaging.client.sent.messages", "messaging.client.consumed.messages")
         sent, consumed = (seen.values(metric, "again").get("") for metric in told)

@@ -47,7 +47,7 @@ _made: list[Any] = []
 
 @pytest.fixture(autouse=True)
 def books() -> Iterator[None]:
-    """Whatever a test did, the books of its functions balance in the end, and nothing is left."""
+    """Check after each test that the counts of its functions add up and nothing is left."""
     _made.clear()
     yield
     for f in _made:
@@ -120,7 +120,7 @@ def make(shape: str, function: Callable[..., Any], **options: Any) -> Any:
 
 
 class Runs:
-    """A batch function that notes its batches; `answer(item)` gives each result or raises."""
+    """A batch function that records its batches; `answer(item)` returns each result or raises."""
 
     def __init__(self, answer: Callable[[Any], Any] = lambda item: ("done", item)) -> None:
         self.answer = answer
@@ -135,7 +135,7 @@ class Runs:
 
 
 class Again:
-    """`answer(item)`: `retry` until the item has run `times` times, then a result."""
+    """Return an `answer` that returns `retry` for the first `times` runs, then a result."""
 
     def __init__(self, times: int, retry: Callable[[], Retry]) -> None:
         self.times = times
@@ -215,7 +215,7 @@ def test_a_busy_key_never_starves_a_rare_one() -> None:
             f(("busy", next(numbers)))
 
     flood(6)
-    gated.wait_started(1)  # who came first is in it: alone, or with its neighbour
+    gated.wait_started(1)  # it contains the first item, alone or with its neighbour
     rare = f(("rare", 0))
     for started in range(1, 5):
         flood(10)
@@ -426,7 +426,7 @@ def test_the_cap_holds_for_every_batch(
     weights = [sum(eighth for _, eighth in batch) for batch in runs.batches]
     assert all(weight <= cap for weight in weights)
     assert all(len(batch) <= size for batch in runs.batches)
-    if linger is None:  # no batch leaves before it must
+    if linger is None:  # no batch is dispatched early
         for batch, weight, following in zip(runs.batches, weights, runs.batches[1:], strict=False):
             assert len(batch) == size or weight + following[0][1] > cap
 
@@ -493,7 +493,7 @@ def test_the_weight_is_asked_once_on_a_loop(kind: str) -> None:
 
     async def main() -> None:
         f = make(kind, Runs(), capacity=2, size=2, weight=weight, max_weight=10)
-        futures = [f(n) for n in range(4)]  # two of them wait for their room
+        futures = [f(n) for n in range(4)]  # two of them wait for capacity
         futures.append(await f.asubmit(4))
         assert await asyncio.gather(*futures) == done(range(5))
         assert [result async for result in f.amap([5])] == done([5])
@@ -1053,7 +1053,7 @@ def test_deduplicated_counts_what_the_function_was_spared(
 
 
 class Picky:
-    """Raises where a batch has a bad item; the type of error differs by item, or is always one."""
+    """Raises if a batch has a bad item; the type of the error depends on the item, or is fixed."""
 
     def __init__(self, bad: Any, *, is_alike: bool = False) -> None:
         self.bad = set(bad)
@@ -1074,7 +1074,7 @@ def most_calls(bad: int, count: int) -> float:
 
 
 def held_to_fault(picky: Picky, futures: list[Any]) -> None:
-    """Who is at fault has an error of its own, and nobody else has one."""
+    """Each item at fault has its own error, and no other item has one."""
     for item, future in enumerate(futures):
         if item in picky.bad:
             assert isinstance(future.exception(LIMIT), ValueError)
@@ -1090,7 +1090,7 @@ def counts_and_bad(draw: Any) -> tuple[int, set[int]]:
 
 
 def called_with_bad(shape: str, count: int, bad: set[int]) -> Picky:
-    """The function after a batch of `count`, in which only who is at fault got an error."""
+    """Return the function after a batch of `count` in which only items at fault got an error."""
     picky = Picky(bad)
     f = make(shape, picky, size=count, linger=None, isolate=True)
     futures = [f(n) for n in range(count)]
@@ -1983,7 +1983,7 @@ def test_the_delay_is_cut_short(end: str, shape: str) -> None:
 @pytest.mark.parametrize("end", ["flush", "close"])
 @pytest.mark.parametrize("shape", ["def", "generator"])
 def test_the_delay_is_cut_short_also_of_what_is_sent_back_meanwhile(end: str, shape: str) -> None:
-    """What was accepted before the flush leaves now, though it runs, and is to run again."""
+    """Items accepted before the flush are dispatched now, even if they run and must be retried."""
     gated = Gated()
     again = Again(3, lambda: Retry(after=NEVER))
 
@@ -1996,7 +1996,7 @@ def test_the_delay_is_cut_short_also_of_what_is_sent_back_meanwhile(end: str, sh
     gated.wait_started(1)
     ending = in_thread(getattr(f, end))
     in_flush = threading.Event()
-    in_flush.wait(0.05)  # it has no event of its own; if it is late, the delay is cut anyhow
+    in_flush.wait(0.05)  # no event announces this
     gated.open()
     try:
         assert future.result(LIMIT) == ("done", 1)
@@ -2165,7 +2165,7 @@ def test_cancelling_an_item_that_waits_to_run_again(shape: str) -> None:
     assert futures[0].cancelled()
     stats = balanced(f)
     assert (stats.cancelled, stats.pending) == (1, 1)
-    third = f.submit_nowait(3)  # its room is free
+    third = f.submit_nowait(3)  # its capacity is free
     f.close(LIMIT)
     assert runs.runs_of(1) == 1
     assert [type(error) for error in errors([futures[1], third])] == [RetryExhausted] * 2
@@ -2324,7 +2324,7 @@ def test_a_key_that_fails_later_loses_nobody_who_is_to_run_again(detail: str, ki
 
 @pytest.mark.parametrize("shape", TROUBLE)
 def test_the_books_balance_at_any_time(shape: str) -> None:
-    """Everything at once: retries, errors, equal items, cancellations, while somebody looks."""
+    """Retries, errors, equal items and cancellations at once, while another thread reads stats."""
     chance = random.Random(7)
     is_over = threading.Event()
     looks: list[int] = []
@@ -2378,7 +2378,7 @@ def test_the_books_balance_at_any_time(shape: str) -> None:
 
 
 def test_a_kind_is_no_older_than_who_is_left_of_it() -> None:
-    """Where one went back to the queue in front of an older one, and both were cancelled."""
+    """One item was requeued in front of an older one, and both were cancelled."""
     seam = ManualSeam()
     let = {item: threading.Event() for item in ("w", "y1", "y2", "x", "y4")}
     began: list[list[str]] = []
@@ -2397,7 +2397,7 @@ def test_a_kind_is_no_older_than_who_is_left_of_it() -> None:
     until(lambda: len(began) == 2)
     seam.now = 3.0
     older = f("y3")
-    f.linger = 0  # whoever changes a limit looks at what has come
+    f.linger = 0  # a changed limit dispatches the queue again
     seam.now = 5.0
     let["y1"].set()
     until(lambda: not first.running())

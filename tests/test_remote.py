@@ -47,7 +47,7 @@ def shared() -> Iterator[ProcessPoolExecutor]:
 
 
 class Opaque(futures.Executor):
-    """Runs at once, and notes what was submitted, as another machine would see it."""
+    """Runs tasks at once, and records them as another machine would get them."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, tuple[Any, ...]]] = []
@@ -64,7 +64,7 @@ class Opaque(futures.Executor):
         return future
 
 
-# ---- where batches run ----
+# ---- executors ----
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -161,13 +161,13 @@ def test_loky() -> None:
         f("kill").result(LIMIT)
     assert f("fine").result(LIMIT) not in (here, os.getpid())
     f.close()
-    assert loky.get_reusable_executor(1).submit(int).result(LIMIT) == 0  # others go on with it
+    assert loky.get_reusable_executor(1).submit(int).result(LIMIT) == 0  # other code still uses it
     loky.get_reusable_executor(1).shutdown()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="Dask is not installed")
 def test_dask() -> None:
-    """A cluster of two processes on this machine, which is told of the module by its path."""
+    """Start a cluster of two processes on this machine that can import the module by its path."""
     script = """
         import os
         from batchify import batched
@@ -191,7 +191,7 @@ def test_dask() -> None:
     assert output_of(script) == "False 20\nValueError\n"
 
 
-# ---- which function, and whose ----
+# ---- functions and methods ----
 
 
 def test_what_is_decorated_at_the_top_of_a_module() -> None:
@@ -285,7 +285,7 @@ def test_a_function_of_c_goes_by_name(shared: ProcessPoolExecutor) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_function_of_the_main_module(method: str) -> None:
-    """It is there in a forked child, and another module in a new process."""
+    """A forked child has the same `__main__`; in a new process it is another module."""
     script = f"""
         import multiprocessing, os
         from concurrent.futures import ProcessPoolExecutor
@@ -325,7 +325,7 @@ def output_of(script: str) -> str:
     return ended.stdout
 
 
-# ---- what comes back ----
+# ---- results and errors ----
 
 
 def test_results_of_every_kind(shared: ProcessPoolExecutor) -> None:
@@ -366,7 +366,7 @@ def test_an_error_comes_back_as_what_it_was(shared: ProcessPoolExecutor) -> None
         assert type(error) is ValueError
         assert error.args == ("negative",)
         told = "".join(traceback.format_exception(error))
-        assert "in picky" in told  # where it was raised, in the other process
+        assert "in picky" in told  # the line in the other process
         assert "remote.py" not in told
         assert "futures" not in told
 
@@ -412,7 +412,7 @@ def test_what_cannot_be_sent_tells_nobody_of_others(shared: ProcessPoolExecutor)
     for future in (mine, theirs):
         error = future.exception(0)
         assert isinstance(error, BatchAborted)
-        if not has_gil():  # its caller may look before the frames of the worker are gone
+        if not has_gil():  # the caller may look while the worker's frames still exist
             until(lambda error=error: not marks_in(error))
         assert marks_in(error) == set()
 
@@ -444,7 +444,7 @@ def test_on_error_is_called_here(shared: ProcessPoolExecutor) -> None:
 
 
 def test_nobody_finds_anothers_item_in_an_error() -> None:
-    """Not in any frame of the executor's thread, nor in what waits in its queue."""
+    """No frame of the executor's thread and no entry of its queue keeps the items."""
 
     def work(items: list[Any]) -> list[Any]:
         started.set()
@@ -517,7 +517,7 @@ def test_nothing_survives_its_calls_without_the_collector(kind: str) -> None:
         gc.enable()
 
 
-# ---- how it is made, and made again ----
+# ---- creating and replacing executors ----
 
 
 def test_nothing_is_made_before_the_first_batch_and_one_for_all() -> None:
@@ -565,7 +565,7 @@ def test_a_factory_that_fails_fails_the_call() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_process(method: str) -> None:
-    """A clear error for those in its batch, never a hang; the next batch has another one."""
+    """The callers of its batch get a clear error; the next batch gets a new executor."""
     f = batched(elsewhere.killed, size=1, executor=processes(method))
     before = f("fine").result(LIMIT)
     with pytest.raises(BrokenProcessPool):
@@ -800,7 +800,7 @@ def test_loky_at_the_end_of_the_process(is_warm: bool) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_cannot_use_an_executor_of_its_parent() -> None:
-    """It is told so, and the parent's goes on."""
+    """The child gets an error that says so, and the parent's executor continues."""
     told = output_of("""
         import os
         from batchify import batched
@@ -822,7 +822,7 @@ def test_a_forked_child_cannot_use_an_executor_of_its_parent() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_makes_its_own() -> None:
-    """In a process of its own: a fork beside the threads of all tests may hang by itself."""
+    """Run it in a separate process: a fork beside the threads of other tests may hang."""
     told = output_of("""
         import multiprocessing, os
         from concurrent.futures import ProcessPoolExecutor

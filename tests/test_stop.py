@@ -27,7 +27,7 @@ every_stop = pytest.mark.parametrize("stop", STOPS)
 
 
 def outcome(stop: str, f: Any) -> str:
-    """What became of it: "returned", or the name of what it raised."""
+    """Return "returned", or the name of the exception that the call raised."""
     try:
         STOPS[stop](f)
     except (Deadlock, TimeoutError) as error:
@@ -43,7 +43,7 @@ def make(kind: str, work: Callable[[list[Any]], None], **options: Any) -> Any:
 
 
 def check_after(f: Any, told: str, stop: str) -> None:
-    """A close that returned has closed; everything else has left it open."""
+    """Check that a close that returned has closed, and any other left it open."""
     if told == "returned" and not stop.startswith("flush"):
         with pytest.raises(Closed):
             f("late")
@@ -58,7 +58,7 @@ def check_after(f: Any, told: str, stop: str) -> None:
 @every_stop
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_from_its_own_batch(kind: str, stop: str) -> None:
-    """It would wait for itself: `Deadlock`, and still open. `cancel` does not wait for it."""
+    """The batch would wait for itself: `Deadlock`, and still open. `cancel` does not wait for it."""
     told: list[str] = []
 
     def work(items: list[Any]) -> None:
@@ -75,7 +75,7 @@ def test_from_its_own_batch(kind: str, stop: str) -> None:
 @every_stop
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_from_its_own_callback(kind: str, stop: str) -> None:
-    """The worker of the callback is busy with it; one that nobody waits for is none of these."""
+    """The callback occupies its worker; a batch without waiting callers does not count here."""
     told: list[str] = []
     gate = threading.Event()
 
@@ -110,7 +110,7 @@ def test_twice(kind: str, stop: str) -> None:
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_all_at_once(kind: str) -> None:
-    """Every stop from several threads, while others submit, and while it is opened again."""
+    """Stop from several threads while others submit and start the function again."""
     is_over = False
     futures: list[BatchFuture[Any]] = []
 
@@ -167,16 +167,16 @@ def test_after_a_fork(kind: str, stop: str) -> None:
 @pytest.mark.parametrize("stop", [*STOPS, "result"])
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_in_the_middle_of_a_call(kind: str, stop: str) -> None:
-    """A handler or a finalizer may come while its own thread holds the engine's lock.
+    """A handler or a finalizer may run while its own thread holds the engine's lock.
 
-    Whoever it waits for would need that lock.
+    The thread that it waits for would need that lock.
     """
     f = make(kind, lambda items: None, linger=1000)
     waits = f("waits")
 
     def handler() -> str:
         [engine] = f._scope().engines()
-        with engine._lock:  # what the handler interrupted
+        with engine._lock:  # the interrupted operation
             if stop != "result":
                 return outcome(stop, f)
             with pytest.raises(Deadlock):
@@ -222,7 +222,7 @@ def test_from_a_signal_handler_at_any_instant(kind: str) -> None:
             is_inside = False
 
     f = make(kind, lambda items: None, size=5, capacity=50)
-    # By the time that the processor spends on this process: pytest-timeout has the other timer.
+    # By CPU time, because pytest-timeout uses the timer for real time.
     before = signal.signal(signal.SIGPROF, handler)
     signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
     try:
@@ -249,7 +249,7 @@ def test_from_a_signal_handler_at_any_instant(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_flushes_that_are_late_leave_nothing_behind(kind: str) -> None:
-    """Each would have to be told of every item, at the end: more and more, as items come."""
+    """Each waiting stop would have to be notified of every item, more and more as items arrive."""
     gate = Gated()
     f = make(kind, gate, size=1)
 
