@@ -19,7 +19,7 @@ import batchify
 
 ROOT = Path(batchify.__file__).parent
 
-# From the ground up. A module may import from the layers below its own, and from no other.
+# From the lowest to the highest. A module may import only from layers below its own.
 LAYERS = [
     ["errors", "_version", "distribution", "hints", "interpreter", "logs"],
     ["options", "finalizing", "unasked", "waits"],
@@ -59,21 +59,21 @@ LAYERS = [
 ]
 HEIGHT = {module: height for height, layer in enumerate(LAYERS) for module in layer}
 
-# What stands on the public face alone: it may import `batchify`, and what it consists of.
+# These modules use the public API: they may import `batchify` and each other.
 ON_TOP = ("cli", "__main__", "pytest_plugin")
 
-# (importer, imported): inside a function, where both modules are there already.
+# (importer, imported): inside a function, when both modules are loaded already.
 UPWARD = {("future", "loopfuture"), ("stats", "explain"), ("naming", "decorator")}
 
-# Each is for one extra, which it imports; nobody imports it but who wants that.
+# Each belongs to one extra, which it imports; no other module imports it.
 EXTRAS = {"otel": "opentelemetry", "prometheus": "prometheus_client", "redis": "redis"}
 
-PURE = ["forming", "outcome"]  # these rooms meet no thread, lock, clock or I/O
+PURE = ["forming", "outcome"]  # these packages use no thread, lock, clock or I/O
 IMPURE = {"asyncio", "threading", "_thread", "time", "os", "io", "socket", "selectors", "signal"}
 
 
 class Arrow(NamedTuple):
-    """One import: of a module of batchify, or of the top of somebody else's."""
+    """One import, of a module of batchify or of a top-level package of others."""
 
     importer: str
     imported: str
@@ -146,7 +146,7 @@ OWN = [arrow for arrow in ARROWS if arrow.is_own]
 
 
 def test_the_test_sees_the_imports() -> None:
-    """Each way to write one, where it is known to be written."""
+    """Check one known import of each form."""
     assert Arrow("future", "waits", True, False) in ARROWS  # from . import waits
     assert Arrow("outcome.exceptions", "errors", True, False) in ARROWS  # from .errors import ...
     assert Arrow("engine.threads", "outcome", True, False) in ARROWS  # from ..outcome import ...
@@ -157,9 +157,9 @@ def test_the_test_sees_the_imports() -> None:
 
 def test_every_module_has_its_layer() -> None:
     homeless = [module for module in MODULES if module not in HEIGHT and not is_on_top(module)]
-    assert not homeless, "say in LAYERS where they belong"
+    assert not homeless, "add them to LAYERS"
     gone = [module for module in HEIGHT if module not in MODULES]
-    assert not gone, "take them out of LAYERS"
+    assert not gone, "remove them from LAYERS"
 
 
 def test_imports_go_down_only() -> None:
@@ -209,7 +209,7 @@ def test_wrapt_is_the_only_dependency() -> None:
     assert extras == set(EXTRAS.items())
     others = {arrow for arrow in others if top(arrow.importer) not in EXTRAS}
     assert {arrow.imported for arrow in others if not arrow.in_function} == {"wrapt"}, others
-    # Extras, imported where they are used.
+    # Extras, imported inside functions.
     assert {arrow.imported for arrow in others if arrow.in_function} == {"tqdm"}, others
 
 

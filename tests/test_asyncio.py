@@ -21,7 +21,7 @@ from tests.manual import Gated, batched_with, batchify_threads, in_thread, until
 
 
 class AsyncGated:
-    """An async batch function that records its batches and runs each when the test lets it."""
+    """An async batch function that records its batches; each waits until the test releases it."""
 
     def __init__(self, *, is_open: bool = False) -> None:
         self.batches: list[list[Any]] = []
@@ -38,7 +38,7 @@ class AsyncGated:
 
 
 async def ticks(fact: Callable[[], Any]) -> None:
-    """Let the loop turn until a fact is true."""
+    """Run the loop until `fact()` is true."""
     for _ in range(100_000):
         if fact():
             return
@@ -106,7 +106,7 @@ def test_several_tasks_await_one_future(kind: str) -> None:
 
 
 def test_loop_callbacks(kind: str) -> None:
-    f = both(kind, linger=None)  # not done before the callbacks are there
+    f = both(kind, linger=None)  # not done before the callbacks are added
     seen: list[Any] = []
     var: contextvars.ContextVar[str] = contextvars.ContextVar("var")
 
@@ -129,7 +129,7 @@ def test_loop_callbacks(kind: str) -> None:
         await f.aflush()
         await told.wait()
         future.add_done_callback(callback)
-        assert len(seen) == 1  # never at once, as asyncio has it
+        assert len(seen) == 1  # never at once, as in asyncio
         await ticks(lambda: len(seen) == 2)
         assert seen == [(True, "mine", asyncio.get_running_loop())] * 2
 
@@ -288,7 +288,7 @@ def test_cancelling_what_runs_detaches_it_at_once(kind: str) -> None:
 
 
 def test_shield_keeps_the_item(kind: str) -> None:
-    f = both(kind, linger=None)  # nothing leaves before the flush
+    f = both(kind, linger=None)  # nothing is dispatched before the flush
 
     async def main() -> None:
         future = f(4)
@@ -334,7 +334,7 @@ def test_on_a_loop_a_full_queue_never_blocks(kind: str) -> None:
     f = batched(gated, size=1, capacity=1)
 
     async def main() -> None:
-        futures = [f(n) for n in range(20)]  # its end needs what comes after
+        futures = [f(n) for n in range(20)]  # it ends after the next lines
         await ticks(lambda: gated.batches)
         stats = f.stats()
         assert (stats.accepted, stats.submitted) == (1, 20)
@@ -844,7 +844,7 @@ def test_the_counts_of_a_closed_loop_add_up() -> None:
     loop = asyncio.new_event_loop()
 
     async def main() -> list[Any]:
-        return [f(n) for n in range(4)]  # three wait for room
+        return [f(n) for n in range(4)]  # three wait for capacity
 
     futures = loop.run_until_complete(main())
     loop.close()
@@ -901,7 +901,7 @@ def test_a_background_loop_that_gets_no_thread() -> None:
 
 
 def test_a_background_loop_whose_start_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A handler raises where `Thread.start` waits: the thread is there, and has not run yet.
+    # A handler raises while `Thread.start` waits: the thread exists, but has not run yet.
     complaints: list[object] = []
     monkeypatch.setattr(threading, "excepthook", complaints.append)
     late: list[threading.Thread] = []
@@ -955,7 +955,7 @@ def test_a_call_that_gave_up_waiting_for_room_is_counted_once() -> None:
 
 @pytest.mark.parametrize("first", ["a thread", "a batch"])
 def test_async_batches_on_the_background_loop_call_each_other(first: str) -> None:
-    """It is the loop of callers without one, and of the batches that run on it."""
+    """The background loop serves callers without a loop, and batches that run on it."""
 
     @batched(size=2, linger=None)
     async def inner(items: list[int]) -> list[int]:

@@ -53,7 +53,7 @@ def check(stats: Stats) -> None:
 
 
 def check_idle(f: Any) -> Stats:
-    """Nothing is left, once what ran has ended."""
+    """Check that nothing is left once the running batches have ended."""
     until(lambda: f.stats().running == 0)
     stats: Stats = f.stats()
     assert stats.pending == 0
@@ -62,12 +62,12 @@ def check_idle(f: Any) -> Stats:
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """`asyncio.run` in a thread of its own, so that a loop that hangs fails the test."""
+    """Call `asyncio.run` in a new thread, so that a hung loop fails the test."""
     return in_thread(lambda: asyncio.run(asyncio.wait_for(coroutine, LIMIT))).result(LIMIT + 2)
 
 
 class Source:
-    """An iterable that counts what is pulled out of it."""
+    """An iterable that counts the items taken from it."""
 
     def __init__(self, items: Any, tell: Callable[[], object] = lambda: None) -> None:
         self.items = items
@@ -99,7 +99,7 @@ class OnlySized(Source):
 
 
 class AsyncSource(Source):
-    """The same for `async for`, which lets others run between two items."""
+    """An async iterable that counts its items, and lets other tasks run between two items."""
 
     async def __aiter__(self) -> AsyncIterator[Any]:
         for item in self.items:
@@ -122,7 +122,7 @@ any_order = pytest.mark.parametrize("ordered", [True, False])
 
 
 class Awaited:
-    """An async batch function that records its batches and runs each when the test lets it."""
+    """An async batch function that records its batches; each waits until the test releases it."""
 
     def __init__(self, *, is_open: bool = False) -> None:
         self.batches: list[list[Any]] = []
@@ -135,7 +135,7 @@ class Awaited:
         return done(items)
 
 
-# ---- what comes out ----
+# ---- results ----
 
 
 ITERABLES: list[Callable[[], Any]] = [
@@ -295,7 +295,7 @@ def test_a_mapping_and_none(source: Any) -> None:
 @any_source
 @any_order
 def test_results_that_are_futures_come_as_they_are(source: Any, ordered: bool) -> None:
-    """As `f(item).result()` gives them: a function may hand on the futures of another."""
+    """As with `f(item).result()`: a function may return futures of another function."""
     inner = batched(echo, size=4, linger=None)
     outer: Any = batched(lambda items: [inner(item) for item in items], size=4)
     mapping = in_thread(lambda: list(outer.map(source(range(4)), ordered=ordered)))
@@ -490,7 +490,7 @@ def test_amap_never_has_more_than_window_unresolved() -> None:
 
 
 class Steps:
-    """A batch function, each batch of which ends when its first item is let go."""
+    """A batch function whose batches end when their first item is released."""
 
     def __init__(self, *items: int) -> None:
         self.events = {item: threading.Event() for item in items}
@@ -786,7 +786,7 @@ def test_an_async_iterable_that_raises(ordered: bool) -> None:
     run(main())
 
 
-# ---- left early ----
+# ---- stopped early ----
 
 
 def leave_by_break(results: Any) -> None:
@@ -844,7 +844,7 @@ def test_leaving_early_cancels_what_has_not_started(
     until(lambda: f.stats().pending == 0)
     gated.wait_started(1)
     started = sum(map(len, gated.batches))
-    assert started <= 4  # the one that was let go, and one that runs
+    assert started <= 4  # the released one, and a running one
     gated.open()
     stats = check_idle(f)
     assert stats.succeeded == sum(map(len, gated.batches)) <= 4
@@ -929,7 +929,7 @@ def test_leaving_early_after_the_size_was_made_smaller(source: Any) -> None:
     assert sum(map(len, gated.batches)) <= 8
 
 
-# ---- left early, in a coroutine ----
+# ---- stopped early, in a coroutine ----
 
 
 ASYNC_SOURCES = [Source, SizedSource, AsyncSource]
@@ -992,7 +992,7 @@ def test_leaving_early_in_a_coroutine(source: Any, ordered: bool, linger: Any, l
         f = batched(gated, size=2, linger=linger)
         await leave(f.amap(source(range(500)), window=12, ordered=ordered))
         gc.collect()
-        await asyncio.sleep(0.002)  # first: what ends the iterator may have to begin yet
+        await asyncio.sleep(0.002)  # first, because the close of the iterator may not have begun
         while f.stats().pending or not asyncio.all_tasks() <= before:
             await asyncio.sleep(0.002)
         stats = f.stats()
@@ -1026,7 +1026,7 @@ def test_leaving_early_with_an_async_function(ordered: bool, leave: Any) -> None
 
 
 def test_a_task_that_is_cancelled_twice_leaves_nothing() -> None:
-    """The second time while its source takes leave."""
+    """Stopped a second time while its source is closing."""
 
     async def main() -> None:
         leaving, may_leave = asyncio.Event(), asyncio.Event()
@@ -1119,7 +1119,7 @@ def test_a_slow_consumer_does_not_hold_up_the_source() -> None:
         await anext(results)
         for _ in range(200):
             await asyncio.sleep(0)
-        assert 9 <= items.pulled <= 13  # one may wait for its room
+        assert 9 <= items.pulled <= 13  # one may wait for capacity
         await results.aclose()
 
     run(main())
@@ -1171,7 +1171,7 @@ def test_linger_none_with_items_that_run_again(source: Any, ordered: bool) -> No
 
 @any_source
 def test_items_that_run_again_wait_as_long_as_they_asked_for(source: Any) -> None:
-    """Also those of a last batch, which nobody flushed but the mapping itself."""
+    """Including those of a last batch, which only the mapping flushed."""
     seam = ManualSeam()
     batches = []
 
@@ -1473,7 +1473,7 @@ def test_close_in_the_middle_runs_what_was_accepted(source: Any) -> None:
 
 
 def _is_closed(f: Any) -> bool:
-    """By a try, which is accepted and cancelled where it comes too early."""
+    """Check by a trial submit, which is cancelled if it was accepted too early."""
     before = f.stats().rejected
     try:
         f.submit_nowait("late").cancel()
@@ -1794,13 +1794,13 @@ def test_observers_hear_of_each_batch_of_a_mapping() -> None:
 
 
 def test_a_window_smaller_than_a_batch_is_no_full_batch() -> None:
-    """Such a batch does not leave because of `size`."""
+    """Such a batch is not dispatched because of `size`."""
     f = batched(echo, size=8, linger=None)
     assert list(f.map(range(8), window=2)) == done(range(8))
     assert f.stats().reasons["size"] == 0
 
 
-# ---- where it could only wait for ever ----
+# ---- waits that could never end ----
 
 
 @any_source
@@ -1845,7 +1845,7 @@ def test_inside_a_batch_of_another_function(source: Any, ordered: bool) -> None:
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["map", "amap"])
 def test_unordered_where_a_later_one_can_end(is_async: bool) -> None:
-    """The first waits for the batch that maps, which another one lets go on: no Deadlock."""
+    """The first waits for the mapping batch, which another one can release: no Deadlock."""
     waits = threading.Event()
 
     @batched(size=1, workers=2)
@@ -1909,7 +1909,7 @@ def test_of_an_async_function_on_its_own_loop(source: Any, ordered: bool) -> Non
 @pytest.mark.parametrize("source", ["range(5)", "iter(range(5))", "slow()"])
 @any_order
 def test_amap_inside_a_batch_of_the_same_async_function(source: str, ordered: bool) -> None:
-    """In a process of its own: a loop that spins could not be stopped."""
+    """Run in a separate process, because a spinning loop could not be stopped."""
     script = f"""
         import asyncio, faulthandler
         from batchify import Deadlock, batched

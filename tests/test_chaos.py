@@ -50,7 +50,7 @@ def test_chaos(seed: int) -> None:
 @pytest.mark.timeout(1800)  # half a million items, on a machine however busy
 @pytest.mark.parametrize("seed", SEEDS)
 def test_much_chaos(seed: int) -> None:
-    """Two million items in all: `CHAOS_SEED` gives other seeds, `CHAOS_ITEMS` other numbers."""
+    """Two million items in total; `CHAOS_SEED` changes the seeds, `CHAOS_ITEMS` the number."""
     report = chaos.run_chaos(LONG, seed)
     print(report)
     assert report.is_clean, f"\n{report}"
@@ -150,7 +150,7 @@ def test_a_soak_tells_of_itself_each_minute(capsys: pytest.CaptureFixture[str]) 
 
 
 class Now:
-    """Says yes a few times, so that the run goes on: a single fault is to be found."""
+    """Returns True a few times, so that the run continues: it must find a single fault."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -168,10 +168,10 @@ def run_broken(
     is_found: Callable[[chaos.Report], Any],
     patience: float = LIMIT,
 ) -> chaos.Report:
-    """Short runs until the fault is found: in one of them its kind of scene comes up."""
+    """Run short runs until one finds the fault, because only some have the scene that shows it."""
     monkeypatch.setattr(plan, "HANG", 0.01)
     monkeypatch.setattr(plan, "LONG_STALL", 0.01)
-    monkeypatch.setattr(plan, "SETTLE", 5.0)  # what is wrong stays wrong
+    monkeypatch.setattr(plan, "SETTLE", 5.0)  # the fault persists
     for seed in range(5, 55):
         report = chaos.run_chaos(5000, seed, threads=3, loops=1, patience=patience)
         if is_found(report):
@@ -186,7 +186,7 @@ def tells(text: str) -> Callable[[chaos.Report], bool]:
 def break_settle(
     monkeypatch: pytest.MonkeyPatch, how: Callable[[Settling, Engine, Batch, Settle], None]
 ) -> None:
-    """Now and then, settle a whole batch in another way."""
+    """Settle a whole batch in another way, now and then."""
     settle: Settle = Engine.settle
     now = Now()
 

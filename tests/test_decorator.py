@@ -146,7 +146,7 @@ def test_an_instance_does_not_live_longer_because_of_its_queue() -> None:
     owner.more.flush(LIMIT)
     del owner
 
-    def is_gone() -> bool:  # at once, but for a worker that still runs where there is no GIL
+    def is_gone() -> bool:  # at once, except for a worker that still runs on a build without a GIL
         gc.collect()
         return weak() is None
 

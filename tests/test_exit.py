@@ -25,10 +25,10 @@ from tests.limits import LIMIT
 
 ROOT = Path(__file__).parent.parent
 EXIT_TIMEOUT = 0.5  # of functions that hang
-# gh-113964: 3.12.0 to 3.12.2 start no thread after main ended, whoever asks for it.
+# gh-113964: 3.12.0 to 3.12.2 start no thread at all after main has ended.
 NO_LATE_THREADS = (3, 12, 0) <= sys.version_info < (3, 12, 3)
 
-# ---- what all scripts begin with ----
+# ---- the start of all scripts ----
 
 NOTES = '''
 import asyncio, atexit, functools, multiprocessing, os, signal, sys, threading, time
@@ -68,7 +68,7 @@ kept = []  # what a module would hold
 '''
 
 
-# Every kind of function, in every state that the end may find it in.
+# Every kind of function, in every state at the time of exit.
 MATRIX = """
 KINDS = ("def", "async", "method", "chain", "nested")
 STATES = {
@@ -158,7 +158,7 @@ class End:
 
     @property
     def seconds(self) -> float:
-        """How long the end took, from where the script left."""
+        """Return the seconds from the script's last line to the end of the process."""
         return self.ended - float(self.lines("left")[-1])
 
     @property
@@ -185,7 +185,7 @@ class End:
 
 
 class Runner:
-    """Runs a script in a directory of its own."""
+    """Runs a script in a new directory."""
 
     def __init__(self, where: Path) -> None:
         self.where = where
@@ -193,7 +193,7 @@ class Runner:
     def __call__(self, *parts: str, arguments: Sequence[str] = ()) -> End:
         (self.where / "app.py").write_text(NOTES + "\n".join(parts))
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-        # 3.12 warns of forks with threads, which is what some scripts are about.
+        # 3.12 warns of forks with threads, which some scripts test.
         command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "app.py"]
         ended = subprocess.run(
             [*command, *arguments],
@@ -212,7 +212,7 @@ def run(tmp_path: Path) -> Runner:
     return Runner(tmp_path)
 
 
-# ---- the ways to leave ----
+# ---- the ways to exit ----
 
 PATHS = """
 def end_of_a_process(start_method):
@@ -285,7 +285,7 @@ def test_all_functions_in_all_states_at_once(run: Runner, path: str) -> None:
 
 
 def test_no_thread_is_to_be_had_at_the_end(run: Runner) -> None:
-    """What waits for company has its worker from the first call on; also when opened again."""
+    """A lingering item has a worker from the first call on, even after a restart."""
     none = """
         @batched(linger=None)
         def waits(items):
@@ -506,7 +506,7 @@ def test_what_nobody_holds_any_more_is_processed_too(run: Runner) -> None:
 def test_what_nobody_holds_and_nothing_limits_is_processed_too(
     run: Runner, kind: str, when: str
 ) -> None:
-    """Neither a timer nor a batch keeps what waits with `linger=None`, and the collector comes."""
+    """With `linger=None` neither a timer nor a batch keeps an item alive; the collector runs."""
     script = f"""
         import gc
 
@@ -672,7 +672,7 @@ def test_the_first_use_is_in_an_atexit_function(run: Runner) -> None:
 
 
 def test_the_end_of_asyncio_run(run: Runner) -> None:
-    """Items of `async def` that wait run before the loop closes; lingers of `def` go on."""
+    """Queued items of `async def` run before the loop closes; lingers of `def` continue."""
     loops = """
         @batched(linger=1000)
         async def lingers(items):
@@ -758,7 +758,7 @@ def test_the_end_of_asyncio_run_ends_what_runs(run: Runner) -> None:
 
 
 def test_the_process_ends_while_a_loop_runs_in_another_thread(run: Runner) -> None:
-    """Its items are processed; what a daemon's loop does then is nobody's business."""
+    """Its items are processed; nothing is promised for a daemon's loop."""
     loops = """
         @batched(linger=1000)
         async def f(items):
@@ -840,7 +840,7 @@ def test_batches_that_hang_do_not_hold_the_process(run: Runner, exit_timeout: fl
     assert end.code == 0
     end.expect_processed(1)
     assert end.seconds >= exit_timeout
-    if exit_timeout > EXIT_TIMEOUT:  # there is time enough for what a busy machine does besides
+    if exit_timeout > EXIT_TIMEOUT:  # enough time even on a busy machine
         assert end.seconds < 4 * exit_timeout
     # `yields` gave its first item a result.
     counts = {"sleeps": 3, "deaf": 3, "yields": 1, "awaits": 3}
@@ -894,7 +894,7 @@ def test_a_batch_that_hangs_does_not_hold_a_child(run: Runner, method: str) -> N
 
 
 def test_a_timeout_of_nothing(run: Runner) -> None:
-    """Nothing is waited for; the process ends all the same, and says what was left."""
+    """The exit waits for nothing; the process ends, and reports the remaining items."""
     end = run(HANGING, "hang()", arguments=["0"])
     assert end.code == 0
     assert len(end.warnings) >= 4

@@ -69,7 +69,7 @@ def test_concurrent_futures_wait(return_when: str) -> None:
         assert (done, pending) == ({quick}, {slow})
     gated.open()
     assert slow.result(LIMIT) == ("done", 1)
-    done, pending = concurrent.futures.wait([slow, quick], LIMIT)  # its watchers may be told later
+    done, pending = concurrent.futures.wait([slow, quick], LIMIT)  # waiters may be notified later
     assert (done, pending) == ({slow, quick}, set())
 
 

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(program: str) -> str:
-    """What `program` prints; it must end by itself."""
-    # gevent itself imports what it patches, and says so in warnings of several kinds.
+    """Return the output of `program`, which must end without help."""
+    # gevent itself imports the modules that it patches, and emits several kinds of warnings.
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stderr

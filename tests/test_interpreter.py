@@ -42,7 +42,7 @@ def waits_for_the_lock(engine: Any, act: Callable[[], Any]) -> None:
     """`act` ends only when the engine's lock is free."""
     with engine._lock:
         call = in_thread(act)
-        call.thread.join(0.1)  # if it is late, it has no chance to fail this
+        call.thread.join(0.1)  # if it is late, it cannot make the test fail
         assert call.thread.is_alive()
     call.result()
 

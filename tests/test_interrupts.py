@@ -103,7 +103,7 @@ def test_a_worker_goes_on_though_that_cannot_be_logged() -> None:
 
 @pytest.mark.skipif(find_spec("_testcapi") is None, reason="this CPython cannot fail on demand")
 def test_one_failed_allocation_ends_no_worker() -> None:
-    """In a process of its own: it may hit any of its threads."""
+    """Run in a separate process, because it may hit any of its threads."""
     command = [sys.executable, "-m", "tests.no_memory"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
@@ -111,7 +111,7 @@ def test_one_failed_allocation_ends_no_worker() -> None:
 
 @pytest.mark.deep
 def test_a_storm_of_sigints() -> None:
-    """Real signals, in a process of its own: what its handlers raise in finalizers is noise."""
+    """Send real signals in a separate process, where errors of handlers in finalizers are noise."""
     command = [sys.executable, "-m", "tests.storm", "--interrupts", "4000", "--seed", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
@@ -160,7 +160,7 @@ def test_a_handler_that_waits_in_the_middle_of_a_call_gets_a_deadlock() -> None:
             return seam.clock()
 
     engine: Any = f._scope()
-    until(lambda: engine._idle)  # else it is the worker who looks
+    until(lambda: engine._idle)  # else the worker dispatches
     seam = engine.seam
     engine.seam = Seam()
     future = f("outer")
@@ -171,7 +171,7 @@ def test_a_handler_that_waits_in_the_middle_of_a_call_gets_a_deadlock() -> None:
 
 
 def broken_into(engine: Any, act: Any) -> None:
-    """Have `act()` called, as by a handler, in the middle of this thread's changes."""
+    """Call `act()` during this thread's changes, as a handler would."""
     set_need = engine._set_need
 
     def acting() -> None:  # called under the lock

@@ -161,7 +161,7 @@ def test_a_loop_closed_in_the_middle_of_a_batch_leaves_nothing() -> None:
 
 
 class Kinds:
-    """The items, results and errors of one test: classes of its own, so that it can count them."""
+    """The items, results and errors of one test, of separate classes, so that it can count them."""
 
     def __init__(self) -> None:
         class Item:
@@ -183,10 +183,10 @@ class Kinds:
         self.Item, self.Value, self.Oops, self.Uncopied = Item, Value, Oops, Uncopied
 
     def alive(self) -> Counter[str]:
-        """How many of them there are, and of all that could keep them.
+        """Return the number of these objects, and of objects that could keep them.
 
-        Frames, tracebacks and exceptions count where they are the library's or this test's:
-        pytest-xdist, say, has threads with others.
+        Frames, tracebacks and exceptions count if they belong to the library or this test, because
+        other threads, such as those of pytest-xdist, have their own.
         """
         own = (self.Item, self.Value, self.Oops, self.Uncopied)
         kept: Counter[str] = Counter()
@@ -212,14 +212,14 @@ def kinds() -> Iterator[Kinds]:
     gc.collect()
     gc.disable()
     try:
-        with frozen():  # what is there already is not counted, which takes long
+        with frozen():  # existing objects are not counted, because that is slow
             yield Kinds()
     finally:
         gc.enable()
 
 
 def outcome(kind: str, kinds: Kinds, items: list[Any]) -> Any:
-    """What a batch function of this kind makes of `items`; half of the batches, or items, fail."""
+    """Return the results of this kind of batch function; half of the batches or items fail."""
     value, oops = kinds.Value, kinds.Oops
     is_odd = items[0].n // len(items) % 2
     if kind == "element":
@@ -292,7 +292,7 @@ def yielded(kind: str, kinds: Kinds, items: list[Any]) -> Iterator[Any]:
 
 
 def function_of(kind: str, kinds: Kinds, is_async: bool, size: int = 4) -> Any:
-    """A batched function, `def` or `async def`, that fails in this way, or has these options."""
+    """Return a batched `def` or `async def` that fails in this way, or has these options."""
     options = OPTIONS.get(kind, {})
     how = "raise" if kind in OPTIONS else kind
     work: Callable[..., Any]
@@ -375,7 +375,7 @@ async def by_gather(f: Any, items: Iterator[Any]) -> None:
 
 
 async def by_await_elsewhere(f: Any, items: Iterator[Any]) -> None:
-    """Await, on this loop, what another thread has submitted."""
+    """Await, on this loop, items that another thread has submitted."""
     loop = asyncio.get_running_loop()
     for some in zip(*[items] * 8, strict=False):
         futures = await loop.run_in_executor(None, lambda some=some: [f(item) for item in some])
@@ -422,9 +422,9 @@ CALLERS = [
 
 
 def kept_of(calls: int, kinds: Kinds, call: Callable[[int], None]) -> dict[str, int]:
-    """What is kept of `calls` calls, made by `call(n)`, and of those before it not."""
-    most = 8  # a few frames come and go; what is kept is kept of each batch, at least
-    if not has_gil():  # each look leaves something, see `looks`
+    """Return which objects `calls` more calls of `call(n)` leave behind."""
+    most = 8  # a few frames come and go; a leak has at least one object per batch
+    if not has_gil():  # each count leaves something, see `looks`
         calls, most = 5 * calls, 5 * most
     call(24)
     before = kinds.alive()
@@ -442,9 +442,10 @@ def kept_of(calls: int, kinds: Kinds, call: Callable[[int], None]) -> dict[str, 
 
 
 def looks(kinds: Kinds, call: Callable[[int], None]) -> Iterator[Counter[str]]:
-    """Look again and again: a worker may not sleep yet.
+    """Count repeatedly, because a worker may not sleep yet.
 
-    Without a GIL what another thread lets go of last goes when the thread that made it wakes up.
+    Without a GIL an object that another thread released last is freed when the thread that created
+    it wakes up.
     """
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
@@ -485,7 +486,7 @@ def test_nothing_survives_of_100_000_calls(is_async: bool, caller: Any, kinds: K
 
 
 def end_early(kinds: Kinds, is_async: bool) -> Callable[[int], None]:
-    """Calls that end without a batch, or by what stops one; `call(n)` makes some n of them."""
+    """Calls that end without a batch, or because one is stopped; `call(n)` makes about n."""
 
     def work(items: list[Any]) -> list[Any]:
         return items
@@ -516,7 +517,7 @@ def end_early(kinds: Kinds, is_async: bool) -> Callable[[int], None]:
             expect(TimeoutError, lambda first=futures[0]: first.result(0))
             if not is_async:
                 f.submit_nowait(kinds.Item(7))
-            f.close(cancel=True)  # what waits ends in Closed
+            f.close(cancel=True)  # queued items fail with Closed
             for future in futures:
                 assert isinstance(future.exception(LIMIT), (Closed, type(None)))
             expect(Closed, lambda: f(kinds.Item(8)))
@@ -724,7 +725,7 @@ def _call_many() -> None:
 
 
 class Lives:
-    """Functions whose engines must go by themselves, after different lives."""
+    """Functions whose engines must be freed without help, after different histories."""
 
     @staticmethod
     def key() -> Any:

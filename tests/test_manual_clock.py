@@ -21,7 +21,7 @@ from batchify.testing import ManualClock, eager, unresolved
 from tests.limits import LIMIT
 from tests.manual import Gated, batchify_threads, in_thread, until
 
-HELD = 0.05  # the patience of tests whose batches are held
+HELD = 0.05  # the patience of tests that block their batches
 manual_clock = functools.partial(testing.manual_clock, patience=LIMIT)
 
 
@@ -33,7 +33,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Batches(list[list[Any]]):
-    """Gives back what it is given, and notes it."""
+    """Returns its items, and records them."""
 
     def __call__(self, items: list[Any]) -> list[Any]:
         self.append(list(items))
@@ -41,7 +41,7 @@ class Batches(list[list[Any]]):
 
 
 class Times(list[tuple[Any, float]]):
-    """Notes what ran when, by the clock."""
+    """Records which items ran when, by the clock."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class Times(list[tuple[Any, float]]):
         return batched(run, **options)
 
 
-# ---- what goes by the clock ----
+# ---- what the clock applies to ----
 
 
 def test_linger() -> None:
     batches = Batches()
     f = batched(batches, linger=0.5)
-    assert f(0).result(LIMIT) == 0  # it has found its way to the queue on the real clock
+    assert f(0).result(LIMIT) == 0  # its call has cached the queue on the real clock
     batches.clear()
     with manual_clock() as clock:
         first = f(1)
@@ -152,7 +152,7 @@ def test_a_batch_that_waits_for_a_later_one() -> None:
         future = outer(1)
         began = time.monotonic()
         clock.advance(0.6)
-        assert time.monotonic() - began < LIMIT  # it is known to sleep: nobody is patient with it
+        assert time.monotonic() - began < LIMIT  # it is known to sleep, so no advance waits for it
         assert not future.done()
         clock.advance(0.1)
         assert future.result(0) == 1
@@ -203,7 +203,7 @@ def test_the_wait_for_room() -> None:
 
 
 def test_the_patience_of_priorities() -> None:
-    """While the oldest has waited for more than a second, every other batch is taken by age."""
+    """While the oldest item has waited for over a second, every other batch is taken by age."""
     gated = Gated()
     f = batched(gated, size=1)
     with manual_clock(patience=0) as clock:
@@ -476,7 +476,7 @@ def test_each_function_has_a_queue_of_its_own_in_the_block() -> None:
     assert f.stats().pending == 1
     f.flush(LIMIT)
     assert batches == [[3], [2, 4], [1]]
-    until(lambda: len(events) >= 3)  # observers are told last
+    until(lambda: len(events) >= 3)  # observers are called last
     assert [event.queued for event in events[:2]] == [1, 1]
     assert len(events) == 3
 
@@ -620,7 +620,7 @@ def test_at_the_end_on_a_loop() -> None:
 
 
 def test_at_the_end_on_a_loop_that_stands() -> None:
-    """As a fixture's: the loop of an async test goes on when it is closed, or later."""
+    """As in a fixture: the loop of an async test continues after the clock was closed, or later."""
 
     async def run(items: list[Any]) -> list[Any]:
         return items
@@ -677,7 +677,7 @@ def test_what_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) ->
     assert futures[0].result(LIMIT) == ("done", 0)
 
 
-# ---- what is refused ----
+# ---- refused calls ----
 
 
 def test_where_it_cannot_be_advanced() -> None:

@@ -43,7 +43,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing found" in printed
 
 
-# ---- what it found ----
+# ---- failures that it found ----
 
 
 def test_room_of_an_overdue_item_is_used_by_the_next_batch() -> None:
@@ -150,7 +150,7 @@ def test_who_ran_before_and_is_flushed_runs_again_without_delay() -> None:
     )
 
 
-# ---- it is not blind ----
+# ---- proof that it detects faults ----
 
 
 def broken(cls: Any, name: str, how: Callable[..., Any]) -> tuple[Any, str, Any]:
@@ -237,7 +237,7 @@ BREAKS = {
 }
 
 
-# What chance finds too rarely: an alarm counts only where no worker is awake to look.
+# Too rare for random steps: a timeout matters only if no worker is awake to dispatch.
 ALONE = [("one", {"bits": 0}), ("advance", {"seconds": 5.0})]
 REPLAYS: dict[str, Any] = {
     "no alarm for a linger": (

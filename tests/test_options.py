@@ -29,7 +29,7 @@ def echo(items: list[Any]) -> list[Any]:
 
 
 def forms(function: Callable[..., Any], **options: Any) -> list[Callable[[], Any]]:
-    """The ways to write `function` with options."""
+    """Decorate `function` in every way, with options."""
     return [
         lambda: batched(**options)(function),
         lambda: batched(function, **options),
@@ -164,7 +164,7 @@ def test_values_at_the_edge_are_accepted(accepted: dict[str, Any]) -> None:
         assert decorate()(1).result(LIMIT) == 1
 
 
-# ---- what is refused ----
+# ---- refused values ----
 
 
 WRONG_TYPES = [

@@ -37,20 +37,20 @@ ENGINE = str(Path(batchify.__file__).parent)
 
 @dataclass
 class Run:
-    """One batch: what each item got, in order, and how it came."""
+    """One batch: the outcome of each item, in order, and the requests that led to it."""
 
     outcomes: list[Any]
     gives: list[int]  # how many items were settled by each step
 
     @property
     def values(self) -> list[Any]:
-        """The results, where there are nothing else."""
+        """Return the results, if all outcomes are results."""
         assert not any(isinstance(outcome, Failure) for outcome in self.outcomes), self.outcomes
         return self.outcomes
 
     @property
     def errors(self) -> list[BaseException]:
-        """The errors, where there are nothing else."""
+        """Return the errors, if all outcomes are errors."""
         assert all(isinstance(outcome, Failure) for outcome in self.outcomes), self.outcomes
         return [failure.error for failure in self.outcomes]
 
@@ -100,12 +100,12 @@ def run(
 
 
 def gives(value: Any) -> Callable[[list[Any]], Any]:
-    """A batch function that gives back `value`."""
+    """Return a batch function that returns `value`."""
     return lambda _: value
 
 
 def raises(error: BaseException | Callable[[], BaseException]) -> Callable[[list[Any]], Any]:
-    """A batch function that raises `error`, or what it makes."""
+    """Return a batch function that raises `error`, or the error that it returns."""
 
     def function(items: list[Any]) -> Any:
         raise error if isinstance(error, BaseException) else error()
@@ -114,7 +114,7 @@ def raises(error: BaseException | Callable[[], BaseException]) -> Callable[[list
 
 
 class Item:
-    """An item whose content must not come to light, in messages, logs or tracebacks."""
+    """An item whose content must not appear in messages, logs or tracebacks."""
 
     def __init__(self, name: str = "") -> None:
         self.name = name
@@ -124,7 +124,7 @@ class Item:
 
 
 def all_of(kind: type[BaseException], errors: list[Any]) -> bool:
-    """Are they all of this type, and each an object of its own?"""
+    """Return True if they all have this type and are separate objects."""
     return all(type(e) is kind for e in errors) and len({id(e) for e in errors}) == len(errors)
 
 
@@ -156,7 +156,7 @@ class Array:
 
 
 class ZeroDimensional(Array):
-    """Like `numpy.array(3)`: looks like an array and has no length."""
+    """An array without a length, such as `numpy.array(3)`."""
 
     def __len__(self) -> int:
         raise TypeError("len() of unsized object")
@@ -224,7 +224,7 @@ def test_a_sequence_that_fails_on_the_way_is_a_bad_result() -> None:
     assert isinstance(errors[0].__cause__, LookupError)
 
 
-# ---- what is no answer ----
+# ---- unusable return values ----
 
 
 async def coroutine() -> list[int]:
@@ -459,7 +459,7 @@ def test_a_generator_that_yields_too_many_can_clean_up() -> None:
         finally:
             events.append("cleaned up, too")
 
-    kept = function(), async_function()  # so it is not the garbage collector that ends them
+    kept = function(), async_function()  # so the garbage collector does not end them
     assert run(gives(kept[0]), [0]).values == [1]
     assert run(gives(kept[1]), [0]).values == [1]
     assert events == ["cleaned up", "cleaned up, too"]
@@ -536,7 +536,7 @@ def test_elements_that_no_future_can_carry(element: Any, told: type[Exception]) 
     assert all(error.__cause__.args == element.args for error in errors)
 
 
-# ---- what the function raises ----
+# ---- raised exceptions ----
 
 
 @pytest.mark.parametrize(
@@ -677,7 +677,7 @@ def chained() -> Exception:
 
 
 def really(code: str) -> Exception:
-    """What evaluating `code` raises."""
+    """Return the exception that evaluating `code` raises."""
     try:
         eval(code)
     except Exception as error:
@@ -723,7 +723,7 @@ EXCEPTIONS: dict[str, Callable[[], Exception]] = {
 }
 assert json  # for `really`
 
-# What built-in exceptions keep outside of `args` and `__dict__`.
+# The fields that built-in exceptions have outside of `args` and `__dict__`.
 ATTRIBUTES = (
     "errno strerror filename filename2 characters_written encoding object start end reason "
     "name path msg lineno offset text exceptions message value code"

@@ -160,7 +160,7 @@ def lines(path: Path) -> list[str]:
 
 
 def expect_each_once(where: Path, count: int) -> None:
-    """What each process accepted was done once, by that very process."""
+    """Check that the items of each process were run once, by that process."""
     accepted, done = Counter(lines(where / "accepted")), Counter(lines(where / "done"))
     assert accepted == done
     assert accepted.total() == len(accepted) == count
@@ -185,7 +185,7 @@ def test_a_prefork_master_with_workers(tmp_path: Path) -> None:
     reason="billiard is not installed: pip install --group reliability",
 )
 def test_a_pool_of_billiard(tmp_path: Path) -> None:
-    """Celery's own: its workers leave by `os._exit`, so what its pages tell to do is needed."""
+    """Celery's workers exit by `os._exit`, so the shutdown code from its docs page is needed."""
     expect_each_once_of(tmp_path, POOL)
 
 

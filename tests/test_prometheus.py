@@ -32,7 +32,7 @@ DASHBOARD = ROOT / "docs" / "grafana.json"
 
 
 class Scraped:
-    """A registry of its own, as Prometheus sees it."""
+    """A separate registry, as Prometheus sees it."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -227,7 +227,7 @@ def test_an_instance_may_go_below_who_reads(scraped: Scraped) -> None:
 
 
 def test_an_instance_may_go_while_somebody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither among those that live, nor among those that are gone: it counts all the same."""
+    """A function that is neither alive nor gone yet is counted all the same."""
     totals.follow()
     one = [Short()]
     one[0].f(1).result(LIMIT)
@@ -250,7 +250,7 @@ def test_an_instance_may_go_while_somebody_reads(monkeypatch: pytest.MonkeyPatch
 
 
 def run(script: str, **env: str) -> Any:
-    """What a Python of its own prints, as JSON."""
+    """Return the output of a new Python process, parsed as JSON."""
     done = subprocess.run(
         [sys.executable, "-c", script], env=os.environ | env, cwd=ROOT, timeout=LIMIT,
         stdout=subprocess.PIPE, check=True,

@@ -29,7 +29,7 @@ def test_a_view_that_comes_late_tells_who_has_it_already() -> None:
 
     def late(poke: Any) -> bool:
         del future._watch  # this once
-        # The other thread has the view that is being made here, and waits.
+        # The other thread has the view that is being created here, and waits.
         other: Any = in_thread(lambda: future._view).result()
         with other.condition:
             assert future._state == "PENDING"
@@ -51,7 +51,7 @@ def test_engines_that_come_and_go_while_somebody_looks_at_all() -> None:
 
     def make() -> None:
         while not is_over.is_set():
-            for _ in range(20):  # those before are gone by then
+            for _ in range(20):  # the earlier ones are gone by then
                 engine_of(batched(lambda items: items))
 
     makers = [in_thread(make) for _ in range(2)]
@@ -78,7 +78,7 @@ def test_the_counts_of_a_loop_that_closes_while_they_are_added_up() -> None:
     (port,) = scope._engines
 
     class Lock:
-        """The loop is closed, and forgotten, just before somebody gets the lock."""
+        """The loop is closed and forgotten just before another thread gets the lock."""
 
         def __enter__(self) -> None:
             scope._lock = lock

@@ -48,7 +48,7 @@ from tests.redis_server import PROGRAM, RedisServer, redis_server
 
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="redis-server is not installed"),
-    # redis-py leaves it to the collector to close what was cut.
+    # redis-py relies on the garbage collector to close broken connections.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
@@ -64,7 +64,7 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def broker(server: RedisServer) -> Callable[..., RedisStreams]:
-    """A broker with a stream of its own for each test."""
+    """Provide a broker with a separate stream for each test."""
     name = uuid.uuid4().hex
 
     def make(**options: Any) -> RedisStreams:
@@ -255,7 +255,7 @@ def test_on_error_and_observers_belong_to_the_worker(broker: Any) -> None:
         until(lambda: events)
     end()
     assert [items for items, _ in seen] == [[1]]
-    assert seen[0][1] is play  # what a handler submits is as safe as ever
+    assert seen[0][1] is play  # items that a handler submits are as safe as others
     assert [(event.name, event.size) for event in events] == [("handled", 1)]
 
 
@@ -286,7 +286,7 @@ def test_pickle_and_other_serializers_are_asked_for_by_name(broker: Any) -> None
         assert loud("Quiet").result(LIMIT) == "quiet"
 
 
-# ---- who writes to the stream is not always one of ours, nor well ----
+# ---- entries from other programs, and failing workers ----
 
 
 def test_entries_that_cannot_be_read_harm_nobody(broker: Any) -> None:
@@ -393,7 +393,7 @@ def test_a_server_that_is_emptied_or_made_a_replica_ends_no_worker() -> None:
             assert same(3).result(LIMIT) == 3
 
 
-# ---- what is refused ----
+# ---- refused arguments ----
 
 
 def test_large_items_and_results_go_in_steps_that_a_server_takes(
@@ -561,7 +561,7 @@ def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.Mon
         future = patient(1)
         assert sends.wait(LIMIT)
         flushed = pool.submit(patient.flush, LIMIT)
-        assert told.wait(LIMIT)  # before the item is there
+        assert told.wait(LIMIT)  # before the item exists
         gate.set()
         flushed.result(LIMIT)
         assert future.result(0) == 1
@@ -597,7 +597,7 @@ def test_close_without_a_worker(broker: Any) -> None:
         double.close(0.1)
     assert isinstance(future.exception(0), Closed)
     assert balanced(double)
-    with working(double):  # what was sent is run all the same
+    with working(double):  # items that were sent run all the same
         until(lambda: held(double._options().broker, double) == 0)
 
 
@@ -1002,7 +1002,7 @@ def test_what_others_left_is_run_again_in_pieces_that_shrink(broker: Any) -> Non
     time.sleep(2.1)
     with working(same):
         assert [future.result(LIMIT) for future in futures] == list(range(64))
-    # A free worker may take a part of a piece before the rest of the piece has arrived.
+    # A free worker may take a part of a chunk before the rest of the chunk has arrived.
     assert sum(sizes) == 64
     assert max(sizes) <= 8
 
@@ -1030,7 +1030,7 @@ def test_workers_that_were_killed_long_ago_leave_the_list(
             return {one["name"].decode() for one in client.xinfo_consumers(stream, "workers")}
 
         until(lambda: idle.name not in names())
-        assert busy.name in names()  # what it has is delivered again, and not lost
+        assert busy.name in names()  # its messages are delivered again, not lost
     assert not future.done()
 
 

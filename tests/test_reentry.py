@@ -35,7 +35,7 @@ from tests.own_process import in_own_process
 
 
 class Garbage:
-    """A cycle whose finalizer submits."""
+    """Garbage in a cycle, whose finalizer submits."""
 
     def __init__(self, f: Any, item: Any, made: list[Any]) -> None:
         self.me = self
@@ -46,7 +46,7 @@ class Garbage:
             self.made.append(self.f(self.item))
         except Closed:
             self.made.append(None)
-        except Deadlock:  # it came in a worker, in the middle of a batch, and found no room
+        except Deadlock:  # it ran in a worker, during a batch, when the queue was full
             pass
 
 
@@ -104,7 +104,7 @@ def test_finalizers_that_submit_while_it_closes() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 def test_signal_handlers_that_submit_and_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What a handler raises inside a finalizer or a weakref's callback ends there, in any program;
+    # In any program an exception of a handler is lost in a finalizer or a weakref callback;
     # pytest's own hook may be interrupted again while it formats that.
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     assert threading.current_thread() is threading.main_thread()
@@ -115,7 +115,7 @@ def test_signal_handlers_that_submit_and_raise(monkeypatch: pytest.MonkeyPatch) 
         pass
 
     def is_in_work(frame: Any) -> bool:
-        """Else it would raise between two rounds, where nobody waits for it."""
+        """Otherwise it would raise between two rounds, where nothing catches it."""
         while frame is not None and frame.f_code is not work.__code__:
             frame = frame.f_back
         return frame is not None
@@ -142,7 +142,7 @@ def test_signal_handlers_that_submit_and_raise(monkeypatch: pytest.MonkeyPatch) 
             elif n % 7 == 0:
                 future.cancel()
 
-    # By the time that the processor spends on this process: pytest-timeout has the other timer.
+    # By CPU time, because pytest-timeout uses the timer for real time.
     before = signal.signal(signal.SIGPROF, handler)
     signal.setitimer(signal.ITIMER_PROF, 0.0005, 0.0005)
     try:
@@ -160,7 +160,7 @@ def test_signal_handlers_that_submit_and_raise(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Interrupting(ManualSeam):
-    """A seam whose clock, when it is asked under the engine's lock, first does something else."""
+    """A seam whose clock runs other code first when it is read under the engine's lock."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ def test_the_deadline_of_a_call_from_within_a_call_counts() -> None:
 
 
 def test_a_call_from_within_a_call_may_wait_for_room_and_hears_of_a_close() -> None:
-    """Its future is out: nobody else will tell it."""
+    """A caller has its future, so it must be settled here."""
     seam, gated, made = Interrupting(), Gated(), []
     f = batched_with(seam, gated, size=1, capacity=1, workers=2)
     seam.engine = f._scope()
@@ -220,9 +220,10 @@ def interrupt() -> None:
 
 @contextlib.contextmanager
 def at(*steps: tuple[str, int, Any]) -> Iterator[list[Any]]:
-    """Have things done in the middle of calls of the engine in this thread, one after the other.
+    """Run actions during calls of the engine in this thread, one after the other.
 
-    Each is `act()` so many lines after a function of that name has begun. Gives those not done.
+    Each `act()` runs a number of lines after a function of that name has begun. Return the actions
+    that did not run.
     """
     left = list(steps)
     lines = -1
@@ -231,7 +232,7 @@ def at(*steps: tuple[str, int, Any]) -> Iterator[list[Any]]:
         nonlocal lines
         if not left or "batchify" not in frame.f_code.co_filename:
             return None
-        if frame.f_code.co_name == "pass_lock":  # no handler could raise where a trace can
+        if frame.f_code.co_name == "pass_lock":  # a trace function can raise where no handler could
             return None
         name, line, act = left[0]
         if lines < 0 and event == "call" and frame.f_code.co_name == name:
@@ -253,8 +254,8 @@ def at(*steps: tuple[str, int, Any]) -> Iterator[list[Any]]:
         sys.settrace(None)
 
 
-# Each test that breaks calls off runs in a process of its own: CPython may go on handling what a
-# trace function broke into, and every later exception of the thread would have that as its context.
+# Each test that interrupts calls runs in a separate process: CPython may continue to handle the
+# exception of a trace function, and make it the context of all later exceptions in the thread.
 
 
 @pytest.mark.parametrize("options", [{}, {"key": str}], ids=str)
@@ -329,7 +330,7 @@ def test_nothing_is_kept_of_calls_that_a_handler_broke_off(is_keyed: bool) -> No
 
 
 def _break_off_calls(is_keyed: bool) -> None:
-    """Each with a key, or extra arguments, of its own, interrupted at each line."""
+    """Calls with different keys or extra arguments, interrupted at each line."""
     kept: list[weakref.ref[Token]] = []
     f: Any
     if is_keyed:
@@ -358,7 +359,7 @@ def test_a_count_that_a_handler_breaks_off_leaves_the_others_whole() -> None:
 
 
 def _break_off_a_count() -> None:
-    """Interrupted at each line, where it meets a number for the first time."""
+    """Interrupted at each line of the code that handles a number for the first time."""
     for line in range(100):
         recorder = Recorder(6)
         recorder.add([1.0, 3.0])
@@ -385,7 +386,7 @@ def test_a_call_in_the_middle_of_stats_is_looked_at() -> None:
 
 
 def test_a_call_in_the_middle_of_one_that_comes_late_is_refused() -> None:
-    """Nobody looks at a closed function by chance."""
+    """No later call happens to dispatch the items of a closed function."""
     f = batched(lambda items: items, linger=None)
     made: list[Any] = []
     with at(
@@ -397,7 +398,7 @@ def test_a_call_in_the_middle_of_one_that_comes_late_is_refused() -> None:
 
 
 def test_a_call_that_is_refused_in_the_middle_of_a_change_does_not_look() -> None:
-    """At any line of it, where another call has just been noted, to be looked at later."""
+    """At any line, when another call was just recorded for a later dispatch."""
     made: list[Any] = []
 
     def call_twice(f: Any) -> None:
@@ -453,9 +454,9 @@ def test_who_waits_is_cancelled_while_a_close_seals() -> None:
 
 
 def broken_off(work: Any, engine: Any, after: int) -> bool:
-    """Do `work`, and raise at its line number `after` of those that change what is where.
+    """Do `work`, and raise at line number `after` of those that move items.
 
-    False when it has fewer.
+    Return False if there are fewer lines.
     """
     lines = 0
 
@@ -488,7 +489,7 @@ def broken_off(work: Any, engine: Any, after: int) -> bool:
 def test_a_change_that_is_broken_off_is_mended(
     is_grouped: bool, is_moved: bool, is_mend_hit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By who made it; when that is broken off, too, by whoever comes next."""
+    """The caller that made it repairs it; if that is interrupted too, the next caller does."""
     key = (lambda item: "one") if is_grouped else None
     for after in range(1, 200):
         f = batched_with(
@@ -516,7 +517,7 @@ def test_a_change_that_is_broken_off_is_mended(
         assert stats.pending == len(live)
         assert stats.running == 0
         assert stats.accepted == stats.cancelled + len(live)
-        for n in range(f.capacity - len(live)):  # no room is lost, and none won
+        for n in range(f.capacity - len(live)):  # no capacity is lost or gained
             live.append(f.submit_nowait(n))
         f.flush(LIMIT)
         assert all(future.done() for future in live)
@@ -528,7 +529,7 @@ def test_a_change_that_is_broken_off_is_mended(
 
 @pytest.mark.parametrize("kind", ["plain", "moved", "grouped", "chunk"])
 def test_a_mend_that_is_broken_off_is_mended(kind: str) -> None:
-    """A batch was taken, and its thread broken off before it began; then what mends that, too."""
+    """A thread was interrupted between taking and starting a batch, and during the repair too."""
     key = (lambda item: "one") if kind == "grouped" else None
     for after in range(1, 400):
         gated = Gated()
@@ -630,10 +631,10 @@ def test_a_map_that_the_collector_closes_in_the_middle_of_a_call() -> None:
         gated.let()
         assert next(cycle[0]) == ("done", 0)
         gated.wait_started(2)
-        futures = [f(100 + n) for n in range(4)]  # all the room that there is
+        futures = [f(100 + n) for n in range(4)]  # the whole capacity
         del cycle
         route, terms = engine.way(gated, 200, (), {}, lambda: f)
-        # It has room when the next one is cancelled: then the collector is called, in C.
+        # It gets capacity when the next one is cancelled; then the collector is called, in C.
         waiting = engine.submit(route, 200, terms, admitted=gc.collect)
         assert futures[0].cancel()
         return waiting
@@ -727,7 +728,7 @@ def test_a_flushed_batch_that_is_broken_off_is_flushed_when_it_runs(priority: in
 
 
 def making_its_engine(monkeypatch: pytest.MonkeyPatch, act: Any) -> Any:
-    """A function that calls `act(itself)` while its first engine is made, as a handler might."""
+    """Return a function that calls `act(function)` while its first engine is created."""
 
     @batched
     async def f(items: list[int]) -> list[int]:
@@ -748,7 +749,7 @@ def making_its_engine(monkeypatch: pytest.MonkeyPatch, act: Any) -> Any:
 def test_a_new_engine_that_a_handler_broke_off_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Else neither an exit nor a fork would know of what it has."""
+    """Otherwise neither an exit nor a fork would know of its items."""
 
     def interrupt(_: Any) -> None:
         raise KeyboardInterrupt
@@ -774,7 +775,7 @@ def test_a_function_that_is_closed_while_its_engine_is_made(
 
 
 def test_a_loop_is_attended_though_a_handler_broke_that_off() -> None:
-    """What is left when it is closed ends, then."""
+    """The remaining items end when it is closed."""
     loop: Any = asyncio.new_event_loop()
     call_later = loop.call_later
 
@@ -803,7 +804,7 @@ def test_a_call_in_the_middle_of_a_cancel_that_is_too_late_is_looked_at() -> Non
     f = batched(lambda items: items, size=2, linger=60)
     future = f("outer")
     engine: Any = f._scope()
-    until(lambda: engine._idle)  # else it is the worker who looks
+    until(lambda: engine._idle)  # else the worker dispatches
     begin = engine._begin
     made: list[Any] = []
 
@@ -856,7 +857,7 @@ def test_items_that_are_cancelled_in_the_middle_of_their_take() -> None:
     assert has_begun.wait(LIMIT)
     futures = [f(1), f(2)]
     calls = []
-    for n in (3, 4):  # the one has room when the first has ended, the other has not
+    for n in (3, 4):  # one gets capacity when the first has ended, the other does not
         calls.append(in_thread(f, n))
         until(lambda n=n: f.stats().submitted == n + 1)  # type: ignore[misc]
     engine: Any = f._scope()

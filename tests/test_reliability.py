@@ -67,7 +67,7 @@ def test_every_promise_has_a_test_and_says_what_went_wrong_elsewhere(contract: s
 
 
 class Refusing(ThreadSeam):
-    """A machine that has no thread to spare for a while."""
+    """A machine that cannot start threads for a while."""
 
     def __init__(self) -> None:
         self.has_threads = False
@@ -163,7 +163,7 @@ def test_a_jump_of_the_clock_lets_what_is_late_leave_once() -> None:
     late = [f(n) for n in range(3)]
     seam.advance(1_000_000.0)
     assert [future.done() for future in late] == [True] * 3
-    young = f(3)  # a stale timer would let it leave at once
+    young = f(3)  # a stale timer would dispatch it at once
     seam.advance(4.9)
     assert not young.running()
     assert not young.done()
@@ -172,7 +172,7 @@ def test_a_jump_of_the_clock_lets_what_is_late_leave_once() -> None:
     assert gated.batches == [[0, 1, 2], [3]]
 
 
-# ---- C-70: one that gets room, one that wakes up ----
+# ---- C-70: one call gets capacity, one thread wakes up ----
 
 
 def test_one_free_slot_wakes_one_of_five_hundred_blocked_callers() -> None:

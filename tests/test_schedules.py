@@ -55,7 +55,7 @@ def test_a_seed_gives_the_same_schedule_again(level: str) -> None:
 
 
 def find(body: Callable[[Sim], None], count: int = 200) -> str:
-    """What the first schedule tells in which `body` goes wrong."""
+    """Return the report of the first schedule in which `body` fails."""
     with baton():
         for seed in range(count):
             try:
@@ -73,7 +73,7 @@ def test_a_lost_wake_up_is_found_and_shown() -> None:
         def look_then_sleep() -> None:
             if not box:
                 sim.step()
-                bell.is_rung = False  # the fault: it forgets what came meanwhile
+                bell.is_rung = False  # the fault: it forgets items that arrived in the meantime
                 bell.wait(None)
 
         sleeper = sim.go(look_then_sleep)
@@ -156,7 +156,7 @@ def test_what_is_correct_is_not_accused() -> None:
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_applies(mutant: mutants.Mutant) -> None:
-    """Else `python -m tests.mutants` would not test what it says."""
+    """Otherwise `python -m tests.mutants` would not test what it claims to."""
     before, after = mutants.patched(mutant)
     assert before != after
     compile(after, mutant.file, "exec")

@@ -33,7 +33,7 @@ MARK = re.compile(r"secret-\w+-\d+")
 
 
 class Marked:
-    """Something of a caller's, that shows its marker wherever it is shown."""
+    """A value of one caller, which shows its marker wherever it is printed."""
 
     def __init__(self, what: str, n: int) -> None:
         self.n = n
@@ -66,7 +66,7 @@ def marks_in(*things: Any) -> set[str]:
 
 
 def led_to(thing: Any) -> Iterator[Any]:
-    """What somebody can get at who has `thing`."""
+    """Yield the objects that can be reached from `thing`."""
     if isinstance(thing, dict):
         yield from list(thing.items())
     elif isinstance(thing, (list, tuple, set, frozenset)) or type(thing).__name__ == "deque":
@@ -108,9 +108,9 @@ def locals_of(frame: types.FrameType) -> dict[str, Any]:
 
 
 def frames_of(traceback: types.TracebackType) -> Iterator[types.FrameType]:
-    """Its frame, and those of the engine from which that was called.
+    """Yield a frame, and the engine's frames below it.
 
-    The others below are the frames of whoever runs the engine: an event loop, and the program.
+    The frames below those belong to the event loop and the program.
     """
     frame: types.FrameType | None = traceback.tb_frame
     if traceback.tb_frame.f_code not in (call.__code__, acall.__code__):  # the caller's own
@@ -156,11 +156,11 @@ def test_the_search_finds_what_is_planted() -> None:
     assert marks_in(raised(Oops()), lambda: 1, batchify.BatchFuture) == set()
 
 
-# ---- what reaches the callers, and everybody ----
+# ---- what reaches the callers, and what is public ----
 
 
 class Watch:
-    """What everybody can see while a test runs."""
+    """Everything that is public while a test runs."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -217,7 +217,7 @@ class Uncopied(Exception):
 
 
 def results(how: str, items: list[Any], count: int = 0) -> Any:
-    """What a batch function makes of `items`. Its locals hold them all."""
+    """Return the results for `items`; the locals of this frame hold all of them."""
     everything = {"items": items, "text": repr(items)}
     helper(everything, how)
     if how == "element":
@@ -315,14 +315,14 @@ def function(how: str, watch: Watch, is_async: bool, is_method: bool, options: A
 
 
 class Got:
-    """What the callers got: for each, what is its own, and the outcome."""
+    """What the callers got: the values and the outcome of each."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self.errors: list[tuple[int, BaseException]] = []
 
     def note(self, n: int, error: BaseException) -> None:
-        """As an error tracker does, at once; and it is kept for later."""
+        """Search at once, as an error tracker does, and keep the error for later."""
         self.errors.append((n, error))
         shown: list[str] = [str(error), repr(error), *getattr(error, "__notes__", ())]
         traceback = error.__traceback__
@@ -336,12 +336,12 @@ class Got:
     def check(self) -> None:
         """Nothing leads to the markers of others, when the batches are over."""
         for n, error in self.errors:
-            # Until then: the task of a batch on a loop lets go of it one step after its end.
+            # Until then, because the task of a batch on a loop drops it one step after its end.
             until(lambda n=n, error=error: marks_in(error) <= marks_of(n))
 
 
 def marks_of(n: int) -> set[str]:
-    """What caller n gave and got; the extra argument is that of its whole batch."""
+    """Return what caller n passed and got; the extra argument belongs to its whole batch."""
     return {f"secret-item-{n}", f"secret-value-{n}", f"secret-extra-{n // 4}"}
 
 
@@ -408,7 +408,7 @@ def test_nobody_learns_of_others(how: str, is_async: bool, watch: Watch) -> None
             watch.look(f, f.stats(), f.stats().explain())
 
 
-# ---- what is open to all: the frames of the engine, and what is passed to the log ----
+# ---- what is public: the frames of the engine, and log records ----
 
 
 def test_no_event_and_no_failure_shows_content() -> None:
@@ -431,7 +431,7 @@ def test_no_event_and_no_failure_shows_content() -> None:
 
 
 def test_what_comes_while_a_batch_still_runs_shows_nobody_elses_result() -> None:
-    """A callback is called below the frames to which an error of its own leads."""
+    """A callback runs below the frames to which its own error refers."""
     shown: set[str] = set()
 
     def callback(future: Any) -> None:
@@ -456,7 +456,7 @@ def test_what_comes_while_a_batch_still_runs_shows_nobody_elses_result() -> None
 
 
 def test_no_error_leads_to_the_background_loop() -> None:
-    """Which has the batches of everybody: from 3.12 on `f_back` leads to the frame it runs in."""
+    """A task has all callers' batches: since 3.12 `f_back` leads to the frame in which it runs."""
 
     @batched
     async def f(items: list[Any]) -> None:
@@ -476,7 +476,7 @@ def test_no_error_leads_to_the_background_loop() -> None:
         return found
 
     def is_of_the_bottom(value: Any) -> bool:
-        """It knows what it does, by functions that know nothing else, and since when."""
+        """It holds its function and its start time, and nothing else."""
         return isinstance(value, float) or (
             isinstance(value, types.FunctionType) and value.__closure__ is None
         )
@@ -600,7 +600,7 @@ def test_the_function_runs_in_nobodys_context() -> None:
     end()
     until(lambda: len(called) == 16 * len(functions))
     assert all(context == n for context, n in called)
-    # The batches set it too: what one sets, its own handler and its observers may see.
+    # Batches set it too; the handler and the observers of a batch may see its value.
     assert seen.pop("on_error") <= {"nobody", "the batch"}
     assert seen.pop("observer") <= {"nobody", "the batch"}
     expected = {"def", "async def", "generator", "async generator"}
@@ -726,7 +726,7 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "getenv", "system", 
 
 
 def offences(source: str) -> list[str]:
-    """What the code of this project must not have: `line: what`."""
+    """Return forbidden code of this project, as `line: what`."""
     found = []
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []

@@ -43,7 +43,7 @@ def make(kind: str, work: Callable[[list[Any]], None], **options: Any) -> Any:
 
 
 def check_after(f: Any, told: str, stop: str) -> None:
-    """Check that a close that returned has closed, and any other left it open."""
+    """Check that a close closes if it returns, and else leaves it open."""
     if told == "returned" and not stop.startswith("flush"):
         with pytest.raises(Closed):
             f("late")
@@ -58,7 +58,7 @@ def check_after(f: Any, told: str, stop: str) -> None:
 @every_stop
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_from_its_own_batch(kind: str, stop: str) -> None:
-    """The batch would wait for itself: `Deadlock`, and still open. `cancel` does not wait for it."""
+    """A batch that waits for itself gets `Deadlock`; still open. `cancel` does not wait for it."""
     told: list[str] = []
 
     def work(items: list[Any]) -> None:

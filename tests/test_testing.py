@@ -35,7 +35,7 @@ where: ContextVar[str] = ContextVar("where", default="nowhere")
 
 
 class Batches(list[list[Any]]):
-    """Gives back what it is given, and notes it."""
+    """Returns its items, and records them."""
 
     def __call__(self, items: list[Any]) -> list[Any]:
         self.append(list(items))
@@ -62,7 +62,7 @@ def test_calls_run_at_once_as_batches_of_one() -> None:
 
 
 def test_a_function_that_was_called_before_and_after() -> None:
-    """The short way that calls take to their queue is not taken meanwhile."""
+    """Calls do not take the short path to their queue in the block."""
     batches = Batches()
     f = batched(batches, size=2, linger=NEVER)
     first = f(1)
@@ -300,12 +300,12 @@ def test_the_current_loop_of_the_thread_stays() -> None:
     assert in_thread(main).result(LIMIT)
 
 
-# ---- what is left ----
+# ---- items that are not done ----
 
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without what other tests left, on clocks that stand still."""
+    """Return `unresolved()` without items of other tests on stopped clocks."""
     before = lifecycle.all_engines()
     found = testing._engines
     monkeypatch.setattr(

@@ -488,7 +488,7 @@ def test_close_from_many_threads_at_once() -> None:
 
 @pytest.fixture
 def _threads_alternate() -> Iterator[None]:
-    """Threads take turns every 20 us, also in the middle of what they do."""
+    """Switch threads every 20 us, even in the middle of an operation."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(2e-5)
     yield
@@ -522,7 +522,7 @@ def test_every_accepted_item_ends_when_close_races_with_submits() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"capacity": 3}, {"key": abs}], ids=str)
 def test_a_call_at_any_line_of_a_close(options: dict[str, Any]) -> None:
-    """It is accepted, and its item runs, or it is refused; also while `close` empties the queue."""
+    """Calls are accepted and run, or refused, also while `close` empties the queue."""
     accepted = refused = 0
     while True:
         f = batched(lambda items: items, linger=None, size=3, **options)
@@ -538,7 +538,7 @@ def test_a_call_at_any_line_of_a_close(options: dict[str, Any]) -> None:
                     sys.settrace(None)
                     engine = f._scope().here()
                     before = len(engine.intake)
-                    calls.append(in_thread(f, 2))  # it may wait until `close` lets go of the lock
+                    calls.append(in_thread(f, 2))  # it may wait until `close` releases the lock
                     if has_gil() or not engine._lock._is_owned():  # else it does so at once
                         until(
                             lambda: len(engine.intake) != before or not calls[0].thread.is_alive()
@@ -779,7 +779,7 @@ def test_close_from_a_callback_never_joins_itself() -> None:
 
 
 def test_extra_arguments_that_come_and_go_in_many_threads() -> None:
-    """Two who forget the same extra arguments at once must not end a worker."""
+    """Two threads that drop the same extra arguments at once must not end a worker."""
 
     @batched(workers=4, size=2)
     def f(items: list[int], key: int) -> list[int]:
@@ -802,10 +802,10 @@ def test_extra_arguments_that_come_and_go_in_many_threads() -> None:
 
 def test_two_starts_at_once_leave_the_collector_on(monkeypatch: pytest.MonkeyPatch) -> None:
     class Collector:
-        is_on = False  # somebody else is starting a thread
+        is_on = False  # another caller is starting a thread
 
         def isenabled(self) -> bool:
-            was_on, self.is_on = self.is_on, True  # and has done so before we go on
+            was_on, self.is_on = self.is_on, True  # and has done so before this one continues
             return was_on
 
         def enable(self) -> None:
@@ -821,7 +821,7 @@ def test_two_starts_at_once_leave_the_collector_on(monkeypatch: pytest.MonkeyPat
 
 
 def test_start_while_no_thread_is_to_be_had() -> None:
-    """A call is on the way in when another thread starts again."""
+    """A call is being submitted when another thread starts the function again."""
 
     class Refusing(seam.ThreadSeam):
         refusals = 0
@@ -888,7 +888,7 @@ def test_a_caller_that_looks_while_the_worker_falls_asleep_is_seen(
 def test_a_callback_waits_for_what_ends_meanwhile(
     when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its thread runs callbacks one after the other: what wakes it must not be one of them."""
+    """A thread runs callbacks one after the other, so none of them must be what wakes it."""
     gated = Gated()
     g = batched_with(ThreadSeam(), gated, workers=1)
     other = g(1)

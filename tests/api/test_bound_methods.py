@@ -19,7 +19,7 @@ from batchify import batched
 
 
 class Store:
-    """Every kind of batched method, and a plain one beside each to compare with."""
+    """Every kind of batched method, each with a plain one for comparison."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -76,7 +76,7 @@ class Keeper:
 
 
 class Slotted:
-    """Without weak references, as `__slots__` leaves it."""
+    """A class with `__slots__`, whose instances cannot be weakly referenced."""
 
     __slots__ = ("name",)
 
@@ -239,7 +239,7 @@ def test_a_signal_forgets_a_receiver_whose_instance_is_gone() -> None:
     assert not list(signal.receivers_for(None))
 
 
-# ---- what a method tells of itself ----
+# ---- introspection ----
 
 
 def test_its_function_and_its_instance() -> None:

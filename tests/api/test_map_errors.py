@@ -31,7 +31,7 @@ class Collection:
 
 
 class Counting:
-    """An iterator that could go on after its error."""
+    """An iterator that could continue after its error."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -52,7 +52,7 @@ def unused(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def used(function: Callable[..., Any], **options: Any) -> Any:
-    """Return a batched function after its first calls: they go another way than later ones."""
+    """Return a batched function after its first calls, which take another path than later ones."""
     f = batched(function, **options)
     assert f(1).result(60) == 1
     assert f(2).result(60) == 2

@@ -25,7 +25,7 @@ def echo(items: list[Any]) -> list[Any]:
 
 
 class Index:
-    """An integer type of somebody else."""
+    """An integer type of another library."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -173,7 +173,7 @@ def test_other_times_out_of_range_are_refused(value: Any) -> None:
     assert f(1).result(60) == 1  # nothing was closed by it
 
 
-# ---- what is still to come, and what is gone ----
+# ---- options that are planned or removed ----
 
 
 @pytest.mark.parametrize("option", ["size", "linger", "workers"])

@@ -120,7 +120,7 @@ def test_a_priority_goes_before_what_waits(source: Any) -> None:
 
 
 def test_full_batches_of_a_collection_where_the_options_allow_it() -> None:
-    """A timeout does: full batches go in only where there is capacity."""
+    """With a timeout, full batches are submitted only if there is capacity."""
     f = batched(lambda items: items, size=4)
     assert list(f.options(timeout=1).map(range(8), window=8)) == list(range(8))
     assert [f.stats().sizes.p50, f.stats().batches] == [4, 2]

@@ -20,7 +20,7 @@ async def adouble(items: list[int]) -> list[int]:
 
 
 class Slow:
-    """An observer of a `def` that ends when the loop has run meanwhile."""
+    """An observer of a `def` that returns once the loop has run in the meantime."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()

@@ -360,7 +360,7 @@ APP = """
 
 @pytest.mark.deep
 def test_time_limits_of_a_served_application() -> None:
-    """A FastAPI endpoint and a middleware with a limit answer 504; what is in time is answered."""
+    """A FastAPI endpoint and a middleware with a time limit answer 504, except when in time."""
     for module in ("fastapi", "uvicorn", "anyio"):
         pytest.importorskip(module)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -392,7 +392,7 @@ def test_time_limits_of_a_served_application() -> None:
     assert "Traceback" not in errors
 
 
-# ---- what a future looks like ----
+# ---- repr and type of a future ----
 
 
 def test_the_repr_names_the_function_and_no_item(f: Any) -> None:

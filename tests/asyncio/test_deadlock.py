@@ -17,7 +17,7 @@ Way = Callable[[Any, int], Awaitable[Any]]
 
 
 def calling_itself(way: Way, workers: int = 1) -> Any:
-    """A function whose batch for n > 0 waits, in this way, for its own item n - 1."""
+    """Return a function whose batch for n > 0 waits in this way for its own item n - 1."""
 
     @batched(size=1, workers=workers, name="embed")
     async def f(items: list[int]) -> list[Any]:

@@ -86,7 +86,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 
 
 def outcome_of(act: Callable[[], Any]) -> Any:
-    """What `act` returns, or the type and the arguments of what it raises."""
+    """Return the result of `act`, or the type and arguments of its error."""
     try:
         return act()
     except BaseException as error:

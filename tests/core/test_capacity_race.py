@@ -51,6 +51,6 @@ def test_an_entry_that_comes_late_does_not_wait_for_capacity_that_is_free(
     forming.accept()
     assert list(intake) == [late]
     assert not forming.is_pressed
-    assert forming.seen != len(intake)  # so whoever called looks again
+    assert forming.seen != len(intake)  # so the caller dispatches again
     forming.accept()
     assert forming.pending == 3

@@ -168,7 +168,7 @@ def evaluated(code: str) -> Exception:
     raise AssertionError
 
 
-# Each with what it holds outside of `args`.
+# Each with its content outside of `args`.
 EXCEPTIONS: dict[str, tuple[Callable[[], Exception], list[str]]] = {
     "plain": (lambda: ValueError("wrong", 3), []),
     "SystemError": (lambda: SystemError("bad"), []),

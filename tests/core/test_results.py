@@ -39,7 +39,7 @@ def outcomes(function: Any, items: Any, **options: Any) -> list[Any]:
 
 
 def results_of(make: Callable[[list[Any]], Any], items: Any = ("a", "b", "c")) -> list[Any]:
-    """`outcomes` of a `def` and of an `async def`, which must be alike."""
+    """Return the `outcomes` of a `def`, after checking that an `async def` has the same."""
 
     async def afunction(items: list[Any]) -> Any:
         return make(items)
@@ -322,7 +322,7 @@ def test_arrays_of_numpy_count_by_their_first_axis() -> None:
         assert message_of(lambda items, scalar=scalar: scalar)
 
 
-# ---- what is refused, and what it says ----
+# ---- refused return values and their messages ----
 
 PER_ITEM = "return one result per item, in order, or a mapping {item: result}"
 

@@ -189,7 +189,7 @@ def test_unhashable_extra_arguments_name_the_function(value: Any, how: str, is_e
 
 
 def test_keys_are_equal_or_not_as_python_says() -> None:
-    """`key` says which items may share a batch, so it may give equal values of several types."""
+    """`key` decides which items share a batch, so it may return equal values of several types."""
     f = batched(lambda items: [len(items)] * len(items), linger=None, key=lambda item: item)
     futures = [f(1), f(True), f(1.0), f(2)]
     f.flush()

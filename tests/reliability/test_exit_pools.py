@@ -173,7 +173,7 @@ FORKS = ("processes", "processes_async", "child")
 
 
 def ways_of(process: str, ways: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the ways that this interpreter serves while `process` exits."""
+    """Return the pools that this interpreter supports during exit."""
     if not has_gil():  # a child that is forked while other threads run may hang in CPython
         ways = tuple(way for way in ways if way not in FORKS)
     if NO_LATE_THREADS and process in ("main", "os.fork"):

@@ -35,7 +35,7 @@ def no_more_threads():
 
 
 class End:
-    """What a script wrote, and how it ended."""
+    """The output of a script, and how it ended."""
 
     def __init__(self, script: str, where: Path) -> None:
         ended = run_script(where, START + dedent(script))

@@ -102,7 +102,7 @@ CLEARS_NAMES_FIRST = not has_gil() and sys.version_info < (3, 14)
 def expect_an_answer_at_once(where: Path, kind: str, state: str, call: str, place: str) -> None:
     answer = told(where, SCRIPT, kind, state, call, place)
     if CLEARS_NAMES_FIRST and state == "called before":
-        return  # the script has ended, and was quiet
+        return  # the script has ended without output
     if call in ANSWERS:
         assert answer == ANSWERS[call]
     else:
@@ -174,10 +174,10 @@ class Late:
 
 
 def end_of(fs: list[Any], before: Callable[[], object] = lambda: None) -> Any:
-    """Return what a call gives that comes from the finalizer of a cycle with the function.
+    """Return the result of a call from the finalizer of a cycle that contains the function.
 
     Args:
-        fs: the function, which this takes out: the caller must not hold it.
+        fs: a list with the function, which is removed, because the caller must not keep it.
         before: called by the finalizer before its call.
     """
     late = Late(fs.pop(), before)
@@ -200,7 +200,7 @@ def test_a_function_in_a_cycle_that_was_never_called_refuses() -> None:
 
 
 def leave(name: str, engine: Any) -> Callable[[], None]:
-    """Return a function that waits for the threads of a function to leave, if they are to."""
+    """Return a function that waits until the threads of a function have ended."""
     weak = ref(engine)
 
     def wait() -> None:

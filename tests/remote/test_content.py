@@ -39,14 +39,14 @@ class Slotted(Exception):
 
 
 class LeavesOut(Exception):
-    """Its own way to be pickled leaves something out."""
+    """An exception whose pickling loses some content."""
 
     def __reduce__(self) -> Any:
         return type(self), self.args
 
 
 class Locked(Exception):
-    """It has a state that cannot be pickled."""
+    """An exception whose state cannot be pickled."""
 
     def __init__(self, text: str, *, code: int) -> None:
         super().__init__(text)
@@ -56,7 +56,7 @@ class Locked(Exception):
 
 
 class Unsendable(Exception):
-    """What it says cannot be pickled."""
+    """An exception whose arguments cannot be pickled."""
 
 
 def with_fields(error: Exception, **fields: Any) -> Exception:

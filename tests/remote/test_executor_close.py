@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Recorder(Executor):
-    """Runs tasks at once, and notes when it is shut down."""
+    """Runs tasks at once, and records when it is shut down."""
 
     def __init__(self, log: list[str]) -> None:
         self.log = log
@@ -56,7 +56,7 @@ def alive(process: int) -> bool:
     return True
 
 
-# ---- who is shut down ----
+# ---- which executors are shut down ----
 
 
 def test_close_shuts_down_what_was_made() -> None:
@@ -97,7 +97,7 @@ def test_an_executor_that_was_given_goes_on() -> None:
 
 
 def test_an_executor_that_others_hold_goes_on() -> None:
-    """A factory that always gives the same one, or keeps what it made."""
+    """A factory that always returns the same executor, or keeps a reference to it."""
     log: list[str] = []
     shared = Recorder(log)
     f = batched(elsewhere.where, executor=lambda: shared)
@@ -196,7 +196,7 @@ def test_of_a_class_method() -> None:
 
 
 class Slow(Recorder):
-    """A shutdown that ends when the test lets it."""
+    """A shutdown that ends when the test releases it."""
 
     def __init__(self, log: list[str]) -> None:
         super().__init__(log)

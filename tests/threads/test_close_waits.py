@@ -15,7 +15,7 @@ from batchify import Closed, batched
 class Slow:
     """An observer that is still busy when `close` is called.
 
-    It looks for a while whether the close returns before it has ended: a close that waits does not.
+    It checks for a while whether the close returns before it has ended, which it must not.
     """
 
     def __init__(self) -> None:
@@ -226,7 +226,7 @@ def test_two_functions_that_close_each_other_in_observers() -> None:
 
 
 def test_close_on_the_thread_of_the_loop() -> None:
-    """As in a notebook: the loop cannot go on until it returns."""
+    """As in a notebook: the loop cannot continue until the call returns."""
     f = batched(adouble)
     events: list[object] = []
     f.observe(events.append)

@@ -20,7 +20,7 @@ Way = Callable[[Any, int], Any]
 
 
 def calling_itself(way: Way, workers: int = 1, **options: Any) -> Any:
-    """A function whose batch for n > 0 waits, in this way, for its own item n - 1."""
+    """Return a function whose batch for n > 0 waits in this way for its own item n - 1."""
 
     @batched(size=1, workers=workers, name="embed", **options)
     def f(items: list[int]) -> list[Any]:
@@ -310,7 +310,7 @@ def test_a_stall_that_cannot_be_proven_is_logged(
         future = f(1)
         while not caplog.records:
             threading.Event().wait(0.01)
-        f.workers = 2  # the way out that the message names
+        f.workers = 2  # the solution that the message names
         assert future.result(LIMIT) == "end"
     [record] = caplog.records
     assert record.levelname == "WARNING"

@@ -81,7 +81,7 @@ def raised(error: Exception) -> Exception:
 
 
 class Seen:
-    """What one can see of an exception, and of all that it leads to."""
+    """Return what can be seen of an exception and of everything that it refers to."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.shown: list[Any] = []
@@ -105,7 +105,7 @@ def entries(first: TracebackType | None) -> list[tuple[int, int]]:
 
 
 class Rows:
-    """A generator that was told of an error, keeps it, and goes on."""
+    """A generator that catches an error, keeps it, and continues."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -292,7 +292,7 @@ def test_one_object_raised_by_every_batch_does_not_grow(drive: Any, kind: Any) -
     assert sizes[1:] == [sizes[1]] * 4
 
 
-# ---- what the callers see ----
+# ---- what callers see ----
 
 
 def fails_inside(items: list[Any]) -> Any:
