@@ -120,7 +120,7 @@ mutant(
     "a-wait-that-is-over-leaves-its-bell", "future.py",
     "                self._unwatch(engine, poke)",
     "                pass",
-    *in_file("futures", "test_waits_in_vain_leave_nothing_behind"),
+    *in_file("futures", "test_waits_that_time_out_leave_nothing_behind"),
 )  # fmt: skip
 mutant(
     "the-second-check-of-a-ring-is-left-out", "waits.py",
@@ -138,7 +138,7 @@ mutant(
     "who-has-got-room-waits-for-it-still", "forming/states.py",
     "        return state.holders(me) if state.__class__ is Waiting else None",
     "        return state.holders(me)",
-    *in_file("threads", "test_who_has_got_room_and_is_not_awake_yet_is_no_deadlock"),
+    *in_file("threads", "test_a_caller_with_capacity_that_is_not_awake_yet_is_no_deadlock"),
 )  # fmt: skip
 mutant(
     "a-wait-stays-noted", "waits.py",
@@ -362,7 +362,7 @@ mutant(
     "runs-again-after-a-stop", "engine/running.py",
     "        return self._is_stopping or self.state is CLOSED",
     "        return self.state is CLOSED",
-    *in_file("policies", "test_the_stop_ends_what_runs_and_is_to_run_again"),
+    *in_file("policies", "test_the_stop_ends_running_items_that_ask_for_a_retry"),
 )  # fmt: skip
 mutant(
     "announce-skips-the-first", "engine/telling.py",
@@ -530,13 +530,13 @@ mutant(
     "a-fault-ends-its-worker", "engine/mending.py",
     "            pause = _recover(recover, fault, args, pause)",
     "            raise",
-    *in_file("interrupts", "test_a_worker_that_is_killed_goes_on"),
+    *in_file("interrupts", "test_a_killed_worker_continues"),
 )  # fmt: skip
 mutant(
     "nobody-finds-the-batch-of-a-killed-worker", "engine/threads.py",
     "            if batch.thread == get_ident():\n                self._let_slip(batch)\n",
     "            if batch.thread == get_ident():\n                pass\n",
-    *in_file("interrupts", "test_a_worker_that_is_killed_goes_on"),
+    *in_file("interrupts", "test_a_killed_worker_continues"),
 )  # fmt: skip
 mutant(
     "a-worker-sleeps-without-a-last-look", "engine/threads.py",
@@ -606,7 +606,7 @@ mutant(
     "a-task-that-ends-does-not-look", "engine/loop.py",
     "            if not self.port.loop.is_closed():\n                self._look()\n",
     "",
-    *in_file("asyncio", "test_a_batch_that_leaves_a_variable_behind_holds_nobody_up"),
+    *in_file("asyncio", "test_a_batch_that_leaves_a_variable_behind_delays_no_other"),
 )  # fmt: skip
 
 # ---- forming ----
@@ -615,14 +615,14 @@ mutant(
     "a-full-line-waits-for-one-more", "forming/plain.py",
     "        if live >= self.size:",
     "        if live > self.size:",
-    *in_file("forming", "test_what_comes_while_the_worker_is_busy_is_the_next_batch"),
+    *in_file("forming", "test_items_that_arrive_while_the_worker_is_busy_form_the_next_batch"),
     *in_file("forming"),
 )  # fmt: skip
 mutant(
     "last-in-first-out", "forming/plain.py",
     "map(deque.popleft, ",
     "map(deque.pop, ",
-    *in_file("forming", "test_what_comes_while_the_worker_is_busy_is_the_next_batch"),
+    *in_file("forming", "test_items_that_arrive_while_the_worker_is_busy_form_the_next_batch"),
 )  # fmt: skip
 mutant(
     "the-lines-order-is-broken", "forming/plain.py",
@@ -631,7 +631,7 @@ mutant(
     "            entries.rotate(1)\n"
     "            entry = entries[0]\n"
     "            if entry is line.forced",
-    *in_file("forming", "test_hurry_lets_everything_leave_full_batches_as_ever"),
+    *in_file("forming", "test_hurry_dispatches_everything_in_full_batches"),
 )  # fmt: skip
 mutant(
     "each-item-starts-the-linger-anew", "forming/plain.py",
@@ -643,7 +643,7 @@ mutant(
     "threshold-off-by-one", "forming/plain.py",
     "max(1, self.size - self.grouped + self.dead)",
     "max(1, self.size - self.grouped + self.dead + 1)",
-    *in_file("forming", "test_between_the_first_item_and_a_full_batch_nobody_looks"),
+    *in_file("forming", "test_no_caller_dispatches_between_the_first_item_and_a_full_batch"),
 )  # fmt: skip
 mutant(
     "room-for-one-too-many", "forming/plain.py",
@@ -662,7 +662,7 @@ mutant(
     "a-cancelled-wait-stays-counted", "forming/base.py",
     "            self.dead += 1\n            self.waiting -= 1\n            return False",
     "            self.dead += 1\n            return False",
-    *in_file("asyncio", "test_a_call_that_gave_up_waiting_for_room_is_counted_once"),
+    *in_file("asyncio", "test_a_call_that_gave_up_waiting_for_capacity_is_counted_once"),
 )  # fmt: skip
 mutant(
     "seal-lets-nobody-in", "forming/base.py",
@@ -675,7 +675,7 @@ mutant(
     "weights-are-not-added", "forming/grouped.py",
     "        group.weight += terms.weight\n",
     "",
-    *in_file("policies", "test_a_batch_that_is_heavy_enough_leaves_at_once"),
+    *in_file("policies", "test_a_batch_that_is_heavy_enough_is_dispatched_at_once"),
 )  # fmt: skip
 mutant(
     "deadlines-are-not-disarmed", "forming/grouped.py",
@@ -703,7 +703,7 @@ mutant(
     "tracebacks-keep-the-locals", "outcome/tracebacks.py",
     "        copied = TracebackType(copied, frame,",
     "        copied = TracebackType(copied, original,",
-    *in_file("outcome", "test_no_traceback_shows_the_engine_or_holds_anybodys_items"),
+    *in_file("outcome", "test_no_traceback_shows_the_engine_or_holds_items"),
 )  # fmt: skip
 mutant(
     "callers-share-an-exception", "outcome/exceptions.py",
@@ -745,7 +745,7 @@ mutant(
     "too-many-results-are-taken", "outcome/values.py",
     "        if found != count:",
     "        if found < count:",
-    *in_file("outcome", "test_a_wrong_number_is_a_bad_result_for_everyone"),
+    *in_file("outcome", "test_a_wrong_number_is_a_bad_result_for_all_callers"),
 )  # fmt: skip
 mutant(
     "a-stream-may-end-early", "outcome/attempt.py",

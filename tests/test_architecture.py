@@ -185,7 +185,7 @@ def test_there_is_no_circle_when_modules_are_loaded() -> None:
     list(graphlib.TopologicalSorter(graph).static_order())  # a CycleError shows the circle
 
 
-def test_what_is_on_top_uses_the_public_face_alone() -> None:
+def test_modules_on_top_use_only_the_public_api() -> None:
     past_it = [
         arrow
         for arrow in OWN
@@ -213,12 +213,12 @@ def test_wrapt_is_the_only_dependency() -> None:
     assert {arrow.imported for arrow in others if arrow.in_function} == {"tqdm"}, others
 
 
-def test_nobody_imports_what_is_for_an_extra() -> None:
+def test_only_extras_import_optional_packages() -> None:
     assert not {a for a in OWN if top(a.imported) in EXTRAS and top(a.importer) != top(a.imported)}
 
 
 @pytest.mark.parametrize("room", PURE)
-def test_the_pure_rooms_are_pure(room: str) -> None:
+def test_the_pure_packages_are_pure(room: str) -> None:
     inside = [arrow for arrow in ARROWS if arrow.importer.split(".")[0] == room]
     assert inside
     assert not [arrow for arrow in inside if not arrow.is_own and arrow.imported in IMPURE]

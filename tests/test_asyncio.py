@@ -136,7 +136,7 @@ def test_loop_callbacks(kind: str) -> None:
     asyncio.run(main())
 
 
-def test_a_loop_callback_that_raises_hurts_nobody(kind: str) -> None:
+def test_a_loop_callback_that_raises_harms_no_other(kind: str) -> None:
     f = both(kind)
 
     async def main() -> None:
@@ -265,7 +265,7 @@ def test_cancelling_a_task_takes_its_item_out() -> None:
     asyncio.run(main())
 
 
-def test_cancelling_what_runs_detaches_it_at_once(kind: str) -> None:
+def test_cancelling_a_running_item_detaches_it_at_once(kind: str) -> None:
     gated: Any = Gated() if kind == "def" else AsyncGated()
     f = batched(gated)
 
@@ -353,7 +353,7 @@ def test_on_a_loop_a_full_queue_never_blocks(kind: str) -> None:
     asyncio.run(main())
 
 
-def test_timeout_for_the_room_ends_the_future(kind: str) -> None:
+def test_timeout_for_the_capacity_ends_the_future(kind: str) -> None:
     gated: Any = Gated() if kind == "def" else AsyncGated()
     f = batched(gated, size=1, capacity=1)
 
@@ -373,7 +373,7 @@ def test_timeout_for_the_room_ends_the_future(kind: str) -> None:
     asyncio.run(main())
 
 
-def test_asubmit_waits_for_room(kind: str) -> None:
+def test_asubmit_waits_for_capacity(kind: str) -> None:
     gated: Any = Gated() if kind == "def" else AsyncGated()
     f = batched(gated, size=1, capacity=1)
 
@@ -516,7 +516,7 @@ def test_batches_run_in_an_empty_context(kind: str) -> None:
     assert [f(1).result(LIMIT) for _ in range(3)] == [(0, "nobody's")] * 3
 
 
-def test_a_batch_that_leaves_a_variable_behind_holds_nobody_up() -> None:
+def test_a_batch_that_leaves_a_variable_behind_delays_no_other() -> None:
     var: contextvars.ContextVar[int] = contextvars.ContextVar("var")
 
     async def work(items: list[int]) -> list[Any]:
@@ -766,7 +766,7 @@ def test_close_from_a_thread_while_a_loop_works() -> None:
 # ---- the end of a loop ----
 
 
-def test_the_end_of_asyncio_run_runs_what_waits() -> None:
+def test_the_end_of_asyncio_run_runs_queued_items() -> None:
     gated = AsyncGated(is_open=True)
     f = batched(gated, size=2, linger=1000)
     futures: list[Any] = []
@@ -778,7 +778,7 @@ def test_the_end_of_asyncio_run_runs_what_waits() -> None:
     assert [x.result(0) for x in futures] == [("done", n) for n in range(5)]
 
 
-def test_the_end_of_asyncio_run_cancels_what_runs() -> None:
+def test_the_end_of_asyncio_run_cancels_running_batches() -> None:
     gated = AsyncGated()
     f = batched(gated, size=1)
     futures: list[Any] = []
@@ -853,7 +853,7 @@ def test_the_counts_of_a_closed_loop_add_up() -> None:
     assert (stats.submitted, stats.accepted, stats.rejected, stats.failed) == (4, 1, 3, 1)
 
 
-def test_what_waited_for_room_at_a_close_is_forgotten() -> None:
+def test_calls_that_waited_for_capacity_at_a_close_are_forgotten() -> None:
     gated = Gated()
 
     def function(items: list[int], table: str) -> list[Any]:
@@ -928,7 +928,7 @@ def test_a_background_loop_whose_start_is_interrupted(monkeypatch: pytest.Monkey
     f.close(LIMIT)
 
 
-def test_a_call_that_gave_up_waiting_for_room_is_counted_once() -> None:
+def test_a_call_that_gave_up_waiting_for_capacity_is_counted_once() -> None:
     async def main() -> None:
         gate = asyncio.Event()
 
@@ -986,7 +986,7 @@ def test_async_batches_on_the_background_loop_call_each_other(first: str) -> Non
     assert inner.stats().batches == 2
 
 
-def test_workers_bound_what_runs_for_callers_without_a_loop() -> None:
+def test_workers_limit_batches_for_callers_without_a_loop() -> None:
     """They call for a task from other threads, while those on the loop look for more."""
     running = most = 0
 

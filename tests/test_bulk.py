@@ -246,7 +246,7 @@ def test_full_batches_of_a_collection_take_fewer_futures_than_items() -> None:
     assert gated.batches == [list(range(at, at + 50)) for at in range(0, 2000, 50)]
 
 
-def test_what_is_left_over_shares_its_batch_with_the_calls_of_others() -> None:
+def test_the_rest_of_a_mapping_shares_its_batch_with_other_calls() -> None:
     gated = Gated(is_open=True)
     f = batched(gated, size=4, linger=None)
     lonely = f("lonely")
@@ -1190,7 +1190,7 @@ def test_items_that_run_again_wait_as_long_as_they_asked_for(source: Any) -> Non
 
 
 @any_source
-def test_a_mapping_hurries_nobody_who_is_to_run_again_later(source: Any) -> None:
+def test_a_mapping_does_not_shorten_the_delay_of_retries(source: Any) -> None:
     seam, gated = ManualSeam(), Gated()
 
     def function(items: list[int]) -> list[Any]:
@@ -1320,7 +1320,7 @@ def test_on_error(source: Any) -> None:
 
 
 @any_source
-def test_a_linger_is_kept_by_what_does_not_fill_a_batch(source: Any) -> None:
+def test_items_that_do_not_fill_a_batch_keep_their_linger(source: Any) -> None:
     seam = ManualSeam()
     gated = Gated(is_open=True)
     f = batched_with(seam, gated, size=4, linger=5)
@@ -1410,7 +1410,7 @@ def test_many_that_map_and_others_that_call(ordered: bool) -> None:
 
 
 @any_source
-def test_one_who_calls_gets_in_beside_one_who_maps(source: Any) -> None:
+def test_a_single_call_is_admitted_beside_a_mapping(source: Any) -> None:
     gated = Gated()
     f = batched(gated, size=2, capacity=4)
     items = source(range(1000))
@@ -1426,7 +1426,7 @@ def test_one_who_calls_gets_in_beside_one_who_maps(source: Any) -> None:
 
 
 @any_source
-def test_one_who_maps_gets_in_beside_those_who_call(source: Any) -> None:
+def test_a_mapping_is_admitted_beside_single_calls(source: Any) -> None:
     f = batched(echo, size=2, capacity=4)
     over = threading.Event()
 
@@ -1455,7 +1455,7 @@ def outcomes(results: Any) -> list[Any]:
 
 
 @any_source
-def test_close_in_the_middle_runs_what_was_accepted(source: Any) -> None:
+def test_close_in_the_middle_runs_accepted_items(source: Any) -> None:
     gated = Gated()
     f = batched(gated, size=2)
     mapping = in_thread(
@@ -1699,7 +1699,7 @@ def test_close_waits_for_all_when_the_size_is_made_smaller(source: Any) -> None:
 
 @any_source
 @any_order
-def test_a_smaller_size_counts_for_what_waits(source: Any, ordered: bool) -> None:
+def test_a_smaller_size_applies_to_queued_items(source: Any, ordered: bool) -> None:
     gated = Gated()
     f = batched(gated, size=8)
     mapping = in_thread(lambda: sorted(f.map(source(range(64)), window=32, ordered=ordered)))
@@ -1716,7 +1716,7 @@ def test_a_smaller_size_counts_for_what_waits(source: Any, ordered: bool) -> Non
 
 
 @any_source
-def test_a_larger_size_counts_for_what_comes(source: Any) -> None:
+def test_a_larger_size_applies_to_new_items(source: Any) -> None:
     f = batched(echo, size=2, linger=None)
     sizes: list[int] = []
     f.observe(lambda event: sizes.append(event.size))
@@ -1730,7 +1730,7 @@ def test_a_larger_size_counts_for_what_comes(source: Any) -> None:
 
 
 @any_source
-def test_a_smaller_capacity_counts_for_what_comes(source: Any) -> None:
+def test_a_smaller_capacity_applies_to_new_items(source: Any) -> None:
     gated = Gated()
     f = batched(gated, size=2, capacity=20)
     mapping = in_thread(lambda: list(f.map(source(range(60)))))
@@ -2210,7 +2210,7 @@ def test_an_error_goes_by_a_plain_wrapper_in_a_coroutine() -> None:
     run(main())
 
 
-def test_without_tqdm_it_goes_on_without_a_bar(
+def test_without_tqdm_it_continues_without_a_bar(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
@@ -2255,7 +2255,7 @@ def test_without_tqdm_it_goes_on_without_a_bar(
         ({"items": object()}, TypeError, "items"),
     ],
 )
-def test_wrong_arguments_are_told_at_the_call(
+def test_wrong_arguments_are_raised_by_the_call(
     name: str, arguments: Any, error: Any, match: str
 ) -> None:
     f = batched(echo)

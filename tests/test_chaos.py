@@ -58,7 +58,7 @@ def test_much_chaos(seed: int) -> None:
     assert len(report.faults) + len(report.events) > 60
 
 
-def test_the_table_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--items", "500", "--seed", "4", "--threads", "2", "--loops", "1"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("seed 4\n")
@@ -119,7 +119,7 @@ def test_noise_and_a_warm_up_are_no_growth() -> None:
     assert "does not differ from 0" in str(slope)
 
 
-def test_what_grows_in_steps_is_told_with_a_larger_error() -> None:
+def test_growth_in_steps_has_a_larger_standard_error() -> None:
     def error(step: int) -> float:
         slope = slope_of(HOUR, [50 + t // step % 2 for t in HOUR])
         assert slope is not None
@@ -137,7 +137,7 @@ def test_a_short_run_is_not_judged() -> None:
 
 
 @pytest.mark.deep
-def test_a_soak_tells_of_itself_each_minute(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_soak_prints_its_progress_each_minute(capsys: pytest.CaptureFixture[str]) -> None:
     soak = Soak(every=0)
     report = chaos.run_chaos(1000, 7, threads=1, loops=1, patience=LIMIT, soak=soak)
     assert report.is_clean, f"\n{report}"
@@ -238,7 +238,7 @@ def test_items_run_twice_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.deep
-def test_a_callback_that_is_told_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_callback_that_is_called_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     tell: Any = Ledger.tell
     now = Now()
 
@@ -252,7 +252,7 @@ def test_a_callback_that_is_told_twice_is_found(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.deep
-def test_a_callback_that_is_never_told_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_callback_that_is_never_called_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     tell: Any = Ledger.tell
     now = Now()
 

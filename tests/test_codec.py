@@ -115,14 +115,14 @@ def told_of(**description: Any) -> bytes:
         told_of(module="builtins", name="OSError", args=[], state={"__notes__": 5}),
     ],
 )
-def test_what_is_no_outcome_is_an_error_and_runs_nothing(payload: bytes) -> None:
+def test_an_invalid_payload_is_an_error_and_runs_nothing(payload: bytes) -> None:
     told = Codec("json", MOST).unpack_outcome(payload)
     assert type(told) is Failure
     assert type(told.error) is BatchAborted
     assert "antigravity" not in sys.modules
 
 
-def test_what_errors_hold_in_c_comes_back() -> None:
+def test_fields_of_errors_stored_in_c_come_back() -> None:
     for error in (
         ImportError("no", name="a", path="b"), FileNotFoundError(2, "not there", "c"),
         SyntaxError("no", ("file", 1, 2, "text")),
@@ -175,7 +175,7 @@ def test_msgpack() -> None:
     assert codec.unpack_outcome(codec.pack_result({"a": b"b"})) == {"a": b"b"}
 
 
-def test_what_a_broker_would_refuse_is_refused_here() -> None:
+def test_values_that_are_too_long_are_refused_before_they_are_sent() -> None:
     codec = Codec("json", max_bytes=1000)
     item = "x" * 996
     assert codec.unpack(codec.pack(item, (), {})) == (item, (), {})

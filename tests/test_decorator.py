@@ -119,7 +119,7 @@ def test_pickled_by_name_and_copied_as_itself() -> None:
     assert part(3).result(LIMIT) == 3
 
 
-def test_each_instance_has_a_queue_of_its_own() -> None:
+def test_each_instance_has_its_own_queue() -> None:
     a, b = Plain("a"), Plain("b")
     futures = [owner.method(n) for n in range(3) for owner in (a, b)]
     assert not any(future.done() for future in futures)
@@ -153,7 +153,7 @@ def test_an_instance_does_not_live_longer_because_of_its_queue() -> None:
     until(is_gone)
 
 
-def test_what_waits_keeps_its_instance() -> None:
+def test_queued_items_keep_their_instance_alive() -> None:
     future = Plain("a").method(0)
     gc.collect()
     rest = Plain("z")

@@ -155,7 +155,7 @@ def test_what_is_neither_run_nor_marked_is_refused(text: str) -> None:
         run(block, "page", {})
 
 
-def test_what_is_wrong_is_found() -> None:
+def test_a_failing_block_shows_its_line() -> None:
     [wrong] = blocks("Text\n\n```python\n\n1 / 0\n```")
     with pytest.raises(ZeroDivisionError) as caught:
         run(wrong, "page", {})
@@ -213,7 +213,7 @@ def test_the_reference_has_every_command_and_its_options() -> None:
     }
 
 
-def test_the_architecture_tells_every_module_in_its_layer() -> None:
+def test_the_architecture_lists_every_module_in_its_layer() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     rows = re.findall(r"^\| (\d+) \| `(.+?)` \| \S.*\|$", page, re.MULTILINE)
     assert rows == [
@@ -310,7 +310,7 @@ async def _whole(awaited: Any) -> None:
     await awaited
 
 
-def test_the_readme_tells_every_call() -> None:
+def test_the_readme_lists_every_call() -> None:
     told = set(re.findall(r"`(?:await |async with |with )?f\.(\w+)", README.read_text("utf-8")))
     calls = {name for name in dir(Calls) if not name.startswith("_")} - set(FIXED)
     assert told == calls

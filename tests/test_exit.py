@@ -360,7 +360,7 @@ def test_a_function_without_a_thread_does_not_harm_the_others(run: Runner) -> No
     end.expect_processed(1)
 
 
-def test_a_daemon_that_submits_for_ever_does_not_hold_the_process(run: Runner) -> None:
+def test_a_daemon_that_submits_forever_does_not_hold_the_process(run: Runner) -> None:
     daemon = """
         @batched(exit_timeout=1.0, size=1)
         def f(items):
@@ -382,7 +382,7 @@ def test_a_daemon_that_submits_for_ever_does_not_hold_the_process(run: Runner) -
     assert "Traceback" not in end.stderr
 
 
-def test_two_functions_that_feed_each_other_for_ever_do_not_hold_the_process(run: Runner) -> None:
+def test_two_functions_that_feed_each_other_forever_do_not_hold_the_process(run: Runner) -> None:
     ring = """
         def bounce(items, other):
             for item in items:
@@ -495,7 +495,7 @@ def test_a_thread_left_behind_is_not_held_by_hanging_batches(run: Runner) -> Non
     assert len(end.warnings) == 1
 
 
-def test_what_nobody_holds_any_more_is_processed_too(run: Runner) -> None:
+def test_items_without_references_are_processed_too(run: Runner) -> None:
     end = run(MATRIX, "fill()\nkept.clear()")
     end.expect_quiet()
     end.expect_processed(LEAST)
@@ -503,7 +503,7 @@ def test_what_nobody_holds_any_more_is_processed_too(run: Runner) -> None:
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 @pytest.mark.parametrize("when", ["idle", "busy"])
-def test_what_nobody_holds_and_nothing_limits_is_processed_too(
+def test_items_without_references_and_limits_are_processed_too(
     run: Runner, kind: str, when: str
 ) -> None:
     """With `linger=None` neither a timer nor a batch keeps an item alive; the collector runs."""
@@ -538,7 +538,7 @@ def test_what_nobody_holds_and_nothing_limits_is_processed_too(
     end.expect_processed(4 if when == "busy" else 1)
 
 
-def test_threads_that_go_on_after_main(run: Runner) -> None:
+def test_threads_that_continue_after_main(run: Runner) -> None:
     """Their items are processed also when they use a function for the first time then."""
     threads = """
         def go_on(kind, state):
@@ -566,7 +566,7 @@ def test_threads_that_go_on_after_main(run: Runner) -> None:
     assert not end.lines("refused")
 
 
-def test_threads_that_go_on_in_a_child_of_multiprocessing(run: Runner) -> None:
+def test_threads_that_continue_in_a_child_of_multiprocessing(run: Runner) -> None:
     """No `atexit` there."""
     child = """
         @batched(linger=1000)
@@ -716,7 +716,7 @@ def test_the_end_of_asyncio_run(run: Runner) -> None:
     end.expect_processed(22)
 
 
-def test_the_end_of_asyncio_run_ends_what_runs(run: Runner) -> None:
+def test_the_end_of_asyncio_run_ends_running_batches(run: Runner) -> None:
     """Their items end in `BatchAborted`; also when main was ended by an error or by Ctrl-C."""
     loops = """
         async def main(end):

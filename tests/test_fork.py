@@ -262,7 +262,7 @@ def test_fork_on_a_running_loop(kind: str) -> None:
     assert used.ran == ["used", *range(75)]
 
 
-def test_a_child_may_run_loops_of_its_own() -> None:
+def test_a_child_may_run_new_loops() -> None:
     used = Used("async def")
 
     async def main(who: str) -> Any:
@@ -398,7 +398,7 @@ def test_callbacks_and_waiters_of_the_parent_stay_there() -> None:
     assert called == [os.getpid()]
 
 
-def test_copied_futures_are_done_for_everybody_who_asks() -> None:
+def test_copied_futures_are_done_for_every_reader() -> None:
     used = Used(linger=1000)
     futures = [used.f(n) for n in range(3)]
     wait = concurrent.futures.wait
@@ -425,7 +425,7 @@ def test_copied_futures_are_done_for_everybody_who_asks() -> None:
     assert len(wait(futures, LIMIT).done) == 3
 
 
-def test_forked_is_an_error_with_a_message_of_its_own() -> None:
+def test_forked_has_its_own_message() -> None:
     used = Used(linger=1000)
     future = used.f("secret-item")
 
@@ -806,7 +806,7 @@ def test_no_dict_that_threads_use_without_our_lock_is_written_to(
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_who_looks_for_a_queue_takes_no_lock_of_a_dict(kind: str) -> None:
+def test_finding_a_queue_takes_no_lock_of_a_dict(kind: str) -> None:
     """Otherwise a fork may leave it locked, as above. In threads only `get` locks it."""
     taken: list[Any] = []
 

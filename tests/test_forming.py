@@ -310,7 +310,7 @@ A, B, C = route("a"), route("b"), route("c")
 
 
 @BOTH
-def test_linger_zero_leaves_at_once_and_alone(kind: Any) -> None:
+def test_linger_zero_dispatches_at_once_and_alone(kind: Any) -> None:
     desk = Desk(kind, linger=0.0)
     desk.submit(A, 1)
     assert desk.is_roused
@@ -318,7 +318,7 @@ def test_linger_zero_leaves_at_once_and_alone(kind: Any) -> None:
 
 
 @BOTH
-def test_what_comes_while_the_worker_is_busy_is_the_next_batch(kind: Any) -> None:
+def test_items_that_arrive_while_the_worker_is_busy_form_the_next_batch(kind: Any) -> None:
     desk = Desk(kind, linger=0.0)
     desk.submit(A, 1)
     first = desk.take()
@@ -331,7 +331,7 @@ def test_what_comes_while_the_worker_is_busy_is_the_next_batch(kind: Any) -> Non
 
 
 @BOTH
-def test_a_full_batch_leaves_at_once_and_the_rest_waits_for_company(kind: Any) -> None:
+def test_a_full_batch_is_dispatched_at_once_and_the_rest_lingers(kind: Any) -> None:
     desk = Desk(kind, size=3, linger=10.0)
     for name in range(7):
         desk.submit(A, name)
@@ -350,7 +350,7 @@ def test_linger_counts_from_the_oldest_item(kind: Any) -> None:
 
 
 @BOTH
-def test_what_a_full_batch_left_over_lingers_from_its_own_time(kind: Any) -> None:
+def test_the_rest_after_a_full_batch_lingers_from_its_own_time(kind: Any) -> None:
     desk = Desk(kind, size=2, linger=10.0)
     desk.submit(A, 1)
     desk.now = 4.0
@@ -363,7 +363,7 @@ def test_what_a_full_batch_left_over_lingers_from_its_own_time(kind: Any) -> Non
 
 
 @BOTH
-def test_linger_counts_from_the_oldest_item_also_when_it_had_to_wait_for_room(kind: Any) -> None:
+def test_linger_counts_from_the_oldest_item_even_if_it_had_to_wait_for_capacity(kind: Any) -> None:
     desk, running = busy_desk(kind, linger=10.0)
     desk.submit(A, "waited")
     desk.settle(running, 2)
@@ -389,7 +389,7 @@ def test_a_batch_that_was_full_and_is_not_any_more_waits_again(kind: Any) -> Non
 
 
 @BOTH
-def test_linger_none_leaves_only_when_full(kind: Any) -> None:
+def test_linger_none_dispatches_only_when_full(kind: Any) -> None:
     desk = Desk(kind, size=2, linger=None)
     desk.submit(A, 1)
     assert decide(desk, 1e308) == Decision(None, None, None)
@@ -398,7 +398,7 @@ def test_linger_none_leaves_only_when_full(kind: Any) -> None:
 
 
 @BOTH
-def test_hurry_lets_everything_leave_full_batches_as_ever(kind: Any) -> None:
+def test_hurry_dispatches_everything_in_full_batches(kind: Any) -> None:
     desk = Desk(kind, size=2, linger=None)
     for name in (1, 2, 3):
         desk.submit(A, name)
@@ -410,7 +410,7 @@ def test_hurry_lets_everything_leave_full_batches_as_ever(kind: Any) -> None:
 
 
 @BOTH
-def test_flush_lets_leave_what_is_there_and_nothing_that_comes_later(kind: Any) -> None:
+def test_flush_dispatches_queued_items_and_no_later_ones(kind: Any) -> None:
     desk = Desk(kind, size=3, linger=None)
     for name in (1, 2):
         desk.submit(A, name)
@@ -421,7 +421,7 @@ def test_flush_lets_leave_what_is_there_and_nothing_that_comes_later(kind: Any) 
 
 
 @BOTH
-def test_what_comes_after_a_flush_may_fill_its_batch(kind: Any) -> None:
+def test_later_items_may_fill_the_batch_of_a_flush(kind: Any) -> None:
     desk = Desk(kind, size=3, linger=None)
     desk.submit(A, 1)
     desk.flush()
@@ -439,7 +439,7 @@ def test_a_flush_of_several_batches_forces_the_last_partial_one_too(kind: Any) -
 
 
 @BOTH
-def test_a_flush_is_over_when_what_it_was_for_is_cancelled(kind: Any) -> None:
+def test_a_flush_returns_when_its_items_are_cancelled(kind: Any) -> None:
     desk = Desk(kind, size=9, linger=None)
     entries = [desk.submit(A, name) for name in range(3)]
     desk.flush()
@@ -450,7 +450,7 @@ def test_a_flush_is_over_when_what_it_was_for_is_cancelled(kind: Any) -> None:
 
 
 @BOTH
-def test_cancelled_items_of_a_flush_force_nobody_in_their_place(kind: Any) -> None:
+def test_cancelled_items_of_a_flush_dispatch_no_item_in_their_place(kind: Any) -> None:
     desk, running = busy_desk(kind)
     a, b = desk.submit(A, "a"), desk.submit(A, "b")  # they wait for capacity
     desk.settle(running, 1)  # for a
@@ -466,7 +466,7 @@ def test_cancelled_items_of_a_flush_force_nobody_in_their_place(kind: Any) -> No
 
 
 @BOTH
-def test_cancelled_items_of_a_flush_force_nobody_behind_them(kind: Any) -> None:
+def test_cancelled_items_of_a_flush_dispatch_no_item_behind_them(kind: Any) -> None:
     desk, running = busy_desk(kind)
     desk.settle(running, 3)
     a, b = desk.submit(A, "a"), desk.submit(A, "b")
@@ -479,7 +479,7 @@ def test_cancelled_items_of_a_flush_force_nobody_behind_them(kind: Any) -> None:
     assert desk.run_all() == []
 
 
-def test_an_item_that_is_taken_back_after_a_flush_forces_nobody() -> None:
+def test_an_item_cancelled_after_a_flush_dispatches_no_other() -> None:
     """As the engine does when the item came too late, or no thread can be started."""
     desk = Desk(Plain, size=4, linger=None)
     entry = desk.submit(A, "too late")
@@ -494,7 +494,7 @@ def test_an_item_that_is_taken_back_after_a_flush_forces_nobody() -> None:
 
 
 @BOTH
-def test_who_finds_no_room_waits_and_is_told_in_order_of_arrival(kind: Any) -> None:
+def test_callers_without_capacity_wait_and_are_admitted_in_order_of_arrival(kind: Any) -> None:
     desk = Desk(kind, size=2, capacity=2)
     entries = [desk.submit(A, name) for name in range(5)]
     assert desk.waited == entries[2:]
@@ -519,7 +519,7 @@ def test_a_call_that_does_not_wait_leaves_no_trace(kind: Any) -> None:
 
 
 @BOTH
-def test_who_gives_up_waiting_is_passed_over(kind: Any) -> None:
+def test_a_caller_that_gives_up_waiting_is_skipped(kind: Any) -> None:
     desk = Desk(kind, size=1, capacity=1)
     _, impatient, patient = [desk.submit(A, name) for name in ("first", "impatient", "patient")]
     assert desk.give_up(impatient)
@@ -529,7 +529,7 @@ def test_who_gives_up_waiting_is_passed_over(kind: Any) -> None:
 
 
 @BOTH
-def test_a_close_lets_in_no_more_than_has_room(kind: Any) -> None:
+def test_a_close_admits_no_more_than_the_capacity(kind: Any) -> None:
     """Count the callers that arrive during the dispatch and are about to take the lock."""
     desk = Desk(kind, size=3, linger=None, capacity=2)
     desk.submit(A, 1)
@@ -547,7 +547,7 @@ def test_a_close_lets_in_no_more_than_has_room(kind: Any) -> None:
 
 
 @BOTH
-def test_a_cancelled_item_frees_its_room_and_never_leaves(kind: Any) -> None:
+def test_a_cancelled_item_frees_its_capacity_and_is_never_dispatched(kind: Any) -> None:
     desk = Desk(kind, size=2, linger=None, capacity=2)
     first, second, third = [desk.submit(A, name) for name in (1, 2, 3)]
     assert desk.cancel(first)
@@ -557,7 +557,7 @@ def test_a_cancelled_item_frees_its_room_and_never_leaves(kind: Any) -> None:
 
 
 @BOTH
-def test_a_batch_whose_items_are_all_cancelled_does_not_leave(kind: Any) -> None:
+def test_a_batch_whose_items_are_all_cancelled_is_not_dispatched(kind: Any) -> None:
     desk = Desk(kind, size=2, linger=0.0)
     for entry in [desk.submit(A, 1), desk.submit(A, 2)]:
         assert desk.cancel(entry)
@@ -567,7 +567,7 @@ def test_a_batch_whose_items_are_all_cancelled_does_not_leave(kind: Any) -> None
 
 
 @BOTH
-def test_who_is_cancelled_while_it_waits_for_room_was_never_accepted(kind: Any) -> None:
+def test_a_call_cancelled_while_it_waits_for_capacity_was_never_accepted(kind: Any) -> None:
     desk = Desk(kind, size=1, capacity=1)
     desk.submit(A, 1)
     waiting = desk.submit(A, 2)
@@ -577,7 +577,7 @@ def test_who_is_cancelled_while_it_waits_for_room_was_never_accepted(kind: Any) 
 
 
 @BOTH
-def test_closing_turns_away_those_without_room_and_keeps_the_accepted(kind: Any) -> None:
+def test_closing_refuses_calls_without_capacity_and_keeps_accepted_items(kind: Any) -> None:
     desk = Desk(kind, size=2, linger=None, capacity=2)
     entries = [desk.submit(A, name) for name in range(4)]
     assert desk.close() == ([], entries[2:])
@@ -585,7 +585,7 @@ def test_closing_turns_away_those_without_room_and_keeps_the_accepted(kind: Any)
 
 
 @BOTH
-def test_closing_with_cancel_gives_back_what_has_not_started(kind: Any) -> None:
+def test_closing_with_cancel_returns_entries_that_have_not_started(kind: Any) -> None:
     desk = Desk(kind, size=2, linger=None, capacity=3)
     entries = [desk.submit(A, name) for name in range(5)]
     batch = desk.take()
@@ -602,7 +602,7 @@ def test_closing_with_cancel_gives_back_what_has_not_started(kind: Any) -> None:
 # ---- examples: which caller must dispatch ----
 
 
-def test_between_the_first_item_and_a_full_batch_nobody_looks() -> None:
+def test_no_caller_dispatches_between_the_first_item_and_a_full_batch() -> None:
     desk = Desk(Plain, size=64, linger=10.0)
     desk.submit(A)
     after_first = desk.looks
@@ -615,7 +615,9 @@ def test_between_the_first_item_and_a_full_batch_nobody_looks() -> None:
 
 
 @BOTH
-def test_while_all_workers_are_busy_nobody_looks_until_the_room_is_used_up(kind: Any) -> None:
+def test_while_all_workers_are_busy_no_caller_dispatches_until_the_capacity_is_used_up(
+    kind: Any,
+) -> None:
     desk = Desk(kind, size=4, capacity=100)
     desk.submit(A)
     desk.take()
@@ -668,7 +670,7 @@ def test_a_busy_route_does_not_starve_a_rare_one() -> None:
     assert left == [["a1", "a1'"], ["a2", "a2'"], ["rare"], ["a3", "a3'"]]
 
 
-def test_what_a_route_has_left_over_is_as_old_as_it_is() -> None:
+def test_the_rest_of_a_route_keeps_its_age() -> None:
     desk = Desk(Grouped, size=2, linger=0.0)
     desk.submit(C, "busy")
     busy = desk.take()
@@ -703,7 +705,9 @@ def test_flush_forces_every_route_the_oldest_first() -> None:
     assert desk.run_all() == [("flush", ["b1", "b2"]), ("flush", ["a1"])]
 
 
-def test_when_partial_batches_use_up_the_room_and_somebody_waits_the_oldest_leaves() -> None:
+def test_when_partial_batches_use_up_the_capacity_and_a_caller_waits_the_oldest_is_dispatched() -> (
+    None
+):
     desk = Desk(Grouped, size=3, linger=None, capacity=3)
     for name, to in [("a", A), ("b", B), ("c", C)]:
         desk.now += 1
@@ -716,7 +720,7 @@ def test_when_partial_batches_use_up_the_room_and_somebody_waits_the_oldest_leav
     assert [entry.name for entry in desk.told] == ["b2"]
 
 
-def test_while_something_runs_its_room_is_waited_for() -> None:
+def test_callers_wait_for_the_capacity_of_running_items() -> None:
     desk = Desk(Grouped, size=2, linger=None, capacity=3, workers=2)
     desk.submit(A, "a1")
     desk.submit(A, "a2")
@@ -772,7 +776,7 @@ CHANGES: dict[str, Callable[[Desk, list[Entry]], object]] = {
 
 @BOTH
 @pytest.mark.parametrize("change", CHANGES)
-def test_an_exception_in_the_middle_of_a_change_harms_nobody_else(kind: Any, change: str) -> None:
+def test_an_exception_in_the_middle_of_a_change_harms_no_other_item(kind: Any, change: str) -> None:
     own = {"cancel": 1, "cancel one that waits": 5, "give up": 5}.get(change)
     others = [name for name in range(8) if name != own]
     for line in itertools.count(1):

@@ -190,7 +190,7 @@ def test_it_is_settled_by_its_batch_only() -> None:
     assert future.result(LIMIT) == 1
 
 
-def test_the_repr_tells_the_state_and_never_the_item() -> None:
+def test_the_repr_shows_the_state_and_never_the_item() -> None:
     gated = Gated()
     f = batched(gated, size=1)
     running, pending, cancelled = f("secret"), f("secret"), f("secret")
@@ -224,7 +224,7 @@ def test_raising_again_and_again_does_not_lengthen_the_traceback() -> None:
     assert len(set(depths)) == 1
 
 
-def test_waits_in_vain_leave_nothing_behind() -> None:
+def test_waits_that_time_out_leave_nothing_behind() -> None:
     gated = Gated()
     f = batched(gated)
     future = f(1)

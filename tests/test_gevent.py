@@ -115,7 +115,7 @@ def test_patched_too_late_says_so() -> None:
     """)
 
 
-def test_patched_too_late_what_runs_goes_on_in_its_threads() -> None:
+def test_batches_continue_in_their_threads_after_a_late_patch() -> None:
     assert (
         run("""
         from batchify import batched

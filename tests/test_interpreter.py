@@ -47,7 +47,7 @@ def waits_for_the_lock(engine: Any, act: Callable[[], Any]) -> None:
     call.result()
 
 
-def test_with_a_gil_nobody_passes_the_lock() -> None:
+def test_with_a_gil_no_thread_passes_the_lock() -> None:
     if not has_gil():
         pytest.skip("there is no GIL")
     f = batched(lambda items: items, linger=None)
@@ -99,7 +99,7 @@ def test_without_a_gil_a_submit_on_a_loop_is_one_step() -> None:
 
 
 @pytest.mark.usefixtures("_no_gil")
-def test_without_a_gil_who_watches_passes_the_lock() -> None:
+def test_without_a_gil_a_thread_that_adds_a_waiter_passes_the_lock() -> None:
     f = batched(lambda items: items, linger=None)
     future = f(0)
     told: list[int] = []
@@ -109,7 +109,7 @@ def test_without_a_gil_who_watches_passes_the_lock() -> None:
     until(lambda: told == [0])
 
 
-def test_without_a_gil_somebody_may_watch_while_the_others_are_told() -> None:
+def test_without_a_gil_a_waiter_may_register_during_notification() -> None:
     """Copying a deque takes the lock of it in several steps there."""
     f = batched(lambda items: items, linger=None)
     future = f(0)
@@ -134,7 +134,7 @@ def test_without_a_gil_somebody_may_watch_while_the_others_are_told() -> None:
 
 
 @pytest.mark.usefixtures("_no_gil")
-def test_without_a_gil_who_finds_a_route_passes_the_lock() -> None:
+def test_without_a_gil_a_thread_that_finds_a_route_passes_the_lock() -> None:
     f = batched(lambda items, extra: items, linger=None)
     f(0, extra=1)
     engine = engine_of(f)

@@ -71,7 +71,7 @@ def test_interrupts_in_every_scenario(mode: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["submit_busy", "close"])
-def test_a_worker_that_is_killed_goes_on(name: str) -> None:
+def test_a_killed_worker_continues(name: str) -> None:
     """By an asynchronous exception, at an opcode of the engine's own."""
     assert hold(name, "kill", 7, 151) > 2 or not SEES_ALL
 
@@ -81,7 +81,7 @@ def test_workers_that_are_killed_in_every_scenario() -> None:
     assert sum(hold(name, "kill", 11, 907) for name in DEF) > 30 or not SEES_ALL
 
 
-def test_a_worker_goes_on_though_that_cannot_be_logged() -> None:
+def test_a_worker_continues_although_that_cannot_be_logged() -> None:
     def refuse(record: logging.LogRecord) -> bool:
         raise LookupError
 

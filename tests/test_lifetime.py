@@ -72,7 +72,7 @@ def test_the_threads_go_of_a_function_that_was_called_in_its_own_batch() -> None
     until(lambda: gc.collect() is not None and "batchify:calls itself:1" not in names())
 
 
-def test_what_lingers_is_run_before_the_threads_go() -> None:
+def test_lingering_items_run_before_the_threads_end() -> None:
     gated = Gated(is_open=True)
     f = batched(gated, linger=0.05, name="lingers")
     future = f(1)

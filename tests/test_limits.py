@@ -239,7 +239,7 @@ def test_a_deadline_that_is_kept_changes_nothing(kind: str) -> None:
     assert (stats.succeeded, stats.expired) == (50, 0)
 
 
-def test_the_room_of_an_expired_item_goes_to_a_blocked_caller_at_once(kind: str) -> None:
+def test_the_capacity_of_an_expired_item_goes_to_a_blocked_caller_at_once(kind: str) -> None:
     f, gated = busy(kind, size=1, capacity=2)
     late = f.options(deadline=4 * SOON)(1)
     blocked = in_thread(f, 2)
@@ -252,7 +252,7 @@ def test_the_room_of_an_expired_item_goes_to_a_blocked_caller_at_once(kind: str)
     assert gated.batches == [[0], [2]]
 
 
-def test_the_neighbours_of_an_expired_item_go_on(kind: str) -> None:
+def test_the_neighbours_of_an_expired_item_continue(kind: str) -> None:
     f, gated = busy(kind, size=10)
     before, late, after = f(1), f.options(deadline=SOON)(2), f(3)
     assert isinstance(late.exception(LIMIT), DeadlineExceeded)
@@ -332,7 +332,7 @@ def test_bad_deadlines_are_refused_by_name(value: Any, error: type[Exception]) -
     assert f.stats().submitted == 1
 
 
-def test_a_deadline_ends_the_wait_for_room_of_a_thread(kind: str) -> None:
+def test_a_deadline_ends_a_threads_wait_for_capacity(kind: str) -> None:
     f, gated = busy(kind, size=1, capacity=1)
     blocked = in_thread(f.options(deadline=SOON), 1)
     late = blocked.result()
@@ -346,7 +346,7 @@ def test_a_deadline_ends_the_wait_for_room_of_a_thread(kind: str) -> None:
     assert gated.batches == [[0], [2]]
 
 
-def test_who_waits_behind_an_expired_one_keeps_the_place(kind: str) -> None:
+def test_a_caller_behind_an_expired_one_keeps_its_place(kind: str) -> None:
     f, gated = busy(kind, size=1, capacity=1)
     late = in_thread(f.options(deadline=4 * SOON), 1)
     until(lambda: f.stats().submitted == 2)
@@ -362,7 +362,7 @@ def test_who_waits_behind_an_expired_one_keeps_the_place(kind: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["call", "asubmit"])
-def test_a_deadline_ends_the_wait_for_room_on_a_loop(kind: str, how: str) -> None:
+def test_a_deadline_ends_the_wait_for_capacity_on_a_loop(kind: str, how: str) -> None:
     gated = gated_of(kind)
     f = batched(gated, size=1, capacity=1)
 
@@ -432,7 +432,7 @@ def test_a_deadline_on_a_method(kind: str) -> None:
     assert gated.batches == [[0]]
 
 
-def test_what_runs_has_met_its_deadline() -> None:
+def test_a_running_item_has_met_its_deadline() -> None:
     seam = ManualSeam()
     gated = Gated()
     f = batched_with(seam, gated, size=2)
@@ -447,7 +447,7 @@ def test_what_runs_has_met_its_deadline() -> None:
     assert f.stats().expired == 1
 
 
-def test_what_runs_has_met_its_deadline_on_a_loop(kind: str) -> None:
+def test_a_running_item_has_met_its_deadline_on_a_loop(kind: str) -> None:
     gated = gated_of(kind)
     f = batched(gated)
 
@@ -466,7 +466,7 @@ def test_what_runs_has_met_its_deadline_on_a_loop(kind: str) -> None:
     assert gated.batches == [[1]]
 
 
-def test_who_watches_an_expired_item_is_told(kind: str) -> None:
+def test_waiters_of_an_expired_item_are_notified(kind: str) -> None:
     f, gated = busy(kind)
     told = threading.Event()
     late = f.options(deadline=SOON)(1)
@@ -587,7 +587,7 @@ def test_met_deadlines_need_no_memory(kind: str) -> None:
     assert grown < 100_000  # 25 bytes for each of them
 
 
-def test_who_never_used_a_deadline_has_no_thread_for_them() -> None:
+def test_functions_without_deadlines_have_no_thread_for_them() -> None:
     f = batched(echo, name="undated")
     before = batchify_threads()
     views = [f.options(deadline=LATER), f.options(priority=1)]
@@ -620,7 +620,7 @@ def test_deadlines_after_close_and_start(kind: str) -> None:
     assert gated.batches == [[0]] * 3
 
 
-def test_close_runs_what_has_a_deadline(kind: str) -> None:
+def test_close_runs_items_with_a_deadline(kind: str) -> None:
     gated = gated_of(kind, is_open=True)
     f = batched(gated, linger=None)
     futures = [f.options(deadline=LATER)(n) for n in range(3)]
@@ -772,7 +772,7 @@ def test_many_deadlines_from_many_threads(kind: str) -> None:
 # ---- priorities ----
 
 
-def test_higher_priorities_leave_first_and_equal_ones_in_the_order_of_submission(
+def test_higher_priorities_are_dispatched_first_and_equal_ones_in_order_of_submission(
     kind: str,
 ) -> None:
     f, gated = busy(kind, size=1)
@@ -865,7 +865,7 @@ def test_nothing_starves_under_a_flood_of_higher_ones() -> None:
     f.close(LIMIT)
 
 
-def test_a_lasting_flood_lets_every_item_come_in_the_end() -> None:
+def test_every_item_runs_in_a_lasting_flood() -> None:
     """More items arrive than can be run, and each batch takes a while."""
     seam = ManualSeam()
     f, gated = busy_on(seam, size=2, capacity=None)
@@ -882,7 +882,7 @@ def test_a_lasting_flood_lets_every_item_come_in_the_end() -> None:
     f.close(LIMIT)
 
 
-def test_before_its_patience_ends_an_item_lets_higher_ones_pass() -> None:
+def test_higher_priorities_overtake_an_item_until_its_patience_ends() -> None:
     seam = ManualSeam()
     f, gated = busy_on(seam, size=1)
     f("low")
@@ -894,7 +894,7 @@ def test_before_its_patience_ends_an_item_lets_higher_ones_pass() -> None:
     assert gated.batches[1:] == [[n] for n in range(9)] + [["low"]]
 
 
-def test_no_kind_of_items_starves_another() -> None:
+def test_no_group_of_items_starves_another() -> None:
     seam = ManualSeam()
     f, gated = busy_on(seam, size=2, key=lambda item: item and item[0])
     rare = f(("rare", 0))
@@ -985,7 +985,7 @@ def test_priority_and_deadline_together(kind: str) -> None:
     assert gated.batches == [[0], [2], [1]]
 
 
-def test_who_waits_for_room_gets_it_first_come_first_served_whatever_the_priority() -> None:
+def test_capacity_is_first_come_first_served_whatever_the_priority() -> None:
     f, gated = busy(size=1, capacity=2)
     f(1)
     first = in_thread(f.options(priority=1), 2)
@@ -1004,7 +1004,7 @@ def test_who_waits_for_room_gets_it_first_come_first_served_whatever_the_priorit
 # ---- other limits while running ----
 
 
-def test_a_smaller_size_lets_a_full_batch_leave(kind: str) -> None:
+def test_a_smaller_size_dispatches_a_full_batch(kind: str) -> None:
     gated = gated_of(kind, is_open=True)
     f = batched(gated, size=10, linger=None)
     futures = [f(n) for n in range(5)]
@@ -1019,7 +1019,7 @@ def test_a_smaller_size_lets_a_full_batch_leave(kind: str) -> None:
     assert f.stats().reasons["size"] == 2
 
 
-def test_a_smaller_size_counts_for_what_waits_behind_a_running_batch(kind: str) -> None:
+def test_a_smaller_size_applies_to_items_queued_behind_a_running_batch(kind: str) -> None:
     f, gated = busy(kind, size=10)
     futures = [f(n) for n in range(1, 8)]
     f.size = 3
@@ -1028,7 +1028,7 @@ def test_a_smaller_size_counts_for_what_waits_behind_a_running_batch(kind: str) 
     assert gated.batches == [[0], [1, 2, 3], [4, 5, 6], [7]]
 
 
-def test_a_larger_size_counts_for_what_waits(kind: str) -> None:
+def test_a_larger_size_applies_to_queued_items(kind: str) -> None:
     gated = gated_of(kind, is_open=True)
     f = batched(gated, size=3, linger=None)
     futures = [f(n) for n in range(2)]
@@ -1039,7 +1039,7 @@ def test_a_larger_size_counts_for_what_waits(kind: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"key": lambda item: item % 2}], ids=["plain", "key"])
-def test_linger_counts_anew_for_what_waits(options: dict[str, Any]) -> None:
+def test_a_new_linger_applies_to_queued_items(options: dict[str, Any]) -> None:
     seam = ManualSeam()
     gated = Gated(is_open=True)
     f = batched_with(seam, gated, size=10, linger=100, **options)
@@ -1071,7 +1071,7 @@ def test_linger_counts_anew_for_what_waits(options: dict[str, Any]) -> None:
     assert len(gated.batches) == 4
 
 
-def test_a_shorter_linger_lets_go_on_a_loop(kind: str) -> None:
+def test_a_shorter_linger_dispatches_on_a_loop(kind: str) -> None:
     gated = gated_of(kind, is_open=True)
     f = batched(gated, linger=LATER)
 
@@ -1139,7 +1139,7 @@ def test_with_fewer_workers_threads_leave() -> None:
     f.close(LIMIT)
 
 
-def test_with_fewer_workers_the_linger_of_what_waits_goes_on() -> None:
+def test_with_fewer_workers_the_linger_of_queued_items_continues() -> None:
     """The worker that ends may be the one that would have woken up for the item."""
     seam = ManualSeam()
     gated = Gated()
@@ -1159,7 +1159,7 @@ def test_with_fewer_workers_the_linger_of_what_waits_goes_on() -> None:
 
 
 @pytest.mark.parametrize("larger", [3, None])
-def test_a_larger_capacity_lets_blocked_callers_in(kind: str, larger: int | None) -> None:
+def test_a_larger_capacity_admits_blocked_callers(kind: str, larger: int | None) -> None:
     f, gated = busy(kind, size=1, capacity=1)
     blocked = []
     for n in (1, 2):
@@ -1176,7 +1176,7 @@ def test_a_larger_capacity_lets_blocked_callers_in(kind: str, larger: int | None
     assert gated.batches[:3] == [[0], [1], [2]]
 
 
-def test_a_larger_capacity_lets_the_callers_of_a_loop_in(kind: str) -> None:
+def test_a_larger_capacity_admits_callers_on_a_loop(kind: str) -> None:
     gated = gated_of(kind)
     f = batched(gated, size=1, capacity=1)
 
@@ -1223,7 +1223,7 @@ def test_a_smaller_capacity_drops_nothing(
     assert sorted(flat(gated.batches)) == list(range(1, 11))
 
 
-def test_a_smaller_capacity_cancels_and_expires_what_was_accepted(kind: str) -> None:
+def test_accepted_items_can_be_cancelled_and_expire_under_a_smaller_capacity(kind: str) -> None:
     f, gated = busy(kind, size=1, capacity=10)
     futures = [f(n) for n in range(1, 5)]
     f.capacity = 1
@@ -1694,7 +1694,7 @@ def test_nested_results_of_many_never_hang() -> None:
     f.close(LIMIT)
 
 
-def test_all_workers_that_wait_for_items_of_their_own_at_once() -> None:
+def test_all_workers_wait_for_items_of_their_own_function() -> None:
     """They look whether a wait could end at the same instant, and then all wait."""
     together = threading.Barrier(2)
 
@@ -1740,7 +1740,7 @@ def everywhere() -> Iterator[Seen]:
     end()
 
 
-def test_an_observer_is_told_of_each_batch(kind: str) -> None:
+def test_an_observer_gets_an_event_for_each_batch(kind: str) -> None:
     seen = Seen()
     gated = gated_of(kind)
     f = batched(gated, size=3, linger=None, name="observed")
@@ -1848,7 +1848,7 @@ def test_observing_everywhere_and_one_function(kind: str, everywhere: Seen) -> N
     assert len(ones.events) == 1
 
 
-def test_what_ends_an_observation_ends_only_its_own() -> None:
+def test_ending_an_observation_ends_no_other() -> None:
     f = batched(echo)
     seen = Seen()
     first, second = f.observe(seen), f.observe(seen)
@@ -1889,7 +1889,7 @@ def test_observers_of_a_method(kind: str, everywhere: Seen) -> None:
     assert len(twos.events) == 1
 
 
-def test_an_observer_is_told_of_batches_on_loops(kind: str) -> None:
+def test_an_observer_gets_events_of_batches_on_loops(kind: str) -> None:
     seen = Seen()
     f = batched(echo_of(kind), name="looped")
     f.observe(seen)
@@ -1957,7 +1957,7 @@ def test_callers_have_their_results_before_a_slow_observer_ends(kind: str) -> No
     f.close(LIMIT)
 
 
-def test_awaiting_callers_go_on_before_a_slow_observer_ends(kind: str) -> None:
+def test_awaiting_callers_continue_before_a_slow_observer_ends(kind: str) -> None:
     resumed = threading.Event()
     in_time: list[bool] = []
     f = batched(echo_of(kind))
@@ -1972,7 +1972,7 @@ def test_awaiting_callers_go_on_before_a_slow_observer_ends(kind: str) -> None:
     assert in_time == [True]
 
 
-def test_observers_that_come_from_many_threads_are_all_told() -> None:
+def test_observers_added_by_many_threads_are_all_called() -> None:
     f = batched(echo)
     observers = [Seen() for _ in range(800)]
 
@@ -2150,7 +2150,7 @@ def test_stats_are_consistent_when_a_result_is_there(kind: str, options: dict[st
         assert balanced(stats)
 
 
-def test_who_waits_for_an_item_that_runs_again_is_told_at_its_end_only(kind: str) -> None:
+def test_waiters_of_a_retried_item_are_notified_at_its_end_only(kind: str) -> None:
     go, tries = threading.Event(), 0
 
     def work(items: list[int]) -> list[Any]:
@@ -2256,7 +2256,7 @@ def test_explain_for_each_reason(kind: str) -> None:
     assert "close" in explained("close", f)
 
 
-def test_explain_tells_another_thing_for_each_reason() -> None:
+def test_explain_differs_for_each_reason() -> None:
     told = {
         Stats(batches=3, reasons={**dict.fromkeys(REASONS, 0), reason: 3}).explain()
         for reason in REASONS

@@ -105,7 +105,7 @@ def test_real_time_moves_nothing() -> None:
         assert future.result(0) == 1
 
 
-def test_what_callers_wait_is_real_time() -> None:
+def test_callers_wait_in_real_time() -> None:
     gated = Gated()
     f = batched(gated, linger=1, name="held")
     with manual_clock(patience=0) as clock:
@@ -175,7 +175,7 @@ def test_deadlines_with_a_free_worker_and_with_a_busy_one() -> None:
         gated.open()
 
 
-def test_the_wait_for_room() -> None:
+def test_the_wait_for_capacity() -> None:
     gated = Gated()
     f = batched(gated, size=1, capacity=1)
 
@@ -242,7 +242,7 @@ def test_a_batch_that_is_let_go_is_waited_for() -> None:
         assert all(future.done() for future in futures)
 
 
-def test_who_is_left_alone_is_so_with_one_batch() -> None:
+def test_a_worker_is_excluded_for_one_batch_only() -> None:
     gated = Gated()
     f = batched(gated, size=1)
     with manual_clock(patience=0) as clock:
@@ -271,7 +271,7 @@ def test_without_patience_batches_have_started() -> None:
             future.result(LIMIT)
 
 
-def test_without_patience_it_waits_for_who_comes_from_another_batch() -> None:
+def test_without_patience_it_waits_for_items_from_another_batch() -> None:
     gated = Gated()
     goes_on = threading.Event()
     f = batched(gated, linger=1)
@@ -386,7 +386,7 @@ def test_to_and_fro_between_a_loop_and_threads() -> None:
     asyncio.run(main())
 
 
-def test_a_batch_on_a_loop_that_awaits_something_else_goes_on_by_itself() -> None:
+def test_an_advance_does_not_wait_for_a_batch_that_awaits_something_else() -> None:
     async def main() -> None:
         gate = asyncio.Event()
 
@@ -449,7 +449,7 @@ def test_a_loop_in_another_thread() -> None:
 # ---- the block ----
 
 
-def test_each_function_has_a_queue_of_its_own_in_the_block() -> None:
+def test_each_function_has_a_new_queue_in_the_block() -> None:
     batches = Batches()
     f = batched(batches, linger=None)
     before = f(1)
@@ -662,7 +662,7 @@ def test_nothing_is_kept_after_its_end() -> None:
     assert clock._seam.next_due(1e9) is None
 
 
-def test_what_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hung_batch_does_not_delay_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clocks, "MIN_EXIT_WAIT", HELD)
     gated = Gated()
     f = batched(gated, size=1, name="hangs")

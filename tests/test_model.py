@@ -46,7 +46,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- failures that it found ----
 
 
-def test_room_of_an_overdue_item_is_used_by_the_next_batch() -> None:
+def test_capacity_of_an_overdue_item_is_used_by_the_next_batch() -> None:
     late = {"deadline": 0.5 + 1 / 16}
     model.replay(
         PLAIN,
@@ -71,7 +71,7 @@ def test_a_close_that_wakes_late_does_not_end_the_next_one() -> None:
     )
 
 
-def test_a_kind_that_runs_again_is_as_old_as_its_oldest_item() -> None:
+def test_a_retried_group_is_as_old_as_its_oldest_item() -> None:
     model.replay(
         PLAIN | {"size": 4, "linger": 4.0, "room": None, "kinds": "args"},
         ("many", {"bits": 2, "count": 6}),
@@ -136,7 +136,7 @@ def test_equal_items_do_not_make_the_model_take_one_batch_for_another() -> None:
     )
 
 
-def test_who_ran_before_and_is_flushed_runs_again_without_delay() -> None:
+def test_flushed_retries_run_without_delay() -> None:
     # The second time it was flushed while it waited to run again.
     model.replay(
         PLAIN | {"size": 4, "room": 1, "linger": 4.0, "workers": 3, "kinds": "args"},
@@ -263,7 +263,7 @@ def is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", REPLAYS)
-def test_what_is_replayed_is_fine(name: str) -> None:
+def test_a_replayed_plan_passes(name: str) -> None:
     model.replay(*REPLAYS[name])
 
 

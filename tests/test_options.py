@@ -280,7 +280,7 @@ def test_huge_lingers_work_on_a_loop(linger: Any) -> None:
     asyncio.run(main())
 
 
-def test_linger_none_leaves_only_when_asked() -> None:
+def test_linger_none_dispatches_only_when_asked() -> None:
     f = batched(echo, size=2, linger=None)
     assert f.linger is None
     alone = f(1)

@@ -227,7 +227,7 @@ def test_a_function_that_was_called_before_is_traced_too(monkeypatch: pytest.Mon
     stop()  # once more does nothing
 
 
-def test_who_instruments_in_the_middle_of_a_first_call_misses_none(
+def test_instrumenting_during_a_first_call_misses_no_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = Seen()
@@ -357,7 +357,7 @@ def test_an_async_batch_that_is_cancelled(seen: Seen) -> None:
     assert (seen.batch().attributes or {})["error.type"] == "batchify.errors.BatchAborted"
 
 
-def test_an_async_batch_whose_loop_goes_away(seen: Seen) -> None:
+def test_an_async_batch_whose_loop_ends(seen: Seen) -> None:
     @batched(name="f")
     async def f(items: list[int]) -> None:
         await asyncio.Event().wait()
@@ -446,7 +446,7 @@ def test_of_a_chunk_too(seen: Seen) -> None:
     assert [links_of(span) for span in seen.batches()] == [[caller]] * 2
 
 
-def test_who_is_not_in_the_batch_is_not_linked(seen: Seen) -> None:
+def test_items_outside_of_the_batch_are_not_linked(seen: Seen) -> None:
     f = batched(lambda items: items, linger=None)
     cancelled = seen.called(lambda: f(1))
     stays = seen.called(lambda: f(2))
@@ -494,7 +494,7 @@ class RaisesAtTheEnd(SpanProcessor):
 
 @pytest.mark.parametrize("kind", ["begin", "end"])
 @pytest.mark.parametrize("is_async", [False, True])
-def test_what_a_tracer_raises_harms_nobody(
+def test_a_tracer_that_raises_harms_no_item(
     kind: str, is_async: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = Seen(sampler=Raises()) if kind == "begin" else Seen()
@@ -601,7 +601,7 @@ def test_tracing_may_begin_and_end_while_calls_are_made() -> None:
 # ---- metrics ----
 
 
-def test_metrics_tell_what_stats_tells(seen: Seen) -> None:
+def test_metrics_agree_with_stats(seen: Seen) -> None:
     @batched(size=2, linger=None, capacity=10, name="told")
     def f(items: list[int]) -> None:
         if 13 in items:

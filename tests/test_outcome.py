@@ -203,7 +203,7 @@ def test_results_may_be_of_classes_that_have_no_hash() -> None:
 
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("count", [1, 2, 4, 100])
-def test_a_wrong_number_is_a_bad_result_for_everyone(sequence: Any, count: int) -> None:
+def test_a_wrong_number_is_a_bad_result_for_all_callers(sequence: Any, count: int) -> None:
     errors = run(gives(sequence), [Item()] * count).errors
     assert all_of(BadResult, errors)
     assert f"returned 3 results for {count} item" in str(errors[0])
@@ -250,7 +250,7 @@ NO_ANSWERS: list[tuple[str, Callable[[], Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "make"), NO_ANSWERS, ids=[kind for kind, _ in NO_ANSWERS])
-def test_anything_else_is_a_bad_result_that_tells_expected_and_got(kind: str, make: Any) -> None:
+def test_anything_else_is_a_bad_result_that_names_expected_and_got(kind: str, make: Any) -> None:
     errors = run(gives(make()), [Item("a"), Item("b")]).errors
     assert all_of(BadResult, errors)
     message = str(errors[0])
@@ -341,7 +341,7 @@ def test_exceptions_in_a_mapping_are_raised_for_their_callers() -> None:
 # ---- None ----
 
 
-def test_none_gives_none_to_everyone() -> None:
+def test_none_gives_none_to_all_callers() -> None:
     assert run(gives(None), [1, 2, 3]).values == [None, None, None]
 
 
@@ -385,7 +385,7 @@ def test_a_generator_settles_each_item_as_soon_as_it_yields(make: Any) -> None:
     assert ran.gives == [1, 1, 1]
 
 
-def test_a_result_is_out_before_the_generator_goes_on() -> None:
+def test_a_result_is_delivered_before_the_generator_continues() -> None:
     events: list[Any] = []
 
     def function(items: list[int]) -> Iterator[int]:
@@ -749,7 +749,7 @@ def content(error: BaseException) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("make", EXCEPTIONS.values(), ids=EXCEPTIONS)
-def test_each_caller_gets_an_own_copy_of_what_was_raised(make: Any) -> None:
+def test_each_caller_gets_its_own_copy_of_the_error(make: Any) -> None:
     error = make()
     expected = content(error)
     errors = run(raises(error), [1, 2, 3]).errors
@@ -972,12 +972,12 @@ EXPLODING = [
 
 
 @pytest.mark.parametrize("function", EXPLODING, ids=lambda function: function.__name__)
-def test_no_traceback_shows_the_engine_or_holds_anybodys_items(function: Any) -> None:
+def test_no_traceback_shows_the_engine_or_holds_items(function: Any) -> None:
     check_is_presentable(run(function, [Item("a"), Item("b"), Item("c")]))
 
 
 @pytest.mark.parametrize("function", EXPLODING, ids=lambda function: function.__name__)
-def test_nor_does_what_the_handler_raises_or_gives(function: Any) -> None:
+def test_errors_and_results_of_the_handler_show_no_items(function: Any) -> None:
     def handler(failure: BatchFailure) -> Any:
         return function(failure.items)
 
@@ -1043,7 +1043,7 @@ def test_the_traceback_does_not_grow_when_a_function_gives_one_object_always() -
             thrown(failure)
 
 
-def test_nobody_meets_the_frames_of_another_caller() -> None:
+def test_no_caller_meets_the_frames_of_another_caller() -> None:
     function = gives([ValueError("module level")])
 
     def first_caller() -> None:
@@ -1132,7 +1132,7 @@ def test_a_handler_that_gives_none_leaves_the_error_to_the_callers() -> None:
     assert all_of(ValueError, errors)
 
 
-def test_the_callers_get_what_the_handler_gives() -> None:
+def test_the_callers_get_what_the_handler_returns() -> None:
     def second_try(failure: BatchFailure) -> Any:
         return [item * 10 for item in failure.items]
 
@@ -1214,7 +1214,7 @@ def test_of_a_generator_the_handler_sees_the_rest(make: Any) -> None:
     assert seen == [[2, 3], [3]]
 
 
-def test_what_the_handler_does_to_the_failure_changes_nothing_else() -> None:
+def test_a_handler_that_changes_the_failure_changes_nothing_else() -> None:
     items, kwargs = [1, 2], {"table": "users"}
 
     def handler(failure: BatchFailure) -> None:
@@ -1322,7 +1322,9 @@ def test_every_caller_gets_its_own_element(elements: list[Any], container: Any) 
 
 
 @given(st.lists(ELEMENTS), CONTAINERS, st.integers(1, 20))
-def test_nobody_gets_a_neighbours_value(elements: list[Any], container: Any, count: int) -> None:
+def test_no_caller_gets_another_callers_value(
+    elements: list[Any], container: Any, count: int
+) -> None:
     outcomes = run(gives(container(elements)), list(range(count))).outcomes
     if len(elements) != count:
         assert all_of(BadResult, [outcome.error for outcome in outcomes])
@@ -1334,7 +1336,7 @@ def test_nobody_gets_a_neighbours_value(elements: list[Any], container: Any, cou
     st.integers(1, 8),
     st.sampled_from([generator, async_generator]),
 )
-def test_a_generator_gives_each_its_own_and_the_rest_the_end(
+def test_a_generator_settles_each_item_and_its_error_settles_the_rest(
     elements: list[Any], end: str, count: int, make: Any
 ) -> None:
     last = {"ends": [], "raises": [Raise(LookupError())], "exits": [Raise(SystemExit())]}[end]

@@ -185,7 +185,7 @@ def test_only_items_of_equal_key_share_a_batch(shape: str) -> None:
     assert runs.batches == [list(range(first, 30, 3)) for first in range(3)]
 
 
-def test_each_key_fills_a_batch_of_its_own(kind: str) -> None:
+def test_each_key_fills_its_own_batch(kind: str) -> None:
     runs = Runs()
     f = make(kind, runs, size=3, linger=None, key=str.lower)
     futures = [f(letter) for letter in "abABab"]
@@ -257,7 +257,7 @@ def test_keys_of_items_that_ran_again_leave_nothing_behind() -> None:
     assert engine.forming.by_kin == {}
 
 
-def test_what_the_key_function_raises_the_call_raises_to_that_caller_alone(shape: str) -> None:
+def test_an_error_of_the_key_function_reaches_its_caller_only(shape: str) -> None:
     runs = Runs()
     f = make(shape, runs, linger=None, key=lambda n: 10 // n)
     before = f(3)
@@ -339,7 +339,7 @@ def test_equal_items_of_different_instances_with_equal_keys_stay_apart() -> None
     ]  # fmt: skip
 
 
-def test_when_keys_use_up_the_room_the_oldest_batch_leaves() -> None:
+def test_when_keys_use_up_the_capacity_the_oldest_batch_is_dispatched() -> None:
     runs = Runs()
     f = make("def", runs, size=4, linger=None, capacity=4, key=lambda n: n)
     futures = [f(n) for n in range(4)]
@@ -369,7 +369,7 @@ def test_every_batch_is_of_one_key_and_keeps_its_order(
 # ---- weight and max_weight ----
 
 
-def test_a_batch_that_is_heavy_enough_leaves_at_once(shape: str) -> None:
+def test_a_batch_that_is_heavy_enough_is_dispatched_at_once(shape: str) -> None:
     runs = Runs()
     f = make(shape, runs, linger=None, weight=lambda n: n, max_weight=10)
     futures = [f(4), f(6)]
@@ -432,7 +432,7 @@ def test_the_cap_holds_for_every_batch(
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), st.booleans(), st.integers(0, 1)), max_size=30))
-def test_the_cap_holds_with_keys_and_for_what_runs_again(
+def test_the_cap_applies_with_keys_and_to_retries(
     items_: list[tuple[int, bool, int]],
 ) -> None:
     seen: set[int] = set()
@@ -519,7 +519,7 @@ def test_an_item_that_is_too_heavy_is_refused_at_once(shape: str) -> None:
     assert (f.stats().rejected, f.stats().accepted) == (4, 2)
 
 
-def test_too_heavy_is_told_also_while_there_is_no_room() -> None:
+def test_too_heavy_is_raised_even_without_capacity() -> None:
     gated = Gated()
     f = batched(gated, size=1, capacity=1, weight=lambda n: n, max_weight=10)
     first = f(1)
@@ -529,7 +529,7 @@ def test_too_heavy_is_told_also_while_there_is_no_room() -> None:
     assert first.result(LIMIT) == ("done", 1)
 
 
-def test_too_heavy_is_told_also_by_map_and_on_a_loop(kind: str) -> None:
+def test_too_heavy_is_raised_by_map_and_on_a_loop_too(kind: str) -> None:
     f = make(kind, Runs(), weight=lambda n: n, max_weight=10)
     with pytest.raises(ItemTooHeavy):
         list(f.map([1, 11]))
@@ -630,7 +630,7 @@ def test_equal_items_reach_the_function_once_and_every_caller_has_a_result(shape
     assert (stats.deduplicated, stats.accepted, stats.succeeded) == (3, 6, 6)
 
 
-def test_what_is_equal_may_be_told_by_a_function(shape: str) -> None:
+def test_a_function_may_decide_which_items_are_equal(shape: str) -> None:
     runs = Runs(str.upper)
     f = make(shape, runs, linger=None, dedupe=str.lower)
     futures = [f(word) for word in ["Bee", "bee", "ant", "BEE", "Ant"]]
@@ -776,7 +776,7 @@ def test_a_mapping_that_lacks_an_item_lacks_it_for_all_equal_ones(kind: str) -> 
     assert all_distinct(missing)
 
 
-def test_a_wrong_number_of_results_is_told_by_what_the_function_was_given(kind: str) -> None:
+def test_a_wrong_number_of_results_is_compared_with_the_items_of_the_call(kind: str) -> None:
     f = make(kind, lambda items: [*items, 0], linger=None, dedupe=True)
     futures = [f(n) for n in (1, 1, 2)]
     f.flush(LIMIT)
@@ -824,7 +824,7 @@ def test_an_unhashable_item_is_a_type_error_to_its_caller_alone(shape: str) -> N
     assert (f.stats().rejected, f.stats().accepted) == (1, 2)
 
 
-def test_what_the_dedupe_function_raises_or_gives_amiss_is_its_callers_alone(kind: str) -> None:
+def test_an_error_of_the_dedupe_function_reaches_its_caller_only(kind: str) -> None:
     runs = Runs()
     f = make(kind, runs, linger=None, dedupe=lambda n: {} if n == 5 else 10 // n)
     before = f(1)
@@ -858,7 +858,7 @@ class Exit(Quarrel):
 
 
 @pytest.mark.parametrize("quarrel", [Quarrel, Abort, Exit])
-def test_an_eq_that_raises_in_the_batch_loses_nobody(quarrel: type[Quarrel], shape: str) -> None:
+def test_an_eq_that_raises_in_the_batch_loses_no_item(quarrel: type[Quarrel], shape: str) -> None:
     runs = Runs()
     f = make(shape, runs, linger=None, dedupe=lambda item: item[0])
     futures = [f((quarrel(), n)) for n in range(3)] + [f(("good", 3))]
@@ -876,7 +876,7 @@ def test_an_eq_that_raises_in_the_batch_loses_nobody(quarrel: type[Quarrel], sha
 
 
 @pytest.mark.parametrize("detail", ["hash", "eq"])
-def test_a_hash_or_eq_that_fails_later_loses_nobody(detail: str, kind: str) -> None:
+def test_a_hash_or_eq_that_fails_later_loses_no_item(detail: str, kind: str) -> None:
     class Fickle:
         is_good = True
 
@@ -1006,7 +1006,7 @@ def test_with_on_error_equal_items_have_one_replacement(shape: str) -> None:
     assert seen == [[1, 2]]
 
 
-def test_size_and_capacity_count_calls_not_kinds() -> None:
+def test_size_and_capacity_count_calls_not_groups() -> None:
     gated = Gated()
     f = batched(gated, size=2, capacity=3, dedupe=True)
     futures = [f(0)]
@@ -1116,7 +1116,7 @@ def test_only_callers_at_fault_get_errors(shape: str, batch: tuple[int, set[int]
 @example((10, {0, 5}))
 @example((11, {0, 4, 8}))
 @example((24, {0, 3, 6, 12, 15, 18}))
-def test_few_further_calls_tell_who_is_at_fault(batch: tuple[int, set[int]]) -> None:
+def test_few_further_calls_find_the_items_at_fault(batch: tuple[int, set[int]]) -> None:
     count, bad = batch
     assert len(called_with_bad("def", count, bad).calls) - 1 <= most_calls(len(bad), count)
 
@@ -1176,7 +1176,7 @@ def test_without_isolate_all_share_the_error(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", TROUBLE)
 @pytest.mark.parametrize("count", [4, 5, 8, 13, 64])
-def test_an_outage_is_told_by_seven_calls(count: int, shape: str) -> None:
+def test_an_outage_is_recognised_after_seven_calls(count: int, shape: str) -> None:
     picky = Picky(range(count), is_alike=True)
     f = make(shape, picky, size=count, linger=None, isolate=True)
     futures = [f(n) for n in range(count)]
@@ -1233,7 +1233,7 @@ def test_with_one_bad_item_in_each_quarter_of_one_type_it_is_taken_for_an_outage
     ],
     ids=["short", "text", "number", "KeyboardInterrupt", "CancelledError", "elements"],
 )
-def test_what_is_nobodys_fault_is_not_halved(
+def test_a_batch_without_an_item_at_fault_is_not_bisected(
     answer: Callable[[Any], Any], told: type[Exception], shape: str
 ) -> None:
     calls: list[int] = []
@@ -1314,7 +1314,7 @@ def test_isolate_with_extra_arguments_and_keys(kind: str) -> None:
             assert future.result() == ("t", "m", n)
 
 
-def test_what_is_cancelled_before_the_start_is_in_no_half(shape: str) -> None:
+def test_items_cancelled_before_the_start_are_in_no_half(shape: str) -> None:
     picky = Picky({2})
     f = make(shape, picky, linger=None, isolate=True)
     futures = [f(n) for n in range(6)]
@@ -1402,7 +1402,7 @@ REPLACEMENTS: dict[str, Callable[[list[int]], Any]] = {
 
 @pytest.mark.parametrize("how", REPLACEMENTS)
 @pytest.mark.parametrize("shape", TROUBLE)
-def test_what_the_handler_returns_the_callers_get(how: str, shape: str) -> None:
+def test_callers_get_what_the_handler_returns(how: str, shape: str) -> None:
     f = make(
         shape,
         fail_with(lambda: OSError("down")),
@@ -1529,7 +1529,7 @@ def test_when_the_handler_raises_the_callers_get_the_batchs_error_with_a_note(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
-def test_a_handler_that_is_stopped_loses_nobody(error: type[BaseException], kind: str) -> None:
+def test_a_handler_that_is_stopped_loses_no_item(error: type[BaseException], kind: str) -> None:
     f = make(kind, fail_with(OSError), linger=None, on_error=lambda failure: _raise(error()))
     futures = [f(n) for n in range(3)]
     f.flush(LIMIT)
@@ -1590,7 +1590,7 @@ def test_an_async_handler_for_a_def_is_refused_at_decoration(how: str, shape: st
         batched(shaped(shape, fail_with(OSError)), on_error=ASYNC_HANDLERS[how])
 
 
-def test_what_an_async_handler_raises_is_noted(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_an_async_handler_is_noted(caplog: pytest.LogCaptureFixture) -> None:
     async def handle(failure: Any) -> Any:
         await asyncio.sleep(0)
         raise LookupError("secret")
@@ -1604,7 +1604,7 @@ def test_what_an_async_handler_raises_is_noted(caplog: pytest.LogCaptureFixture)
     assert [record.name for record in caplog.records] == ["batchify"]
 
 
-def test_the_failure_tells_what_failed(kind: str) -> None:
+def test_the_failure_describes_the_failed_batch(kind: str) -> None:
     seen: list[Any] = []
 
     def run(items: list[int], *args: Any, **kwargs: Any) -> Any:
@@ -1785,7 +1785,7 @@ def test_ten_thousand_failing_batches_make_no_threads() -> None:
     assert f.stats().failed == 10_000
 
 
-def test_what_the_handler_does_to_its_failure_harms_nobody(kind: str) -> None:
+def test_a_handler_that_changes_its_failure_harms_no_other(kind: str) -> None:
     def handle(failure: Any) -> None:
         failure.items.clear()
         failure.kwargs["table"] = "spoilt"
@@ -1901,7 +1901,7 @@ def test_a_retry_checks_its_arguments_by_name(
         Retry(**given_)
 
 
-def test_a_wrong_retry_in_the_function_fails_the_batch_and_loses_nobody(kind: str) -> None:
+def test_a_wrong_retry_in_the_function_fails_the_batch_and_loses_no_item(kind: str) -> None:
     f = make(kind, Runs(lambda n: Retry(attempts=0)))
     assert type(f(1).exception(LIMIT)) is ValueError
 
@@ -1958,7 +1958,7 @@ def test_the_delay_counts_again_for_each_run() -> None:
 
 
 @pytest.mark.parametrize("linger", [NEVER, None])
-def test_what_runs_again_does_not_linger_again(linger: float | None, kind: str) -> None:
+def test_retried_items_do_not_linger_again(linger: float | None, kind: str) -> None:
     f = make(kind, Runs(Again(2, lambda: Retry(after=0.001))), size=2, linger=linger)
     assert results([f(1), f(2)]) == done([1, 2])
 
@@ -1982,7 +1982,9 @@ def test_the_delay_is_cut_short(end: str, shape: str) -> None:
 
 @pytest.mark.parametrize("end", ["flush", "close"])
 @pytest.mark.parametrize("shape", ["def", "generator"])
-def test_the_delay_is_cut_short_also_of_what_is_sent_back_meanwhile(end: str, shape: str) -> None:
+def test_the_delay_is_cut_short_even_for_items_retried_during_the_flush(
+    end: str, shape: str
+) -> None:
     """Items accepted before the flush are dispatched now, even if they run and must be retried."""
     gated = Gated()
     again = Again(3, lambda: Retry(after=NEVER))
@@ -2028,7 +2030,7 @@ future.add_done_callback(lambda future: print("ended", future.result(), flush=Tr
 
 @pytest.mark.parametrize("after", [0.0, 10.0])
 @pytest.mark.parametrize("shape", ["def", "generator", "mapping"])
-def test_what_runs_again_together_keeps_its_order(after: float, shape: str) -> None:
+def test_items_retried_together_keep_their_order(after: float, shape: str) -> None:
     seam = ManualSeam()
     runs = Runs(Again(3, lambda: Retry(after=after)))
     f = batched_with(seam, shaped(shape, runs), size=5, linger=None)
@@ -2041,7 +2043,7 @@ def test_what_runs_again_together_keeps_its_order(after: float, shape: str) -> N
     f.close(LIMIT)
 
 
-def test_what_runs_again_keeps_its_order_on_a_loop() -> None:
+def test_retried_items_keep_their_order_on_a_loop() -> None:
     for shape in ("async def", "async generator"):
         runs = Runs(Again(3, lambda: Retry(after=0)))
         f = make(shape, runs, size=5, linger=None)
@@ -2049,7 +2051,7 @@ def test_what_runs_again_keeps_its_order_on_a_loop() -> None:
         assert runs.batches == [[0, 1, 2, 3, 4]] * 3
 
 
-def test_what_runs_again_of_a_batch_that_was_halved_keeps_its_order(kind: str) -> None:
+def test_retried_items_of_a_bisected_batch_keep_their_order(kind: str) -> None:
     again = Again(2, Retry)
     runs: list[list[int]] = []
 
@@ -2139,7 +2141,7 @@ def test_a_retried_item_goes_before_later_ones_also_after_a_delay() -> None:
     f.close(LIMIT)
 
 
-def test_an_item_that_waits_to_run_again_is_unresolved_and_keeps_its_room() -> None:
+def test_an_item_that_waits_for_a_retry_is_unresolved_and_keeps_its_capacity() -> None:
     seam = ManualSeam()
     f = batched_with(seam, Runs(Again(2, lambda: Retry(after=10))), size=1, capacity=1)
     first = f(1)
@@ -2191,7 +2193,7 @@ def test_cancelling_an_item_that_waits_to_run_again_on_a_loop(kind: str) -> None
     asyncio.run(main())
 
 
-def test_the_stop_ends_what_waits_to_run_again(shape: str) -> None:
+def test_the_stop_ends_items_that_wait_for_a_retry(shape: str) -> None:
     runs = Runs(lambda n: Retry(after=NEVER))
     f = make(shape, runs, size=2, linger=None)
     futures = [f(1), f(2)]
@@ -2204,7 +2206,7 @@ def test_the_stop_ends_what_waits_to_run_again(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", ["def", "generator", "mapping"])
-def test_the_stop_ends_what_runs_and_is_to_run_again(shape: str) -> None:
+def test_the_stop_ends_running_items_that_ask_for_a_retry(shape: str) -> None:
     gated = Gated()
 
     def run(items: list[int]) -> list[Any]:
@@ -2224,7 +2226,7 @@ def test_the_stop_ends_what_runs_and_is_to_run_again(shape: str) -> None:
     assert gated.batches == [[0, 1]]
 
 
-def test_a_close_that_is_too_late_ends_what_waits_to_run_again() -> None:
+def test_a_late_close_ends_items_that_wait_for_a_retry() -> None:
     gated = Gated()
 
     def run(items: list[int]) -> list[Any]:
@@ -2270,7 +2272,7 @@ def test_retry_awaited_on_a_loop(shape: str) -> None:
     asyncio.run(main())
 
 
-def test_each_extra_argument_has_a_front_of_its_own(kind: str) -> None:
+def test_each_extra_argument_has_its_own_front(kind: str) -> None:
     seen: list[Any] = []
     again = Again(2, Retry)
 
@@ -2286,7 +2288,7 @@ def test_each_extra_argument_has_a_front_of_its_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("detail", ["hash", "eq"])
-def test_a_key_that_fails_later_loses_nobody_who_is_to_run_again(detail: str, kind: str) -> None:
+def test_a_key_that_fails_later_loses_no_retried_item(detail: str, kind: str) -> None:
     class Fickle:
         is_good = True
 
@@ -2377,7 +2379,7 @@ def test_the_books_balance_at_any_time(shape: str) -> None:
     assert {type(x.exception(0)) for x in failed} <= {ValueError, LookupError, RetryExhausted}
 
 
-def test_a_kind_is_no_older_than_who_is_left_of_it() -> None:
+def test_a_group_is_as_old_as_its_oldest_remaining_item() -> None:
     """One item was requeued in front of an older one, and both were cancelled."""
     seam = ManualSeam()
     let = {item: threading.Event() for item in ("w", "y1", "y2", "x", "y4")}

@@ -62,7 +62,7 @@ def scraped() -> Iterator[Scraped]:
     end()
 
 
-def test_a_scrape_tells_what_stats_tells(scraped: Scraped) -> None:
+def test_a_scrape_agrees_with_stats(scraped: Scraped) -> None:
     @batched(size=2, linger=None, capacity=10, name="scraped")
     def f(items: list[int]) -> None:
         if 13 in items:
@@ -213,7 +213,7 @@ def test_a_sum_never_falls_while_instances_come_and_go(scraped: Scraped) -> None
     assert totals.totals()["comes"].succeeded == rounds
 
 
-def test_an_instance_may_go_below_who_reads(scraped: Scraped) -> None:
+def test_an_instance_may_be_freed_below_a_reader(scraped: Scraped) -> None:
     """As in a collection that the garbage collector begins there: no deadlock, and it counts."""
     one = Short()
     one.f(1).result(LIMIT)
@@ -226,7 +226,7 @@ def test_an_instance_may_go_below_who_reads(scraped: Scraped) -> None:
     assert not totals._died
 
 
-def test_an_instance_may_go_while_somebody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instance_may_be_freed_during_a_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A function that is neither alive nor gone yet is counted all the same."""
     totals.follow()
     one = [Short()]

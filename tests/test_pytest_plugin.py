@@ -72,13 +72,13 @@ def test_for_one_test_by_the_fixture(outcome) -> None:
 
 
 @pytest.mark.deep
-def test_what_fixtures_do_in_the_end_counts(outcome) -> None:
+def test_items_of_fixture_teardowns_count(outcome) -> None:
     result = outcome("def test_it(table):\n    table.insert(1)\n", ini=True)
     result.assert_outcomes(passed=1)
 
 
 @pytest.mark.deep
-def test_what_runs_is_waited_for(outcome) -> None:
+def test_running_batches_are_waited_for(outcome) -> None:
     result = outcome(
         """
 import threading
@@ -150,7 +150,7 @@ def test_last():
 
 
 @pytest.mark.deep
-def test_what_a_fixture_of_the_session_left_is_not_the_tests(outcome) -> None:
+def test_items_of_a_session_fixture_do_not_fail_the_test(outcome) -> None:
     result = outcome(
         """
 @pytest.fixture(scope="session", autouse=True)
@@ -171,7 +171,7 @@ def test_after_it():
 
 
 @pytest.mark.deep
-def test_what_hangs_is_told_of_once(outcome, monkeypatch) -> None:
+def test_a_hung_batch_is_reported_once(outcome, monkeypatch) -> None:
     result = outcome(
         """
 import threading

@@ -16,7 +16,7 @@ def engine_of(f: Any) -> Any:
     return f._scope().here()
 
 
-def test_a_view_that_comes_late_tells_who_has_it_already() -> None:
+def test_a_late_view_notifies_waiters_that_already_have_it() -> None:
     """Two threads look at a future with `concurrent.futures.wait`, while its batch ends."""
     f = batched(lambda items: items, linger=None)
     future = f(1)
@@ -44,7 +44,7 @@ def test_a_view_that_comes_late_tells_who_has_it_already() -> None:
     assert future._state == "FINISHED"
 
 
-def test_engines_that_come_and_go_while_somebody_looks_at_all() -> None:
+def test_engines_come_and_go_while_another_thread_reads_all() -> None:
     f = batched(lambda items: items)
     engine = engine_of(f)
     is_over = threading.Event()

@@ -176,7 +176,7 @@ def test_extra_arguments_kinds_weights_and_equals(broker: Any) -> None:
     assert (stats.rejected, stats.accepted) == (2, 6)
 
 
-def test_what_a_batch_comes_to_reaches_its_callers(broker: Any) -> None:
+def test_the_outcome_of_a_batch_reaches_its_callers(broker: Any) -> None:
     outcomes: dict[str, Callable[[list[str]], Any]] = {
         "none": lambda rows: None,
         "mapping": lambda rows: {},
@@ -289,7 +289,7 @@ def test_pickle_and_other_serializers_are_asked_for_by_name(broker: Any) -> None
 # ---- entries from other programs, and failing workers ----
 
 
-def test_entries_that_cannot_be_read_harm_nobody(broker: Any) -> None:
+def test_entries_that_cannot_be_read_harm_no_other(broker: Any) -> None:
     @batched(broker=broker(lease=0.3))
     def same(rows: list[int]) -> list[int]:
         return rows
@@ -313,9 +313,7 @@ def test_entries_that_cannot_be_read_harm_nobody(broker: Any) -> None:
     assert len(dead_letters(same)) == 3  # the others were answered
 
 
-def test_who_hears_the_answers_goes_on_when_it_is_killed(
-    broker: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_reply_listener_survives_a_kill(broker: Any, caplog: pytest.LogCaptureFixture) -> None:
     class Killed(BaseException): ...
 
     @batched(broker=broker(), name="heard")
@@ -331,7 +329,7 @@ def test_who_hears_the_answers_goes_on_when_it_is_killed(
         assert future.result(LIMIT) == 7
 
 
-def test_errors_that_cannot_be_written_are_told_of_all_the_same(broker: Any) -> None:
+def test_errors_that_cannot_be_encoded_are_reported_by_type(broker: Any) -> None:
     endless: list[Any] = []
     endless.append(endless)
     errors = [ValueError(endless), ValueError(10**5000)]
@@ -353,7 +351,7 @@ def test_errors_that_cannot_be_written_are_told_of_all_the_same(broker: Any) -> 
 
 
 @pytest.mark.deep
-def test_errors_of_the_server_hold_nobodys_items(broker: Any) -> None:
+def test_errors_of_the_server_contain_no_items(broker: Any) -> None:
     with redis_server() as full:
 
         @batched(broker=RedisStreams(full.url, stream="full", send_timeout=0.2))
@@ -426,7 +424,7 @@ def test_large_items_and_results_go_in_steps_that_a_server_takes(
     assert sorted(steps)[-3] <= 10_000
 
 
-def test_what_cannot_be_written_is_refused_by_the_call(broker: Any) -> None:
+def test_an_item_that_cannot_be_encoded_is_refused_by_the_call(broker: Any) -> None:
     @batched(broker=broker())
     def same(rows: list[Any]) -> list[Any]:
         return rows
@@ -437,7 +435,7 @@ def test_what_cannot_be_written_is_refused_by_the_call(broker: Any) -> None:
     assert (stats.submitted, stats.rejected, stats.accepted) == (1, 1, 0)
 
 
-def test_what_a_broker_is_not_for() -> None:
+def test_options_and_methods_that_a_broker_refuses() -> None:
     streams = RedisStreams("redis://127.0.0.1:1")
     with ThreadPoolExecutor() as pool, pytest.raises(TypeError, match="executor and broker"):
         batched(broker=streams, executor=pool)
@@ -498,7 +496,7 @@ def test_a_password_is_shown_nowhere() -> None:
 # ---- life ----
 
 
-def test_flush_and_close_reach_what_lingers_with_a_worker(broker: Any) -> None:
+def test_flush_and_close_reach_items_that_linger_in_a_worker(broker: Any) -> None:
     @batched(size=100, linger=None, broker=broker())
     def patient(rows: list[int]) -> list[int]:
         return rows
@@ -537,7 +535,9 @@ def test_a_flush_reaches_a_worker_that_comes_later(broker: Any) -> None:
 
 
 @pytest.mark.deep
-def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flush_reaches_items_that_are_being_sent(
+    broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @batched(size=100, linger=None, broker=broker())
     def patient(rows: list[int]) -> list[int]:
         return rows
@@ -567,7 +567,7 @@ def test_a_flush_reaches_what_is_being_sent(broker: Any, monkeypatch: pytest.Mon
         assert future.result(0) == 1
 
 
-def test_close_that_cancels_does_not_wait_for_room_in_the_stream(broker: Any) -> None:
+def test_close_that_cancels_does_not_wait_for_capacity_in_the_stream(broker: Any) -> None:
     @batched(broker=broker(max_length=1))
     def same(rows: list[int]) -> list[int]:
         return rows
@@ -685,7 +685,7 @@ def test_a_callback_may_submit_and_wait_for_others(broker: Any) -> None:
     assert chain == [0, 1, 2, 3, 4]
 
 
-def test_dropped_futures_are_told_and_leave_nothing(broker: Any) -> None:
+def test_callbacks_of_dropped_futures_run_and_leave_nothing(broker: Any) -> None:
     @batched(broker=broker())
     def same(rows: list[int]) -> list[int]:
         return rows
@@ -711,7 +711,7 @@ def test_eager_needs_no_server() -> None:
         assert double(1).result(0) == 2
 
 
-def test_a_server_that_is_not_there_is_told_of_in_the_end() -> None:
+def test_a_missing_server_is_reported_in_the_end() -> None:
     @batched(broker=RedisStreams("redis://127.0.0.1:1", stream="nothing", send_timeout=0.1))
     def double(rows: list[int]) -> list[int]:
         return rows
@@ -722,7 +722,7 @@ def test_a_server_that_is_not_there_is_told_of_in_the_end() -> None:
     assert balanced(double)
 
 
-def test_a_wrong_password_is_told_of_at_once() -> None:
+def test_a_wrong_password_is_reported_at_once() -> None:
     with redis_server("--requirepass", "right") as locked:
         wrong = RedisStreams(locked.url.replace("//", "//:wrong@"), stream="locked")
         right = RedisStreams(locked.url.replace("//", "//:right@"), stream="locked")
@@ -985,7 +985,7 @@ def test_a_lease_is_renewed_while_the_batch_runs(broker: Any) -> None:
     assert runs == [1]
 
 
-def test_what_others_left_is_run_again_in_pieces_that_shrink(broker: Any) -> None:
+def test_items_of_lost_workers_run_again_in_shrinking_batches(broker: Any) -> None:
     sizes: list[int] = []
 
     @batched(size=64, broker=broker(lease=2.0))
@@ -1007,7 +1007,7 @@ def test_what_others_left_is_run_again_in_pieces_that_shrink(broker: Any) -> Non
     assert max(sizes) <= 8
 
 
-def test_workers_that_were_killed_long_ago_leave_the_list(
+def test_workers_that_were_killed_long_ago_are_unregistered(
     broker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer, "MAX_IDLE", 0.05)
@@ -1036,7 +1036,7 @@ def test_workers_that_were_killed_long_ago_leave_the_list(
 
 @pytest.mark.deep
 @pytest.mark.parametrize("what", ["a retry", "a long batch"])
-def test_what_takes_long_does_not_stop_the_others(broker: Any, what: str) -> None:
+def test_a_slow_batch_does_not_stop_the_others(broker: Any, what: str) -> None:
     gate = threading.Event()
 
     @batched(size=2, workers=3, broker=broker(lease=0.6))
@@ -1151,7 +1151,7 @@ def test_the_main_script_is_found_by_its_name(server: RedisServer, tmp_path: Pat
         worker.communicate()
 
 
-def test_everybody_hears_of_batches_in_the_worker(broker: Any) -> None:
+def test_observers_and_tracers_see_batches_in_the_worker(broker: Any) -> None:
     events: list[Any] = []
 
     @batched(broker=broker(), name="observed")

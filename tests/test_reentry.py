@@ -188,7 +188,7 @@ def test_the_deadline_of_a_call_from_within_a_call_counts() -> None:
     assert outer.result(LIMIT) == "outer"
 
 
-def test_a_call_from_within_a_call_may_wait_for_room_and_hears_of_a_close() -> None:
+def test_a_nested_call_may_wait_for_capacity_and_notices_a_close() -> None:
     """A caller has its future, so it must be settled here."""
     seam, gated, made = Interrupting(), Gated(), []
     f = batched_with(seam, gated, size=1, capacity=1, workers=2)
@@ -290,7 +290,7 @@ def _lose_no_call(begin: str, is_keyed: bool) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"key": str}], ids=str)
-def test_who_waits_for_room_hears_of_a_close_that_a_handler_broke_off(
+def test_callers_waiting_for_capacity_notice_a_close_that_a_handler_interrupted(
     options: dict[str, Any],
 ) -> None:
     in_own_process("test_reentry", f"_break_off_a_close({bool(options)})")
@@ -354,7 +354,7 @@ def _break_off_calls(is_keyed: bool) -> None:
     assert not count, f"{count} of {len(kept)} are kept"
 
 
-def test_a_count_that_a_handler_breaks_off_leaves_the_others_whole() -> None:
+def test_a_count_that_a_handler_interrupts_keeps_the_others_correct() -> None:
     in_own_process("test_reentry", "_break_off_a_count()")
 
 
@@ -449,7 +449,7 @@ async def _who_waits_is_cancelled_while_a_close_seals() -> None:
     gated.open()
 
 
-def test_who_waits_is_cancelled_while_a_close_seals() -> None:
+def test_a_waiting_call_is_cancelled_while_a_close_seals() -> None:
     asyncio.run(_who_waits_is_cancelled_while_a_close_seals())
 
 

@@ -156,7 +156,7 @@ def test_a_loop_is_woken_once_for_a_batch(count: int) -> None:
 # ---- C-62: a clock that jumps, as after a suspend ----
 
 
-def test_a_jump_of_the_clock_lets_what_is_late_leave_once() -> None:
+def test_a_jump_of_the_clock_dispatches_late_items_once() -> None:
     seam = ManualSeam()
     gated = Gated(is_open=True)
     f = batched_with(seam, gated, linger=5.0, workers=2)

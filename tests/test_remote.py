@@ -108,7 +108,7 @@ def test_threads_of_an_executor_are_called_directly() -> None:
         assert g(1).result(LIMIT) == (1, os.getpid(), "nobody")
 
 
-def test_a_generator_on_threads_is_run_there_and_is_told_as_it_yields() -> None:
+def test_a_generator_runs_in_the_executors_threads_and_settles_as_it_yields() -> None:
     names: set[str] = set()
     goes_on = threading.Event()
 
@@ -131,7 +131,7 @@ def test_a_generator_on_threads_is_run_there_and_is_told_as_it_yields() -> None:
     assert {name.partition("_")[0] for name in names} == {"pool"}
 
 
-def test_workers_bound_what_runs_at_once() -> None:
+def test_workers_limit_how_many_batches_run_at_once() -> None:
     lock, together, running, most = threading.Lock(), threading.Barrier(3), 0, 0
 
     def work(items: list[int]) -> list[int]:
@@ -228,7 +228,7 @@ def test_methods() -> None:
     model.scaled.close()
 
 
-def test_an_instance_that_cannot_be_sent_is_told_of() -> None:
+def test_an_instance_that_cannot_be_sent_is_reported() -> None:
     with pytest.raises(BatchAborted, match="TypeError while pickling"):
         elsewhere.Stuck().scaled(1).result(LIMIT)
 
@@ -371,7 +371,7 @@ def test_an_error_comes_back_as_what_it_was(shared: ProcessPoolExecutor) -> None
         assert "futures" not in told
 
 
-def test_what_ends_a_process_elsewhere_ends_the_batch_only(shared: ProcessPoolExecutor) -> None:
+def test_a_killed_process_ends_its_batch_only(shared: ProcessPoolExecutor) -> None:
     f = batched(elsewhere.raises, executor=shared, size=1)
     for end in (SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()):
         error = f(end).exception(LIMIT)
@@ -380,7 +380,7 @@ def test_what_ends_a_process_elsewhere_ends_the_batch_only(shared: ProcessPoolEx
     assert f(1).result(LIMIT) == 1
 
 
-def test_what_led_to_an_error_is_told(shared: ProcessPoolExecutor) -> None:
+def test_the_causes_of_an_error_are_reported(shared: ProcessPoolExecutor) -> None:
     error = batched(elsewhere.caused, executor=shared)(1).exception(LIMIT)
     assert type(error) is ValueError
     (note,) = error.__notes__
@@ -404,7 +404,7 @@ def test_an_element_that_cannot_be_sent_harms_no_neighbour(shared: ProcessPoolEx
     assert isinstance(given[1].exception(0), BatchAborted)
 
 
-def test_what_cannot_be_sent_tells_nobody_of_others(shared: ProcessPoolExecutor) -> None:
+def test_an_item_that_cannot_be_sent_shows_no_other_item(shared: ProcessPoolExecutor) -> None:
     f = batched(elsewhere.where, executor=shared, linger=None)
     secret: Any = {"secret-item-1": threading.Lock()}
     mine, theirs = f("mine"), f(secret)
@@ -417,7 +417,7 @@ def test_what_cannot_be_sent_tells_nobody_of_others(shared: ProcessPoolExecutor)
         assert marks_in(error) == set()
 
 
-def test_what_cannot_be_sent_back_is_told_of(shared: ProcessPoolExecutor) -> None:
+def test_results_that_cannot_be_sent_back_are_reported(shared: ProcessPoolExecutor) -> None:
     f = batched(elsewhere.unsendable, executor=shared, size=1)
     error = f("error").exception(LIMIT)
     assert isinstance(error, BatchAborted)
@@ -443,7 +443,7 @@ def test_on_error_is_called_here(shared: ProcessPoolExecutor) -> None:
     assert type(failure.exception) is ValueError
 
 
-def test_nobody_finds_anothers_item_in_an_error() -> None:
+def test_no_caller_finds_another_callers_item_in_an_error() -> None:
     """No frame of the executor's thread and no entry of its queue keeps the items."""
 
     def work(items: list[Any]) -> list[Any]:
@@ -703,7 +703,7 @@ def test_processes_go_when_it_is_closed() -> None:
 
 @pytest.mark.parametrize("pool", ["ProcessPoolExecutor(1)", "ThreadPoolExecutor(1)"])
 @pytest.mark.parametrize("is_made", [True, False])
-def test_the_end_of_the_process_runs_what_was_accepted(pool: str, is_made: bool) -> None:
+def test_the_exit_of_the_process_runs_accepted_items(pool: str, is_made: bool) -> None:
     """Before the executor is ended, whichever was registered first."""
     told = output_of(f"""
         from batchify import batched
@@ -859,7 +859,7 @@ def test_a_batch_that_waits_for_its_own_function() -> None:
         assert f(0).result(LIMIT) == 0
 
 
-def test_a_close_that_gives_up(shared: ProcessPoolExecutor) -> None:
+def test_a_close_that_times_out(shared: ProcessPoolExecutor) -> None:
     gate = threading.Event()
     with ThreadPoolExecutor(1) as executor:
         f = batched(lambda items: gate.wait(LIMIT) and items, executor=executor)
@@ -884,7 +884,7 @@ def test_awaited() -> None:
 
 
 @pytest.mark.parametrize("value", [1, "processes", [], object()])
-def test_what_is_no_executor(value: Any) -> None:
+def test_objects_that_are_no_executors(value: Any) -> None:
     with pytest.raises(TypeError, match="executor"):
         batched(elsewhere.where, executor=value)
 

@@ -125,7 +125,7 @@ def test_a_thread_that_is_left_behind_is_found() -> None:
     assert "forgotten" in find(body, 1)
 
 
-def test_timeouts_come_when_everybody_waits() -> None:
+def test_timeouts_come_when_all_threads_wait() -> None:
     def body(sim: Sim) -> None:
         began = sim.now
         assert not sim.bell().wait(3600.0)
@@ -134,7 +134,7 @@ def test_timeouts_come_when_everybody_waits() -> None:
     assert find(body, 3) == ""
 
 
-def test_what_is_correct_is_not_accused() -> None:
+def test_correct_runs_are_not_reported() -> None:
     def body(sim: Sim) -> None:
         lock, count = SimLock(sim), [0]
 

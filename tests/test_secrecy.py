@@ -389,7 +389,7 @@ def from_a_loop(f: Any, got: Got) -> None:
 
 @pytest.mark.parametrize("how", FAILING)
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-def test_nobody_learns_of_others(how: str, is_async: bool, watch: Watch) -> None:
+def test_no_caller_sees_other_callers_items(how: str, is_async: bool, watch: Watch) -> None:
     shapes = [("plain", False), ("isolate", False), ("plain", True)]
     if how in ("raise", "raise and chain", "element", "retry", "no failure"):
         shapes += [(option, False) for option in OPTIONS if option not in ("plain", "isolate")]
@@ -430,7 +430,7 @@ def test_no_event_and_no_failure_shows_content() -> None:
     assert marks_in(failure) == {"secret-item-1"}
 
 
-def test_what_comes_while_a_batch_still_runs_shows_nobody_elses_result() -> None:
+def test_a_callback_during_a_batch_sees_no_other_result() -> None:
     """A callback runs below the frames to which its own error refers."""
     shown: set[str] = set()
 
@@ -519,7 +519,7 @@ class Passed:
     """A value of a context that can be referenced weakly."""
 
 
-def test_the_function_runs_in_nobodys_context() -> None:
+def test_the_function_runs_in_an_empty_context() -> None:
     seen: dict[str, set[Any]] = {}
     tried: set[int] = set()
 

@@ -89,7 +89,7 @@ def test_it_ends_with_an_error_too() -> None:
     assert future.cancel()
 
 
-def test_in_the_callers_thread_and_nobodys_context() -> None:
+def test_in_the_callers_thread_and_an_empty_context() -> None:
     def work(items: list[Any]) -> list[Any]:
         return [(threading.get_ident(), where.get())] * len(items)
 
@@ -101,7 +101,7 @@ def test_in_the_callers_thread_and_nobodys_context() -> None:
         assert theirs != mine.result(0)  # it holds for all threads
 
 
-def test_what_comes_back_means_the_same() -> None:
+def test_results_mean_the_same_from_another_process() -> None:
     def mapping(items: list[Any]) -> dict[Any, Any]:
         return {item: -item for item in items if item != 2}
 
@@ -331,7 +331,7 @@ def test_drain_runs_everything(alone: None) -> None:
     assert futures[2].result(0) == 3
 
 
-def test_drain_tells_what_hangs(alone: None) -> None:
+def test_drain_names_hung_functions(alone: None) -> None:
     gated = Gated()
     f = batched(gated, name="hangs")
     f(1)

@@ -34,7 +34,7 @@ def test_a_call_gives_the_result_of_its_own_item() -> None:
 # ---- how batches form ----
 
 
-def test_linger_zero_runs_at_once_when_idle_and_batches_what_comes_meanwhile() -> None:
+def test_linger_zero_runs_at_once_when_idle_and_batches_items_that_arrive_during_a_batch() -> None:
     gated = Gated()
     f = batched(gated, size=10)
     futures = [f(0)]
@@ -46,7 +46,7 @@ def test_linger_zero_runs_at_once_when_idle_and_batches_what_comes_meanwhile() -
     assert f.stats().reasons["idle"] == 2
 
 
-def test_a_full_batch_leaves_at_once_and_no_batch_is_larger_than_size() -> None:
+def test_a_full_batch_is_dispatched_at_once_and_no_batch_is_larger_than_size() -> None:
     seam = ManualSeam()
     gated = Gated(is_open=True)
     f = batched_with(seam, gated, size=4, linger=100)
@@ -104,7 +104,7 @@ def test_items_that_came_while_busy_linger_from_their_own_time() -> None:
     assert late.result(LIMIT) == ("done", 3)
 
 
-def test_linger_none_leaves_only_when_full_or_flushed() -> None:
+def test_linger_none_dispatches_only_when_full_or_flushed() -> None:
     seam = ManualSeam()
     gated = Gated(is_open=True)
     f = batched_with(seam, gated, size=3, linger=None)
@@ -204,7 +204,7 @@ def test_extra_arguments_that_the_function_does_not_take() -> None:
     assert insert(1).result(LIMIT) == 1
 
 
-def test_partial_batches_that_use_up_the_capacity_leave_when_someone_waits() -> None:
+def test_partial_batches_that_use_up_the_capacity_are_dispatched_when_a_caller_waits() -> None:
     @batched(size=4, capacity=4, linger=None)
     def f(items: list[int], key: str) -> list[str]:
         return [key + str(item) for item in items]
@@ -218,7 +218,7 @@ def test_partial_batches_that_use_up_the_capacity_leave_when_someone_waits() -> 
     assert f.stats().succeeded == 5
 
 
-def test_what_no_item_waits_for_is_forgotten() -> None:
+def test_routes_without_items_are_forgotten() -> None:
     @batched(size=5)
     def f(items: list[int], key: int) -> list[int]:
         return items
@@ -234,7 +234,7 @@ def test_what_no_item_waits_for_is_forgotten() -> None:
 # ---- capacity ----
 
 
-def test_blocked_callers_get_their_room_first_come_first_served() -> None:
+def test_blocked_callers_get_capacity_first_come_first_served() -> None:
     gated = Gated()
     f = batched(gated, size=1, capacity=2)
     f(0), f(1)
@@ -285,7 +285,7 @@ def test_submit_nowait_is_refused_when_full() -> None:
     assert gated.batches == [[1], [3]]
 
 
-def test_timeout_bounds_the_wait_for_room_and_the_next_in_line_goes_on() -> None:
+def test_timeout_limits_the_wait_for_capacity_and_the_next_caller_continues() -> None:
     gated = Gated()
     f = batched(gated, size=1, capacity=1)
     f(1)
@@ -302,7 +302,7 @@ def test_timeout_bounds_the_wait_for_room_and_the_next_in_line_goes_on() -> None
     assert gated.batches == [[1], [3]]
 
 
-def test_cancelling_an_item_frees_its_room() -> None:
+def test_cancelling_an_item_frees_its_capacity() -> None:
     gated = Gated()
     f = batched(gated, size=2, capacity=2)
     f(0)
@@ -377,7 +377,7 @@ def test_a_batch_whose_items_are_all_cancelled_does_not_run() -> None:
     assert gated.batches == [[0], [4]]
 
 
-def test_cancelling_while_lingering_makes_room_in_the_batch() -> None:
+def test_cancelling_while_lingering_frees_a_place_in_the_batch() -> None:
     seam = ManualSeam()
     gated = Gated(is_open=True)
     f = batched_with(seam, gated, size=3, linger=5)
@@ -419,7 +419,7 @@ def test_flush_of_an_idle_function_returns_at_once() -> None:
     f.flush(LIMIT)
 
 
-def test_close_runs_what_was_accepted_then_refuses() -> None:
+def test_close_runs_accepted_items_then_refuses() -> None:
     gated = Gated(is_open=True)
     f = batched(gated, size=10, linger=None)
     futures = [f(n) for n in range(25)]
@@ -434,7 +434,7 @@ def test_close_runs_what_was_accepted_then_refuses() -> None:
     assert f.stats().workers == 0
 
 
-def test_close_with_cancel_ends_what_has_not_started() -> None:
+def test_close_with_cancel_ends_items_that_have_not_started() -> None:
     gated = Gated()
     f = batched(gated, size=1)
     running, waiting = f(1), f(2)
@@ -447,7 +447,7 @@ def test_close_with_cancel_ends_what_has_not_started() -> None:
     assert f.stats().failed == 1
 
 
-def test_close_with_a_timeout_ends_what_is_left() -> None:
+def test_close_with_a_timeout_ends_the_remaining_items() -> None:
     gated = Gated()
     f = batched(gated, size=1)
     futures = [f(1), f(2)]
@@ -676,7 +676,7 @@ def test_waits_that_were_never_at_once_are_no_deadlock(monkeypatch: pytest.Monke
     assert begun.result(LIMIT) == ("done", "first")
 
 
-def test_who_has_got_room_and_is_not_awake_yet_is_no_deadlock() -> None:
+def test_a_caller_with_capacity_that_is_not_awake_yet_is_no_deadlock() -> None:
     """A batch waited for room elsewhere, and the worker there looks whether it may wait for that
     batch, which has the room by now."""
     gated, looked = Gated(), threading.Event()
@@ -885,7 +885,7 @@ def test_a_caller_that_looks_while_the_worker_falls_asleep_is_seen(
 
 
 @pytest.mark.parametrize("when", ["before it is asked for", "before it is noted"])
-def test_a_callback_waits_for_what_ends_meanwhile(
+def test_a_callback_waits_for_an_item_that_is_ending(
     when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread runs callbacks one after the other, so none of them must be what wakes it."""
@@ -926,7 +926,7 @@ def test_a_callback_waits_for_what_ends_meanwhile(
     until(lambda: got == [("done", 1)])
 
 
-def test_a_deadline_of_no_time_has_passed_for_who_comes_while_a_worker_looks() -> None:
+def test_a_deadline_of_zero_has_passed_for_an_item_that_arrives_during_a_dispatch() -> None:
     gated = Gated()
     f = batched_with(ThreadSeam(), gated, workers=1)
     f.options(priority=1)("busy")

@@ -130,7 +130,7 @@ def test_a_copy_is_the_same_method() -> None:
     assert copy.copy(store.save).__self__ is store
 
 
-def test_the_deep_copy_of_an_object_has_a_method_of_its_own() -> None:
+def test_the_deep_copy_of_an_object_has_its_own_method() -> None:
     keeper = Keeper()
     twin = copy.deepcopy(keeper)
     assert twin.callback.__self__ is twin
@@ -211,7 +211,7 @@ def test_a_weak_method_does_not_keep_the_instance_alive() -> None:
 
 
 @pytest.mark.parametrize("lookup", [lambda: Store.check, lambda: Store.verify, lambda: Store.save])
-def test_what_is_bound_to_nothing_is_refused_as_a_function_is(lookup: Lookup) -> None:
+def test_an_unbound_method_is_refused_as_a_function_is(lookup: Lookup) -> None:
     assert not hasattr(lookup(), "__self__")
     with pytest.raises(TypeError, match="bound method"):
         weakref.WeakMethod(lookup())

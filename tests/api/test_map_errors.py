@@ -177,7 +177,7 @@ def test_an_iterable_that_cannot_start() -> None:
         f.map(number)
 
 
-def test_what_is_no_exception_is_raised_at_once() -> None:
+def test_a_base_exception_is_raised_at_once() -> None:
     """Ctrl-C in the iterable must not wait for results."""
 
     def interrupted() -> Iterator[int]:

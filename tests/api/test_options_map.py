@@ -101,7 +101,7 @@ def test_a_deadline_begins_with_the_submission_of_its_item() -> None:
 
 
 @every_source
-def test_a_priority_goes_before_what_waits(source: Any) -> None:
+def test_a_priority_overtakes_queued_items(source: Any) -> None:
     gate = Gate()
     f = batched(gate, size=2)
     first = f("first")

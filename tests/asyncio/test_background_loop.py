@@ -92,7 +92,7 @@ def test_a_batch_that_stops_the_background_loop() -> None:
     assert echo(1).result() == 1
 
 
-def test_a_background_loop_that_is_closed_by_somebody_else() -> None:
+def test_a_background_loop_closed_by_other_code() -> None:
     """Its items end in `Closed`, and the next call gets a loop that runs."""
     done = subprocess.run(
         [sys.executable, "-c", CLOSED_LOOP], capture_output=True, text=True, check=False

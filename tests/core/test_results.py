@@ -203,7 +203,7 @@ def test_an_async_def_may_return_an_async_iterator(count: int) -> None:
     assert rows.taken <= 3
 
 
-def test_a_def_that_returns_an_async_iterator_is_told_to_be_an_async_def() -> None:
+def test_a_def_that_returns_an_async_iterator_is_advised_to_be_an_async_def() -> None:
     (error, _) = outcomes(lambda items: AsyncRows(2), "ab")
     assert type(error) is BadResult
     assert "put @batched on an `async def`" in str(error)

@@ -107,7 +107,7 @@ def test_other_objects_decide_themselves() -> None:
     assert same_key(math.nan) != same_key(float("nan"))
 
 
-def test_no_repr_is_asked_for_where_it_tells_nothing() -> None:
+def test_no_repr_is_called_where_it_says_nothing() -> None:
     class Silent:
         def __repr__(self) -> str:
             raise AssertionError

@@ -153,7 +153,7 @@ def test_an_item_that_is_retried_and_one_that_its_own_batch_submits(tmp_path: Pa
     End(script, tmp_path).expect(first=1, second=2)
 
 
-def test_a_thread_that_goes_on_after_main_calls_for_the_first_time(tmp_path: Path) -> None:
+def test_a_thread_that_outlives_main_makes_the_first_call(tmp_path: Path) -> None:
     script = """
         @batched(linger=1000)
         def f(items):

@@ -213,7 +213,7 @@ def leave(name: str, engine: Any) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("linger", [0, 0.01])
-def test_a_function_in_a_cycle_whose_worker_has_gone_runs_the_item(linger: float) -> None:
+def test_a_function_in_a_cycle_whose_worker_has_ended_runs_the_item(linger: float) -> None:
     name = f"gone-{linger}"
     fs = [batched(lambda items: items, name=name, linger=linger)]
     fs[0](0).result()
@@ -221,7 +221,7 @@ def test_a_function_in_a_cycle_whose_worker_has_gone_runs_the_item(linger: float
     assert future.result() == 1
 
 
-def test_a_deadline_in_a_cycle_whose_threads_have_gone_runs_the_item() -> None:
+def test_a_deadline_in_a_cycle_whose_threads_have_ended_runs_the_item() -> None:
     f = batched(lambda items: items, name="watched")
     wait = leave("watched", f._scope())
     fs = [f.options(deadline=1000)]

@@ -134,7 +134,7 @@ def test_the_members_of_a_group_keep_their_content(pool: Any) -> None:
     assert (type(second), second.args) == (ValueError, (1,))
 
 
-def test_what_cannot_be_sent_at_all_is_named(pool: Any) -> None:
+def test_an_exception_that_cannot_be_sent_at_all_is_named(pool: Any) -> None:
     error = batched(raising, executor=pool, name="insert")("unsendable").exception(PATIENCE)
     assert type(error) is BatchAborted
     assert str(error).startswith("insert raised Unsendable, which cannot be sent")
@@ -155,7 +155,7 @@ def test_an_iterator_that_raises_fails_the_rest(pool: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["keywords", "name error", "syntax error", "os error"])
-def test_what_a_broker_carries_keeps_its_content(name: str) -> None:
+def test_errors_keep_their_content_through_a_broker(name: str) -> None:
     error = decode_error(encode_error(error_named(name)))
     expected = CONTENT[name].copy()
     assert type(error) is expected.pop("type")

@@ -88,7 +88,7 @@ def test_the_next_call_after_a_start_makes_another() -> None:
     assert log == 3 * ENDED
 
 
-def test_an_executor_that_was_given_goes_on() -> None:
+def test_a_given_executor_is_not_shut_down() -> None:
     log: list[str] = []
     f = batched(elsewhere.where, executor=Recorder(log))
     f(1).result()
@@ -96,7 +96,7 @@ def test_an_executor_that_was_given_goes_on() -> None:
     assert log == []
 
 
-def test_an_executor_that_others_hold_goes_on() -> None:
+def test_an_executor_that_others_hold_is_not_shut_down() -> None:
     """A factory that always returns the same executor, or keeps a reference to it."""
     log: list[str] = []
     shared = Recorder(log)

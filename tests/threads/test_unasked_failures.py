@@ -370,7 +370,7 @@ def test_an_error_that_on_error_leaves(lines: Lines) -> None:
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("take", [list, iter])  # in full batches, and one by one
-def test_a_map_that_raises_has_told_its_caller(lines: Lines, ordered: bool, take: Any) -> None:
+def test_a_map_that_raises_counts_as_asked_for(lines: Lines, ordered: bool, take: Any) -> None:
     f = audit(size=4)
     with pytest.raises(ValueError):
         list(f.map(take(range(16)), ordered=ordered))

@@ -154,7 +154,7 @@ each_way = pytest.mark.parametrize(
 
 @each_driver
 @each_way
-def test_a_suspended_generator_goes_on(drive: Any, how: str) -> None:
+def test_a_suspended_generator_continues(drive: Any, how: str) -> None:
     rows = told_rows()
     errors = drive(failing_with(rows.error, how))
     assert len(errors) == CALLERS
@@ -162,7 +162,7 @@ def test_a_suspended_generator_goes_on(drive: Any, how: str) -> None:
 
 
 @each_way
-def test_a_reader_task_goes_on(how: str) -> None:
+def test_a_reader_task_continues(how: str) -> None:
     """It stores its error and lives on, as readers of connections do."""
 
     class Connection:
@@ -205,7 +205,7 @@ def test_a_reader_task_goes_on(how: str) -> None:
 
 
 @each_driver
-def test_a_coroutine_that_waits_inside_the_function_goes_on(drive: Any) -> None:
+def test_a_coroutine_that_waits_inside_the_function_continues(drive: Any) -> None:
     """The function steps a coroutine by hand, and fails with the error that it caught."""
 
     class Once:
