@@ -63,7 +63,7 @@ class Task:
         self.call: tuple[Callable[..., Any], tuple[Any, ...]] | None = (function, args)
         self.priority = 0.0
         self.is_blocked = False
-        self.until: float | None = None  # when it stops waiting by itself
+        self.until: float | None = None  # when its wait times out
         self.is_done = False
         self.joining: list[Task] = []
         self.value: Any = None

@@ -288,7 +288,7 @@ class Call:
 
 
 class Ledger:
-    """Records what was requested and what the function did, and checks that they agree."""
+    """Records the requests and what the function did, and checks that they agree."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

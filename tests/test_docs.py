@@ -56,7 +56,7 @@ DIRECTIVE = re.compile(r"\{(?!code|sourcecode|literalinclude|doctest|testcode)[\
 
 
 def needs(page: Path) -> list[str]:
-    """The modules that a page imports, and that not everybody has."""
+    """Return the optional modules that a page imports."""
     found = NEEDS.search(page.read_text("utf-8"))
     return found[1].split(", ") if found else []
 
@@ -182,7 +182,7 @@ def test_what_is_marked_is_not_run() -> None:
     run(marked, "page", {})
 
 
-# ---- the reference, and who is in the house ----
+# ---- the reference, the architecture and README ----
 
 
 def test_the_reference_has_every_name() -> None:

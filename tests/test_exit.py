@@ -139,7 +139,7 @@ def fill(kinds=KINDS):
 
 # The least that the batches of MATRIX processed, where a thread may start late, and where not:
 # 11 items of each of five kinds, and those that the last two sent on. (One caller that waits for
-# room may be refused.)
+# capacity may be refused.)
 LEAST = 5 * 10 + 2 * 10
 
 

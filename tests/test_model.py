@@ -53,7 +53,7 @@ def test_capacity_of_an_overdue_item_is_used_by_the_next_batch() -> None:
         ("special", {"bits": 0, "how": late}),
         ("one", {"bits": 0}),
         ("advance", {"seconds": 1.0}),
-        ("one", {"bits": 0}),  # waits for room
+        ("one", {"bits": 0}),  # waits for capacity
         ("end_badly", {"at": 0, "kind": "retry later", "place": 0}),
     )
 

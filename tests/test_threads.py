@@ -605,8 +605,9 @@ def test_a_ring_of_functions() -> None:
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_worker_that_becomes_free_under_the_look_is_no_deadlock(kind: str) -> None:
-    """A batch is to wait for an item elsewhere. It looks at how many batches run there, and before
-    it looks who runs them, they have ended."""
+    """A batch is about to wait for an item of another function. It reads how many batches run
+    there, and before it reads which threads run them, they have ended.
+    """
     gated = Gated()
     looking: list[int] = []
 
@@ -641,8 +642,9 @@ def test_a_worker_that_becomes_free_under_the_look_is_no_deadlock(kind: str) -> 
 
 
 def test_waits_that_were_never_at_once_are_no_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch is to wait for an item that runs elsewhere. Before it looks whether the worker there
-    waits, that one is done with the item, and waits for the looking function in its next batch."""
+    """A batch is about to wait for a running item of another function. Before it checks whether the
+    worker there waits, that worker has finished the item, and waits for the first function in
+    its next batch."""
     gated = Gated()
 
     @batched(size=1)
@@ -677,8 +679,8 @@ def test_waits_that_were_never_at_once_are_no_deadlock(monkeypatch: pytest.Monke
 
 
 def test_a_caller_with_capacity_that_is_not_awake_yet_is_no_deadlock() -> None:
-    """A batch waited for room elsewhere, and the worker there looks whether it may wait for that
-    batch, which has the room by now."""
+    """A batch waited for capacity of another function. The worker there checks whether it may wait
+    for that batch, which has got the capacity by now."""
     gated, looked = Gated(), threading.Event()
     waiting: list[int] = []
 
@@ -855,8 +857,8 @@ def test_start_while_no_thread_is_to_be_had() -> None:
 def test_a_caller_that_looks_while_the_worker_falls_asleep_is_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The instant of a lost wake-up: the caller has read how crowded it must be to wake anybody,
-    and before it does something with that, the busy worker becomes idle and sleeps."""
+    """The instant of a lost wake-up: the caller has read the queue length at which it must wake a
+    worker, and before it compares, the busy worker becomes idle and sleeps."""
     if not has_gil():
         pytest.skip("there the caller reads under the lock: see test_interpreter")
     gated = Gated()
