@@ -187,8 +187,8 @@ def refuse_method(function: Callable[..., Any]) -> None:
     """Raise TypeError if the function is a method: its instance or class cannot be sent."""
     if inspect.ismethod(function):
         raise TypeError(
-            f"broker is for functions and static methods, got the method {function.__qualname__}: "
-            "an instance or a class cannot be sent"
+            f"broker works with functions and static methods, got the method "
+            f"{function.__qualname__}, whose instance or class cannot be sent"
         )
 
 
@@ -201,8 +201,8 @@ def address_of(function: Callable[..., Any]) -> str:
     module, name = name_of(function)
     if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
         raise ValueError(
-            f"broker: workers find a function by its name: {name or 'this one'} has none that can "
-            "be imported (define it at the top of a module)"
+            f"broker: workers import the function by its name, but {name or 'this one'} cannot be "
+            "imported; define it at the top level of a module"
         )
     return f"{_name_of_main() if module == '__main__' else module}.{name}"
 

@@ -113,15 +113,17 @@ class ExecutorRunner:
         if not self._is_maker:
             if self._is_inherited:
                 raise RuntimeError(
-                    f"executor: this {kind(self._given)} belongs to the parent process "
-                    f"(give a function that makes one: it is called in each process)"
+                    f"executor: this {kind(self._given)} belongs to the parent process; pass a "
+                    f"function that returns an executor, which is called in each process"
                 )
             return self._given
         with self._lock:
             if self._made is None:
                 made = [self._given()]
                 if not callable(getattr(made[0], "submit", None)):
-                    raise TypeError(f"executor must give an executor, got {kind(made[0])}")
+                    raise TypeError(
+                        f"the function executor must return an executor, got {kind(made[0])}"
+                    )
                 self._is_shared = sys.getrefcount(made[0]) > sys.getrefcount(_UNSHARED[0])
                 self._made = made[0]
             return self._made
@@ -150,11 +152,11 @@ class ExecutorRunner:
         if executor is not None and not _uses_threads(executor):
             why = why_not_found(own)
             if why is None and own.__module__ == "__main__" and not _forks(executor):
-                why = "it is in __main__, which is another module there"
+                why = "it is in __main__, which is another module in the new process"
             if why is not None:
                 raise ValueError(
-                    f"executor: {kind(executor)} runs batches where functions are found by their "
-                    f"names: {why} (define it at the top of a module that can be imported)"
+                    f"executor: {kind(executor)} imports the function by its name, but {why}; "
+                    f"define it at the top level of a module that can be imported"
                 )
         self._checked = own
 

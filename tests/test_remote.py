@@ -559,7 +559,7 @@ def test_a_factory_that_fails_fails_the_call() -> None:
     assert f(1).result(LIMIT)[0] == 1
     f.close()
     wrong: Any = lambda: "no executor"
-    with pytest.raises(TypeError, match="executor must give an executor, got str"):
+    with pytest.raises(TypeError, match="the function executor must return an executor, got str"):
         batched(elsewhere.where, executor=wrong)(1)
 
 
@@ -685,7 +685,7 @@ def test_an_executor_of_its_own_kind(odd: str) -> None:
     kinds: Any = {"no weak references": Slotted, "no hash": Unhashable, "odd processes": Odd}
     f = batched(elsewhere.extra, executor=kinds[odd]())
     assert f(2, 3).result(LIMIT) == 6
-    f._scope().elsewhere.abandon()
+    f._scope().executor_runner.abandon()
 
 
 # ---- its life ----

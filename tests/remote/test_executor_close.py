@@ -402,7 +402,12 @@ def fails() -> Any:
     ("function", "executor", "error", "message"),
     [
         (local(), lambda: Recorder([]), ValueError, "is inside another function"),
-        (elsewhere.where, lambda: "text", TypeError, "executor must give an executor, got str"),
+        (
+            elsewhere.where,
+            lambda: "text",
+            TypeError,
+            "the function executor must return an executor, got str",
+        ),
         (elsewhere.where, fails, OSError, "no machine is up"),
     ],
 )
