@@ -101,7 +101,7 @@ def is_on_top(module: str) -> bool:
 
 
 def imports(body: list[ast.stmt], in_function: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
-    """The import statements that run, with whether they do so in a function."""
+    """Yield the import statements that run, and whether they are in a function."""
     for node in body:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield node, in_function
@@ -131,7 +131,7 @@ def arrows_of(module: str) -> Iterator[Arrow]:
 
 
 def absolute(module: str, node: ast.ImportFrom) -> str:
-    """The full name of the module in `from ... import`."""
+    """Return the full name of the module in `from ... import`."""
     if not node.level:
         return node.module or ""
     package = ["batchify"] if module == "batchify" else ["batchify", *module.split(".")]

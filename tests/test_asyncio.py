@@ -47,7 +47,7 @@ async def ticks(fact: Callable[[], Any]) -> None:
 
 
 def both(kind: str, **options: Any) -> Any:
-    """The same function as `def` and as `async def`."""
+    """Return the same function as `def` and as `async def`."""
     if kind == "def":
         return batched(lambda items: [item * 2 for item in items], **options)
 

@@ -47,7 +47,7 @@ def done(items: Any) -> list[Any]:
 
 
 def check(stats: Stats) -> None:
-    """The equation that holds at any time."""
+    """Check the equation that holds at any time."""
     ended = stats.succeeded + stats.failed + stats.cancelled + stats.expired
     assert stats.accepted == ended + stats.pending + stats.running, stats
 
@@ -1450,7 +1450,7 @@ def test_a_mapping_is_admitted_beside_single_calls(source: Any) -> None:
 
 
 def outcomes(results: Any) -> list[Any]:
-    """Results as they are, errors by their types."""
+    """Return results unchanged, and errors as their types."""
     return [type(x) if isinstance(x, Exception) else x for x in results]
 
 

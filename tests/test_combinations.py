@@ -314,7 +314,7 @@ class Ledger:
     # -- called by the function --
 
     def begin(self, items: list[Item], table: str) -> Call:
-        """The function is called: may it be, with this?"""
+        """Check whether this call of the function is allowed."""
         is_stream = "generator" in self.plan.flavour
         with self.lock:
             fault, place = next(
@@ -369,7 +369,7 @@ class Ledger:
         self._check_order(call, name, sents, is_again)
 
     def _check_order(self, call: Call, name: str, sents: list[Sent], again: list[bool]) -> None:
-        """Items of one actor come as they were submitted, those that run again set aside."""
+        """Check that items of one actor come in the order of submission, except retried ones."""
         if self.plan.dedupe:  # it is unknown which twins of a retried item run again
             return
         fresh = [sent for sent, is_again in zip(sents, again, strict=True) if not is_again]
@@ -410,7 +410,7 @@ class Ledger:
         return "list" if "generator" in self.plan.flavour else shape
 
     def _enter(self) -> None:
-        """A call, or `on_error`, takes up a worker."""
+        """Count a worker as busy while a call or `on_error` runs."""
         here = running_loop()
         self.active[here] += 1
         self.check(
@@ -548,7 +548,7 @@ class Ledger:
             self._check_blame(item, name)
 
     def _check_blame(self, item: Item, name: str) -> None:
-        """With `isolate`, the innocent suffer in an outage only, or when the batch was stopped."""
+        """Check that with `isolate` other items fail only in an outage or a stopped batch."""
         call = self.last_call[item.number]
         if not self.plan.options["isolate"] or item.fate in FAULTY or self.plan.on_error == "short":
             return
@@ -696,7 +696,7 @@ def decorate(plan: Plan, ledger: Ledger, function: Any) -> Any:
 
 
 class Play:
-    """Run the steps of one actor in its thread."""
+    """Runs the steps of one actor in its thread."""
 
     def __init__(self, ledger: Ledger, number: int, actor: Actor) -> None:
         self.ledger = ledger
@@ -725,7 +725,7 @@ class Play:
     # -- one item --
 
     def new(self, way: str, limit: float | None = None) -> Sent:
-        """An item that is about to be submitted."""
+        """Return an item that is about to be submitted."""
         plan, ledger = self.plan, self.ledger
         with ledger.lock:
             count = sum(sent.actor == self.number for sent in ledger.sent.values())
@@ -988,7 +988,7 @@ class Run:
         raise AssertionError(f"{name} hangs")
 
     def play(self, one: Round, first: int) -> None:
-        """One round: the actors at work, changes of settings, and the end."""
+        """Run one round: the actors, changes of settings, and the end."""
         function, ledger = self.function, self.ledger
         function.start()
         plays = [Play(ledger, first + at, actor) for at, actor in enumerate(one.actors)]
@@ -1054,7 +1054,7 @@ class Run:
             self.ledger.check(getattr(function, name) == value, f"{name} is not {value}")
 
     def check_nothing_left(self) -> None:
-        """After a close nothing is kept anywhere."""
+        """Check that after a close nothing is kept anywhere."""
         for engine in self.function._scope().engines():
             forming = engine.forming
             until(lambda engine=engine: not (engine.batches or engine.watched))

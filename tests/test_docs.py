@@ -76,7 +76,7 @@ class Block(NamedTuple):
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """All code in a page, as a reader of Markdown finds it."""
+    """Return all code blocks of a page, as a Markdown parser finds them."""
     before = ""
     for token in MarkdownIt("commonmark").parse(text):
         first = token.map[0] if token.map else 0
@@ -283,7 +283,7 @@ def test_the_blocks_of_the_readme_run() -> None:
 
 
 def lines_of(page: Path) -> str:
-    """All the Python of a page, each line where it stands there."""
+    """Return all Python code of a page, with the line numbers of the page."""
     text = page.read_text("utf-8")
     lines = [""] * (text.count("\n") + 1)
     for block in blocks(text):

@@ -166,7 +166,7 @@ class End:
         return [line for line in self.stderr.splitlines() if "Warning: " in line]
 
     def expect_quiet(self, code: int = 0, error: str = "") -> None:
-        """It ended with this code, and said nothing but this error, which is the script's own."""
+        """Check that the script ended with this code, and printed only this error of its own."""
         if error:
             assert self.stderr.count("Traceback") == 1, self.stderr
             assert self.stderr.splitlines()[-1].startswith(error), self.stderr

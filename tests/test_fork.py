@@ -104,7 +104,7 @@ class Used:
         return futures
 
     def works_in_child(self) -> None:
-        """The engine of the child is fresh and empty, and runs the child's items only."""
+        """Check that the child's engine is new and empty, and runs the child's items only."""
         f = self.f
         assert f.stats() == batched(lambda items: items).stats()
         self.is_open = True

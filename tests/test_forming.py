@@ -235,7 +235,7 @@ class Desk:
     # what workers do
 
     def take(self) -> Batch | None:
-        """The next batch for a worker that is awake; None when it sleeps again."""
+        """Return the next batch for a worker that is awake; None if it sleeps again."""
         with self.lock():
             self.is_roused = False
             while True:
@@ -254,7 +254,7 @@ class Desk:
                     return None
 
     def settle(self, batch: Batch, count: int) -> None:
-        """`count` further items of `batch` are done."""
+        """Settle `count` further items of `batch`."""
         with self.lock():
             for entry in batch.unfinished()[:count]:
                 entry._s = RESULT
@@ -263,7 +263,7 @@ class Desk:
                 self.look()
 
     def end(self, batch: Batch) -> None:
-        """All of `batch` is done; its worker is awake now, and calls `take`."""
+        """Settle all of `batch`; its worker is awake now, and calls `take`."""
         self.settle(batch, len(batch.futures))
         self.batches.remove(batch)
         self.forming.release(batch.route)
@@ -951,7 +951,7 @@ def test_memory_does_not_grow_with_the_flushes() -> None:
 
 
 def growth(rounds: Callable[[int], None]) -> int:
-    """By how many bytes 3000 further rounds make the memory grow."""
+    """Return by how many bytes 3000 further rounds make the memory grow."""
     rounds(100)
     gc.collect()
     tracemalloc.start()
@@ -1050,7 +1050,7 @@ class FormingMachine(RuleBasedStateMachine):
                 entries.remove(entry)
 
     def _groups(self) -> list[list[Entry]]:
-        """The accepted entries that may go together, the oldest group first."""
+        """Return the accepted entries that may share a batch, the oldest group first."""
         groups: dict[Any, list[Entry]] = {}
         for entry in self.accepted:
             groups.setdefault(entry.route if self.kind is Grouped else None, []).append(entry)
@@ -1254,7 +1254,7 @@ class FormingMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_ready_batch_is_missed(self) -> None:
-        """A free worker sleeps only when nothing is ready, and not beyond the next linger."""
+        """Check that a free worker sleeps only if nothing is ready, at most until a linger ends."""
         desk = self.desk
         if not desk.is_free or desk.is_roused:
             return

@@ -33,13 +33,13 @@ def engine_of(f: Any) -> Any:
 
 
 def passes_the_lock(engine: Any, act: Callable[[], Any]) -> None:
-    """`act` ends although the engine's lock is held."""
+    """Check that `act` ends although the engine's lock is held."""
     with engine._lock:
         in_thread(act).result()
 
 
 def waits_for_the_lock(engine: Any, act: Callable[[], Any]) -> None:
-    """`act` ends only when the engine's lock is free."""
+    """Check that `act` ends only when the engine's lock is free."""
     with engine._lock:
         call = in_thread(act)
         call.thread.join(0.1)  # if it is late, it cannot make the test fail

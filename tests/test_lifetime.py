@@ -37,7 +37,7 @@ OURS = (os.path.dirname(batchify.__file__), __file__)
 
 
 def names() -> set[str]:
-    """The names of batchify's threads that exist now."""
+    """Return the names of batchify's threads that exist now."""
     return {thread.name for thread in batchify_threads()}
 
 
@@ -256,7 +256,7 @@ def outcome(kind: str, kinds: Kinds, items: list[Any]) -> Any:
 
 
 def caught(cls: type[Exception], *args: Any) -> Exception:
-    """An exception with a traceback."""
+    """Return an exception with a traceback."""
     try:
         raise cls(*args)
     except cls as error:
@@ -455,7 +455,7 @@ def looks(kinds: Kinds, call: Callable[[int], None]) -> Iterator[Counter[str]]:
 
 
 def kept_by(caller: Any, f: Any, kinds: Kinds, calls: int) -> dict[str, int]:
-    """The same, of calls of `f` by `caller`."""
+    """Do the same for calls of `f` by `caller`."""
     if not inspect.iscoroutinefunction(caller):
         return kept_of(calls, kinds, lambda count: caller(f, map(kinds.Item, range(count))))
     with asyncio.Runner() as runner:
@@ -622,7 +622,7 @@ def test_a_dropped_function_runs_what_it_accepted_and_leaves_no_thread(is_async:
 
 
 def _drop(is_async: bool) -> None:
-    """Without the collector."""
+    """Turn off the garbage collector."""
     gc.disable()
     before = threading.active_count(), descriptors()
     gated = Gated()

@@ -88,7 +88,7 @@ def busy(kind: str = "def", **options: Any) -> tuple[Any, Gated]:
 
 
 def busy_on(seam: ManualSeam, **options: Any) -> tuple[Any, Gated]:
-    """The same on a manual clock."""
+    """Return the function on a manual clock."""
     gated = Gated()
     f = batched_with(seam, gated, **options)
     f(0)
@@ -138,7 +138,7 @@ def balanced(stats: Stats) -> bool:
 
 @contextlib.contextmanager
 def eager_switches() -> Iterator[None]:
-    """Threads take turns as often as they can."""
+    """Switch threads as often as possible."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

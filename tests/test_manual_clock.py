@@ -27,7 +27,7 @@ manual_clock = functools.partial(testing.manual_clock, patience=LIMIT)
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine may stand still for seconds."""
+    """Raise the time limits, because a busy machine may stand still for seconds."""
     monkeypatch.setattr(clocks, "MIN_EXIT_WAIT", LIMIT)
     monkeypatch.setattr(clocks, "MAX_TAKE_WAIT", LIMIT)
 

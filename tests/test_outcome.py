@@ -349,7 +349,7 @@ def test_none_gives_none_to_all_callers() -> None:
 
 
 def generator(steps: list[Any]) -> Callable[[list[Any]], Any]:
-    """A batch function that yields the steps; an `Exception` in a `Raise` is raised."""
+    """Return a batch function that yields the steps; an `Exception` in a `Raise` is raised."""
 
     def function(items: list[Any]) -> Iterator[Any]:
         for step in steps:
@@ -733,7 +733,7 @@ MAY_LACK = {NameError: {"name"}, AttributeError: {"name"}}
 
 
 def content(error: BaseException) -> dict[str, Any]:
-    """All that one can see of an exception."""
+    """Return everything that can be seen of an exception."""
     kept = [name for name in ATTRIBUTES if name not in MAY_LACK.get(type(error), ())]
     return {
         "type": type(error),
@@ -818,7 +818,7 @@ def test_an_attribute_error_brings_no_neighbours_item_along() -> None:
 
 
 def tracebacks(failure: Failure) -> list[TracebackType]:
-    """Every traceback entry a caller can come to: of the error, its causes and its groups."""
+    """Yield every traceback entry of the error, its causes and its groups."""
     entries: list[TracebackType] = []
     todo: list[BaseException] = [failure.error]
     seen: list[BaseException] = []
@@ -840,7 +840,7 @@ def tracebacks(failure: Failure) -> list[TracebackType]:
 
 
 def names(traceback: TracebackType | None) -> list[str]:
-    """The functions of a traceback, the outermost first."""
+    """Return the functions of a traceback, the outermost first."""
     found = []
     while traceback is not None:
         found.append(traceback.tb_frame.f_code.co_name)
@@ -861,7 +861,7 @@ def holds_items(value: Any, depth: int = 4) -> bool:
 
 
 def check_is_presentable(ran: Run) -> None:
-    """No frame of the engine, and none that holds any caller's items."""
+    """Check that it shows no frame of the engine, and none that holds items."""
     for failure in ran.outcomes:
         if not isinstance(failure, Failure):
             continue
@@ -1012,7 +1012,7 @@ def test_an_element_that_was_caught_keeps_its_traceback() -> None:
 
 
 def thrown(failure: Failure) -> BaseException:
-    """The error as a caller gets it."""
+    """Return the error as a caller gets it."""
     try:
         failure.throw()
     except BaseException as error:

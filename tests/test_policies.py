@@ -58,7 +58,7 @@ def books() -> Iterator[None]:
 
 
 def balanced(f: Any) -> Any:
-    """The stats, which add up."""
+    """Return the stats, after checking that they add up."""
     stats = f.stats()
     ended = stats.succeeded + stats.failed + stats.cancelled + stats.expired
     assert stats.accepted == ended + stats.pending + stats.running, stats
@@ -66,7 +66,7 @@ def balanced(f: Any) -> Any:
 
 
 def shaped(shape: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(items, ...) -> list` as a batch function of another shape."""
+    """Return `function(items, ...) -> list` as a batch function of another shape."""
 
     if len(inspect.signature(function).parameters) > 1:
         return _with_extra_arguments(shape, function)
@@ -108,7 +108,7 @@ def _with_extra_arguments(shape: str, function: Callable[..., Any]) -> Callable[
 
 
 def make(shape: str, function: Callable[..., Any], **options: Any) -> Any:
-    """A batched function of that shape; for a method, that of one instance."""
+    """Return a batched function of that shape; for a method, that of one instance."""
     decorated: Any = batched(shaped(shape, function), **options)
     if shape == "method":
         holder = type("Holder", (), {"f": decorated})()
@@ -135,7 +135,7 @@ class Runs:
 
 
 class Again:
-    """Return an `answer` that returns `retry` for the first `times` runs, then a result."""
+    """An `answer` that returns `retry` for the first `times` runs, then a result."""
 
     def __init__(self, times: int, retry: Callable[[], Retry]) -> None:
         self.times = times
@@ -1069,12 +1069,12 @@ class Picky:
 
 
 def most_calls(bad: int, count: int) -> float:
-    """The further calls that `bad` items at fault among `count` may cost."""
+    """Return how many further calls `bad` items at fault among `count` may cost."""
     return 2 * bad * math.log2(count / bad) + 2 * bad if bad else 0
 
 
 def held_to_fault(picky: Picky, futures: list[Any]) -> None:
-    """Each item at fault has its own error, and no other item has one."""
+    """Check that each item at fault has its own error, and no other item has one."""
     for item, future in enumerate(futures):
         if item in picky.bad:
             assert isinstance(future.exception(LIMIT), ValueError)

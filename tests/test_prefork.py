@@ -167,7 +167,7 @@ def expect_each_once(where: Path, count: int) -> None:
 
 
 def expect_each_once_of(where: Path, program: str) -> None:
-    """Its master accepts one item, its workers 60, and all of it comes to a good end."""
+    """Check that one item of the master and 60 of the workers all succeed."""
     (where / "app.py").write_text(dedent(APP) + dedent(program))
     process = start(where, "app.py")
     told, _ = process.communicate(timeout=2 * LIMIT)

@@ -41,7 +41,7 @@ class Scraped:
         return generate_latest(self.registry).decode()
 
     def values(self, name: str, function: str) -> dict[str, float]:
-        """The samples of a metric for one function, by their other label."""
+        """Return the samples of a metric for one function, by their other label."""
         found = {}
         for family in self.registry.collect():
             for sample in family.samples:

@@ -75,7 +75,7 @@ def broker(server: RedisServer) -> Callable[..., RedisStreams]:
 
 @contextlib.contextmanager
 def working(*functions: Any, workers: int | None = None) -> Iterator[list[Worker]]:
-    """Workers in threads of this process."""
+    """Run workers in threads of this process."""
     made = [Worker(function, workers) for function in functions]
     with ThreadPoolExecutor() as pool:
         runs = [pool.submit(worker.run) for worker in made]
@@ -840,7 +840,7 @@ class Workers:
 
 
 def called_by(url: str, target: str) -> Any:
-    """The function of the app, in this process, with that server."""
+    """Return the function of the app, in this process, with that server."""
     from tests import redis_app
 
     found = getattr(redis_app, target)
@@ -929,7 +929,7 @@ def test_an_item_that_kills_its_workers_is_buried_alone(
     is_over = threading.Event()
 
     def look_after(workers: Workers) -> int:
-        """As a supervisor does: a worker that dies is started anew."""
+        """Restart workers that die, as a supervisor does."""
         deaths = 0
         while not is_over.wait(0.01):
             if workers.running[-1].poll() is not None:

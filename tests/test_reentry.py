@@ -267,7 +267,7 @@ def test_a_call_from_within_a_call_is_not_lost_by_a_handler_that_raises(
 
 
 def _lose_no_call(begin: str, is_keyed: bool) -> None:
-    """Its future is out. Interrupted at each line of the look at it, in a full or closing queue."""
+    """Interrupt each line of the dispatch of a call whose future is known."""
     options: dict[str, Any] = {"key": str} if is_keyed else {}
     for line in range(1000):
         gated, made = Gated(), []
@@ -330,7 +330,7 @@ def test_nothing_is_kept_of_calls_that_a_handler_broke_off(is_keyed: bool) -> No
 
 
 def _break_off_calls(is_keyed: bool) -> None:
-    """Calls with different keys or extra arguments, interrupted at each line."""
+    """Make calls with different keys or extra arguments, interrupted at each line."""
     kept: list[weakref.ref[Token]] = []
     f: Any
     if is_keyed:

@@ -36,7 +36,7 @@ METHODS = [
 
 
 def processes(method: str = "forkserver", workers: int = 1) -> Callable[[], ProcessPoolExecutor]:
-    """A function that makes a pool."""
+    """Return a function that makes a pool."""
     return lambda: ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method))
 
 

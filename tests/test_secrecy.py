@@ -51,7 +51,7 @@ class Oops(Exception):
 
 
 def marks_in(*things: Any) -> set[str]:
-    """The markers in `things`, wherever they lead to."""
+    """Return the markers that can be reached from `things`."""
     found: set[str] = set()
     seen: dict[int, Any] = {}
     todo = list(things)
@@ -101,7 +101,7 @@ def led_to(thing: Any) -> Iterator[Any]:
 
 
 def locals_of(frame: types.FrameType) -> dict[str, Any]:
-    """Of one that may run just now: from 3.13 on a name may go while they are read."""
+    """Return the locals of a frame that may be running: since 3.13 a name may vanish meanwhile."""
     while True:
         with contextlib.suppress(KeyError):
             return dict(frame.f_locals)
@@ -346,7 +346,7 @@ def marks_of(n: int) -> set[str]:
 
 
 def call(f: Any, n: int, extra: Any, got: Got) -> None:
-    """One caller, with nothing of the others' in its frame."""
+    """Run one caller, whose frame holds nothing of the others."""
     future = f(Marked("item", n), extra)
     got.watch.look(future)
     try:
@@ -476,7 +476,7 @@ def test_no_error_leads_to_the_background_loop() -> None:
         return found
 
     def is_of_the_bottom(value: Any) -> bool:
-        """It holds its function and its start time, and nothing else."""
+        """Check that it holds its function and its start time, and nothing else."""
         return isinstance(value, float) or (
             isinstance(value, types.FunctionType) and value.__closure__ is None
         )

@@ -15,7 +15,7 @@ uvloop: Any = pytest.importorskip("uvloop", reason="uvloop is not installed")
 
 @pytest.fixture(autouse=True)
 def _uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever makes a loop makes one of uvloop's: `asyncio.run`, and the background loop."""
+    """Make every new loop a uvloop, in `asyncio.run` and for the background loop."""
     monkeypatch.setattr(asyncio, "new_event_loop", uvloop.new_event_loop)
     monkeypatch.setattr(asyncio.events, "new_event_loop", uvloop.new_event_loop)
 

@@ -27,7 +27,7 @@ Way = Callable[[Any], Awaitable[object]]
 
 
 def never(kind: str) -> Any:
-    """A batched function whose items wait for an hour before they run."""
+    """Return a batched function whose items linger for an hour."""
 
     def work(items: list[int]) -> list[int]:
         return items
@@ -279,7 +279,7 @@ async def served(app: Any) -> int:
 
 
 def with_limit(app: Any, seconds: float) -> Any:
-    """An ASGI middleware that answers 504 after `seconds`."""
+    """Return an ASGI middleware that answers 504 after `seconds`."""
     import anyio
 
     async def limited(scope: Any, receive: Any, send: Any) -> None:

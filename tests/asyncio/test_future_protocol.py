@@ -379,7 +379,7 @@ def test_it_behaves_as_asyncio_does(steps: Steps) -> None:
 
 
 def start_eagerly(loop: Any, coroutine: Any, **options: Any) -> Any:
-    """As `asyncio.eager_task_factory`, which in 3.13.0 to 3.13.2 refuses an option of uvloop's."""
+    """Make an eager task; asyncio's factory in 3.13.0 to 3.13.2 refuses an option of uvloop."""
     return asyncio.Task(coroutine, loop=loop, **{**options, "eager_start": True})
 
 

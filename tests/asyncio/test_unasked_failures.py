@@ -49,7 +49,7 @@ TWO = (
 
 @pytest.fixture(params=[fail, afail], ids=["def", "async def"])
 def function(request: pytest.FixtureRequest) -> Any:
-    """A function that fails, in a worker thread or on the loop of the test."""
+    """Return a function that fails, in a worker thread or on the test's loop."""
     return request.param
 
 

@@ -43,7 +43,7 @@ Refuses = Callable[[int], "type[BaseException] | None"]
 
 
 def refuses(ledger: Ledger, last: type[BaseException]) -> Refuses:
-    """Decides which items cannot be submitted, with which error; the result leads to `last`."""
+    """Decide which items cannot be submitted, with which error; the result leads to `last`."""
     kinds = (ChaosError, MemoryError, Rude, last)
     here = hash_of("refuses")
 

@@ -47,7 +47,7 @@ class End:
         self.rows = Counter(row for row in rows if row is not left)
 
     def expect(self, **counts: int) -> None:
-        """The process ended quietly, and each function noted so many items, each once."""
+        """Check that the process ended without output and ran each function's items once."""
         assert self.stderr == ""
         assert self.code == 0
         assert self.rows == Counter(

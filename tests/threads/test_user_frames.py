@@ -81,7 +81,7 @@ def raised(error: Exception) -> Exception:
 
 
 class Seen:
-    """Return what can be seen of an exception and of everything that it refers to."""
+    """What can be seen of an exception and of everything that it refers to."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.shown: list[Any] = []
