@@ -86,13 +86,13 @@ def test_a_worker_is_ready_only_when_it_is_connected(
     with running(insert) as made:
         attempts = threading.Semaphore(0)
         consumer: Any = made._consumer
-        tidy = consumer.tidy
+        remove = consumer.remove_idle_workers
 
         def counted() -> None:
             attempts.release()
-            tidy()
+            remove()
 
-        consumer.tidy = counted
+        consumer.remove_idle_workers = counted
         assert lines.next().startswith(f"INFO {PREFIX}: connecting;")
         assert lines.next() == (
             f"WARNING {PREFIX}: cannot reach the broker (ConnectionError); "
