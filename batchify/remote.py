@@ -122,7 +122,7 @@ class ExecutorRunner:
                 made = [self._given()]
                 if not callable(getattr(made[0], "submit", None)):
                     raise TypeError(
-                        f"the function executor must return an executor, got {kind(made[0])}"
+                        f"executor must be an executor or return one, but returned {kind(made[0])}"
                     )
                 self._is_shared = sys.getrefcount(made[0]) > sys.getrefcount(_UNSHARED[0])
                 self._made = made[0]

@@ -559,7 +559,9 @@ def test_a_factory_that_fails_fails_the_call() -> None:
     assert f(1).result(LIMIT)[0] == 1
     f.close()
     wrong: Any = lambda: "no executor"
-    with pytest.raises(TypeError, match="the function executor must return an executor, got str"):
+    with pytest.raises(
+        TypeError, match="executor must be an executor or return one, but returned str"
+    ):
         batched(elsewhere.where, executor=wrong)(1)
 
 

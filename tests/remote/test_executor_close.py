@@ -406,7 +406,7 @@ def fails() -> Any:
             elsewhere.where,
             lambda: "text",
             TypeError,
-            "the function executor must return an executor, got str",
+            "executor must be an executor or return one, but returned str",
         ),
         (elsewhere.where, fails, OSError, "no machine is up"),
     ],
