@@ -145,7 +145,7 @@ class End:
         told = self.stderr
         if error:
             if told.count("Traceback") != 1 or f"\n{error}\n" not in told:
-                yield f"it did not tell of its error alone: {told}"
+                yield f"stderr is not only its error: {told}"
             told = told[: told.find("Traceback")] + told.partition(f"\n{error}\n")[2]
         if self.cell.state == "hung":  # a warning is followed by its line of code
             lines = [line for line in told.splitlines() if not line.startswith("  ")]
@@ -175,7 +175,7 @@ class End:
         # One of two functions may fail because the other was given up; that is not another loss.
         is_told = 0 < dropped <= closed if self.cell.kind == "two" else dropped == closed
         if not is_told if self.cell.state == "hung" else dropped or closed:
-            yield f"{dropped} items were told to be dropped, {closed} ended in Closed"
+            yield f"{dropped} items were reported as dropped, {closed} ended in Closed"
         if not done["good"]:
             yield "the function that uses a pool, a resolver and a child process was not served"
 
@@ -185,7 +185,7 @@ class End:
             yield f"run twice or never accepted: {done}"
         for file, text in self.files.items():
             if not text.endswith("\n"):
-                yield f"{file} ends in half a line"
+                yield f"{file} ends with an incomplete line"
 
 
 def run_all(cells: Iterable[Cell], repeats: int = 1, jobs: int = 2) -> Iterator[End]:

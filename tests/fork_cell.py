@@ -47,7 +47,7 @@ def note(lines: list[Any]) -> None:
 def until(fact: Callable[[], Any]) -> None:
     end = time.monotonic() + LIMIT
     while not fact():
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "it did not become true in time"
         time.sleep(0.001)
 
 
@@ -124,7 +124,7 @@ class Round:
         """Check the state in the child, and use the function; raise if anything is wrong."""
         signal.alarm(int(LIMIT))  # kills a hung child
         assert os.getpid() != PARENT
-        assert gc.isenabled(), "no garbage is collected any more"
+        assert gc.isenabled(), "the garbage collector is off"
         f, copied, before = self.f, [x for x in self.futures if x.done()], list(self.called)
         stats = f.stats()
         assert stats.accepted == stats.submitted == stats.running == stats.workers == 0, stats
@@ -143,7 +143,7 @@ class Round:
         assert [future.result(0) for future in futures] == items
         stats = f.stats()
         assert stats.accepted == stats.succeeded == 3, stats
-        assert self.called == before, "a callback of the parent's ran"
+        assert self.called == before, "a callback of the parent ran"
         f.linger = 1000
         self.last = f(self.item("child-last"))  # its exit runs it
 

@@ -413,10 +413,10 @@ class World:
                 raise Broken(f"{item} ran {self.ran[item]} times")
         until(
             lambda: all(self.known[item] in self.ends for item in self.watched),
-            lambda: f"never told: {[i for i in self.watched if self.known[i] not in self.ends]}",
+            lambda: f"no callback: {[i for i in self.watched if self.known[i] not in self.ends]}",
         )
         if len(set(self.ends)) < len(self.ends):
-            raise Broken("told twice")
+            raise Broken("a callback was called twice")
 
     def _check_stats(self) -> None:
         stats = self.f.stats()
@@ -443,7 +443,7 @@ class World:
         finally:
             self.gate.set()
         if room != self.f.capacity:
-            raise Broken(f"room for {room} of {self.f.capacity}")
+            raise Broken(f"capacity for {room} of {self.f.capacity}")
         self.f.flush(LIMIT)
 
 
@@ -860,7 +860,7 @@ def run_once(
     except (Exception, Stop) as error:
         what = f"{type(error).__name__}: {error}"
     except BaseException as error:  # such as pytest-timeout's: the scenario hangs
-        error.add_note(str(Failure(name, mode, at, injector.place, "was broken off")))
+        error.add_note(str(Failure(name, mode, at, injector.place, "was interrupted")))
         raise
     finally:
         Watch.end()

@@ -201,5 +201,5 @@ def until(fact: Callable[[], Any]) -> None:
     """Wait until `fact()` is true, for facts that no event announces."""
     end = time.monotonic() + LIMIT
     while not fact():
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "it did not become true in time"
         time.sleep(0.001)

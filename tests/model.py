@@ -246,13 +246,13 @@ class Model:
                 self.end(item, "expired", (DeadlineExceeded, None))
         self.admit()
         while len(self.batches) < self.workers and (choices := list(self.next_batches())):
-            assert started, f"no batch began: {choices}"
+            assert started, f"no batch started: {choices}"
             run = started.pop(0)
             why, items = self.match(run, choices)
             is_by_age = items == choices[0][1] or not self.has_priorities
             self.claims = 0 if is_by_age else self.claims + 1
             self.take(run, items, why)
-        assert not started, f"{[run.given for run in started]} began, and {list(self.items)} wait"
+        assert not started, f"{[run.given for run in started]} started, {list(self.items)} wait"
         for ending in list(self.closes):
             ending.check()
 
@@ -264,7 +264,7 @@ class Model:
                 once.sort(key=items.index)
             if once == run.given and is_one_batch(items):
                 return why, items
-        raise AssertionError(f"{run.given} began, expected one of {choices}")
+        raise AssertionError(f"{run.given} started, expected one of {choices}")
 
     def take(self, run: Run, items: list[Item], why: str) -> None:
         self.counts["batches"] += 1
@@ -641,7 +641,9 @@ class Machine(RuleBasedStateMachine):
             assert id(error) not in self.errors, "two callers got the same error"
             self.errors.add(id(error))
         if item.n % 2:
-            assert item.told == (kind is not Forked), f"{item} was told {item.told} times"
+            assert item.told == (kind is not Forked), (
+                f"the callback of {item} was called {item.told} times"
+            )
 
     def compare_dropped(self) -> None:
         """Compare after the function was dropped: an engine without work ends, with its threads.
@@ -689,7 +691,7 @@ class Machine(RuleBasedStateMachine):
             future = call(item, *args)
         except (Closed, QueueFull) as refused:
             raised = type(refused)
-        assert raised is error, f"the call gave {raised}, expected {error}"
+        assert raised is error, f"the call raised {raised}, expected {error}"
         if raised is not None:
             return
         self.items.append(item)

@@ -209,10 +209,10 @@ class Storm:
             if not future.cancelled() and future.exception(0) is None:
                 assert future.result(0) == ("done", item)
                 assert self.ran[item] == 1, f"{item} ran {self.ran[item]} times"
-        assert len(self.ends) == len(set(self.ends)), "told twice"
+        assert len(self.ends) == len(set(self.ends)), "a callback was called twice"
         told = set(self.ends)
         silent = [item for item, (_, future) in self.known.items() if future not in told]
-        assert not silent, f"never told: {silent[:5]}"
+        assert not silent, f"callbacks never called: {silent[:5]}"
         del self.ran["probe", 1]
         twice = [item for item, times in self.ran.items() if times > 1]
         assert not twice, f"ran twice: {twice[:5]}"
@@ -279,7 +279,7 @@ def main() -> None:
     made = storm(given.interrupts, given.seconds, seed)
     print(
         f"{made.interrupts} SIGINTs, {made.raised} raised, in {time.monotonic() - began:.0f} s: "
-        f"{made.calls} calls of the main thread, {made.others} items of others"
+        f"{made.calls} calls of the main thread, {made.others} items of other threads"
     )
 
 

@@ -43,7 +43,7 @@ async def ticks(fact: Callable[[], Any]) -> None:
         if fact():
             return
         await asyncio.sleep(0)
-    raise AssertionError("it never came true")
+    raise AssertionError("it did not become true in time")
 
 
 def both(kind: str, **options: Any) -> Any:

@@ -61,7 +61,7 @@ def leaving():
 def until(fact):
     end = time.monotonic() + 240
     while not fact():
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "it did not become true in time"
         time.sleep(0.001)
 
 kept = []  # what a module would hold

@@ -103,7 +103,7 @@ def until(fact):
     import time
     end = time.monotonic() + 240
     while not fact():
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "it did not become true in time"
         time.sleep(0.01)
 
 until(lambda: len(read("ready")) == 3)
@@ -139,7 +139,7 @@ def until(fact: Callable[[], object], process: subprocess.Popen[str]) -> None:
     end = time.monotonic() + LIMIT
     while not fact():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "it did not become true in time"
         time.sleep(0.02)
 
 

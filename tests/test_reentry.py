@@ -721,7 +721,7 @@ def test_a_flushed_batch_that_is_broken_off_is_flushed_when_it_runs(priority: in
         engine.forming.force()
         batch = engine._take()
         assert batch.is_flushed
-        batch.thread = 0  # its worker was broken off here
+        batch.thread = 0  # its worker was interrupted here
     engine._mend()
     engine.push()
     assert future.result(LIMIT) == 1

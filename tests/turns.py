@@ -191,7 +191,7 @@ class TurnBell:
         if timeout is not None and not timeout > 0:
             return False
         me = self.seam.running
-        assert me is not None, "this call was not to block"
+        assert me is not None, "this call must not block"
         return me.sleep(self, None if timeout is None else self.seam.now + timeout)
 
 

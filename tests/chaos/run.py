@@ -130,7 +130,7 @@ def settle_all(town: Town) -> None:
     until(limit, lambda: all(ledger.told[n] for n in called(ledger)))
     if not until(limit, lambda: not ledger.busy or (gc.collect() and not ledger.busy)):
         names = sorted(batch.target.name for batch in ledger.busy)
-        ledger.complain(f"batch functions that never ended: {names}")
+        ledger.complain(f"batch functions never ended: {names}")
 
 
 def called(ledger: Ledger) -> Iterator[int]:
@@ -159,7 +159,7 @@ def close_all(town: Town) -> None:
             while target.call.stats().workers and time.monotonic() < end:
                 time.sleep(0.01)
             if target.call.stats().workers:
-                town.ledger.complain(f"{target.name}: workers are left after close")
+                town.ledger.complain(f"{target.name}: workers remain after close")
 
 
 # ---- watching ----
@@ -263,7 +263,7 @@ def wait_for(
                     woken = now
                     watchdog(stall)
             elif now - moved > stall + 1:
-                raise Stuck(f"nothing went on for {stall} s")
+                raise Stuck(f"no progress for {stall} s")
     finally:
         ledger.is_over = True
         faulthandler.cancel_dump_traceback_later()

@@ -165,6 +165,6 @@ class Soak:
     def __str__(self) -> str:
         told = "; ".join(map(str, self.slopes)) or "too few samples for a slope"
         return (
-            f"{self.resident[0]:.1f} MiB after the first epoch, {self.resident[-1]:.1f} MiB in the "
+            f"{self.resident[0]:.1f} MiB after the first epoch, {self.resident[-1]:.1f} MiB at the "
             f"end; {self.blocks[-1]:,.0f} blocks in use; {told}"
         )
