@@ -371,4 +371,4 @@ def test_a_batch_function_that_never_ends_is_found() -> None:
     town = Town(ledger)
     with ledger.begin(town["plain"], [0]):
         settle_all(town)
-    assert ledger.broken == ["batch functions that never ended: ['plain']"]
+    assert ledger.broken == ["batch functions never ended: ['plain']"]
