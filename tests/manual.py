@@ -146,7 +146,7 @@ class Gated:
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.batches) >= count, LIMIT), self.batches
 
-    def let(self, count: int = 1) -> None:
+    def release(self, count: int = 1) -> None:
         """Release `count` batches."""
         with self.changed:
             self.permits += count

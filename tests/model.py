@@ -845,7 +845,7 @@ class Machine(RuleBasedStateMachine):
     def go_on(self, run: Run) -> None:
         run.bell.ring()
         self.seam.ready.remove(run.turn)
-        self.seam.let(run.turn)
+        self.seam.run_turn(run.turn)
 
     @runs_something
     @rule(at=st.integers(0, 2), count=st.integers(1, 3), kind=st.sampled_from(("", *ELEMENTS)))

@@ -837,7 +837,9 @@ def test_leaving_early_cancels_what_has_not_started(
     f = batched(gated, size=2, linger=linger)
     items = source(
         itertools.count() if source is Source else range(500),
-        lambda: gated.let() if items.pulled == 12 else None,  # no result before the window is full
+        lambda: (
+            gated.release() if items.pulled == 12 else None
+        ),  # no result before the window is full
     )
     in_thread(lambda: leave(f.map(items, window=12, ordered=ordered))).result()
     gc.collect()
@@ -862,7 +864,7 @@ def test_leaving_hurts_no_neighbour() -> None:
     first = in_thread(next, results)
     gated.wait_started(1)
     mine = [f("mine"), f("mine too")]
-    gated.let()
+    gated.release()
     first.result()
     results.close()
     gated.open()
@@ -919,7 +921,7 @@ def test_leaving_early_after_the_size_was_made_smaller(source: Any) -> None:
     gated.wait_started(1)
     until(lambda: (s := f.stats()).pending + s.running == 20)
     f.size = 2
-    gated.let()
+    gated.release()
     assert first.result() == ("done", 0)
     results.close()
     pending = f.stats().pending
@@ -988,7 +990,7 @@ def test_leaving_early_in_a_coroutine(source: Any, ordered: bool, linger: Any, l
     async def main() -> None:
         before = asyncio.all_tasks()
         gated = Gated()
-        gated.let()
+        gated.release()
         f = batched(gated, size=2, linger=linger)
         await leave(f.amap(source(range(500)), window=12, ordered=ordered))
         gc.collect()
@@ -1065,7 +1067,7 @@ def test_a_task_that_is_cancelled_twice_leaves_nothing() -> None:
 
 def test_a_loop_that_ends_leaves_nothing() -> None:
     gated = Gated()
-    gated.let()
+    gated.release()
     f = batched(gated, size=2)
 
     async def main() -> None:
@@ -1203,7 +1205,7 @@ def test_a_mapping_does_not_shorten_the_delay_of_retries(source: Any) -> None:
     mapping = in_thread(lambda: list(f.map(source(range(4)))))
     until(lambda: f.stats().accepted == 8)
     mapping.thread.join(0.02)  # it waits, behind the batch that runs
-    gated.let(2)
+    gated.release(2)
     until(lambda: f.stats().retried == 8)
     seam.advance(4)
     assert len(gated.batches) == 2
@@ -1418,7 +1420,7 @@ def test_a_single_call_is_admitted_beside_a_mapping(source: Any) -> None:
     until(lambda: (s := f.stats()).pending + s.running == 4)
     call = in_thread(lambda: f("single").result(LIMIT))
     until(lambda: f.stats().submitted >= 5)
-    gated.let(5)
+    gated.release(5)
     assert call.result() == ("done", "single")
     assert len(gated.batches) <= 6
     gated.open()
@@ -1600,7 +1602,7 @@ def test_close_waits_for_items_that_run_again(source: Any) -> None:
     f.size = 1  # they run again one by one
     started = 1
     while f.stats().retried < 3:
-        gated.let()
+        gated.release()
         started += 1
         gated.wait_started(started)
     closing.thread.join(0.05)
@@ -1629,7 +1631,7 @@ def test_flush_waits_for_items_that_run_again(source: Any) -> None:
     flush = in_thread(f.flush)
     flush.thread.join(0.02)  # it has looked
     assert not flush.is_done()
-    gated.let()
+    gated.release()
     gated.wait_started(2)
     flush.thread.join(0.05)
     is_early = flush.is_done()
@@ -1667,7 +1669,7 @@ def test_flush_waits_for_all_when_the_size_is_made_smaller(source: Any) -> None:
     flush.thread.join(0.02)  # it has looked
     f.size = 2
     started = len(gated.batches)
-    gated.let()
+    gated.release()
     gated.wait_started(started + 1)
     flush.thread.join(0.05)
     is_early = flush.is_done()
@@ -1687,7 +1689,7 @@ def test_close_waits_for_all_when_the_size_is_made_smaller(source: Any) -> None:
     closing = in_thread(f.close)
     until(lambda: _is_closed(f))
     f.size = 2
-    gated.let()
+    gated.release()
     gated.wait_started(2)
     closing.thread.join(0.05)
     gated.open()
@@ -2033,7 +2035,7 @@ def test_any_wrapper_shows_progress(ordered: bool) -> None:
 
 def test_a_wrapper_is_lazy_and_leaving_early_cancels() -> None:
     gated = Gated()
-    gated.let()
+    gated.release()
     f = batched(gated, size=2)
     items = Source(itertools.count())
     results = f.map(items, window=10, progress=lambda iterable: (x for x in iterable))
@@ -2054,7 +2056,7 @@ def test_a_wrapper_that_raises(source: Any) -> None:
         raise LookupError
 
     gated = Gated()
-    gated.let()
+    gated.release()
     f = batched(gated, size=2)
     results = f.map(source(range(20)), window=10, progress=wrapper)
     assert next(results) == ("done", 0)

@@ -354,7 +354,7 @@ def test_a_caller_behind_an_expired_one_keeps_its_place(kind: str) -> None:
     until(lambda: f.stats().submitted == 3)
     assert isinstance(late.result().exception(0), DeadlineExceeded)
     assert not patient.is_done()
-    gated.let()
+    gated.release()
     assert patient.result() is not None
     gated.open()
     f.flush(LIMIT)
@@ -491,13 +491,13 @@ def test_a_flush_ends_with_the_deadline_of_the_last_item() -> None:
     seam = ManualSeam()
     f, gated = busy_on(seam, size=1)
     late = f.options(deadline=5)(1)
-    gated.let()
+    gated.release()
     until(lambda: len(gated.batches) == 2)
     waiting = f.options(deadline=6)(2)
     flushing = in_thread(f.flush)
     pass_time(seam, 6)
     assert isinstance(waiting.exception(LIMIT), DeadlineExceeded)
-    gated.let()
+    gated.release()
     flushing.result()
     assert late.result(0) == ("done", 1)
 
@@ -612,7 +612,7 @@ def test_deadlines_after_close_and_start(kind: str) -> None:
         assert isinstance(pending.exception(LIMIT), (Closed, DeadlineExceeded))
         with pytest.raises(Closed):
             f.options(deadline=SOON)(4)
-        gated.let()
+        gated.release()
         closing.result()
         assert first.result(0) == ("done", 0)
         until(lambda: not [name for name in names() if ":again:" in name])
@@ -854,7 +854,7 @@ def test_nothing_starves_under_a_flood_of_higher_ones() -> None:
         f.options(priority=5)(("new", n))
     for _ in range(6):
         started += 1
-        gated.let()
+        gated.release()
         gated.wait_started(started)
     who = [batch[0][0] for batch in gated.batches[1:7]]
     assert who in (["old", "new"] * 3, ["new", "old"] * 3)
@@ -874,9 +874,9 @@ def test_every_item_runs_in_a_lasting_flood() -> None:
         for _ in range(4):
             f.options(priority=started)("high")
         seam.now += 0.75 * PATIENCE
-        gated.let()
+        gated.release()
         gated.wait_started(started)
-    gated.let()
+    gated.release()
     assert all(future.result(LIMIT) for future in low)
     gated.open()
     f.close(LIMIT)
@@ -902,7 +902,7 @@ def test_no_group_of_items_starves_another() -> None:
     for n in range(20):
         f.options(priority=5)(("busy", n))
     for started in (2, 3):
-        gated.let()
+        gated.release()
         gated.wait_started(started)
     assert [("rare", 0)] in gated.batches
     gated.open()
@@ -992,7 +992,7 @@ def test_capacity_is_first_come_first_served_whatever_the_priority() -> None:
     until(lambda: f.stats().submitted == 3)
     second = in_thread(f.options(priority=9), 3)
     until(lambda: f.stats().submitted == 4)
-    gated.let()
+    gated.release()
     assert first.result() is not None
     assert not second.is_done()
     gated.open()
@@ -1111,10 +1111,10 @@ def test_fewer_workers_run_fewer_batches(kind: str) -> None:
     futures = [f(n) for n in range(7)]
     gated.wait_started(4)
     f.workers = 1
-    gated.let(3)
+    gated.release(3)
     until(lambda: f.stats().running == 1)
     assert f.stats().batches == 4  # one is enough, and it runs
-    gated.let()
+    gated.release()
     gated.wait_started(5)
     assert f.stats().running == 1
     gated.open()
@@ -1243,10 +1243,10 @@ def test_new_callers_wait_until_it_is_below_a_smaller_capacity(kind: str) -> Non
     blocked = in_thread(f, 4)
     until(lambda: f.stats().submitted == 5)
     for left in (3, 2):
-        gated.let()
+        gated.release()
         until(lambda left=left: f.stats().pending + f.stats().running == left)
         assert not blocked.is_done()
-    gated.let()
+    gated.release()
     futures.append(blocked.result())
     gated.open()
     concurrent.futures.wait(futures, LIMIT)
@@ -1775,7 +1775,7 @@ def test_queued_and_ran_are_seconds_of_the_clock() -> None:
     seam.now += 3
     f(2), f(3), f(4)
     seam.now += 4
-    gated.let()
+    gated.release()
     gated.wait_started(2)
     seam.now += 5
     gated.open()

@@ -212,7 +212,7 @@ def test_the_patience_of_priorities() -> None:
         f.options(priority=-1)("old")
         for n in range(3):
             f.options(priority=1)(f"high {n}")
-        gated.let()
+        gated.release()
         gated.wait_started(2)
         assert gated.batches[1:] == [["high 0"]]
         clock.advance(1.1)
@@ -253,7 +253,7 @@ def test_a_worker_is_excluded_for_one_batch_only() -> None:
         assert not seam.is_at_rest()
         assert seam.leave_alone(everybody=False)
         assert seam.is_at_rest()
-        gated.let()
+        gated.release()
         gated.wait_started(2)
         assert not seam.is_at_rest()
         gated.open()
@@ -267,7 +267,7 @@ def test_without_patience_batches_have_started() -> None:
             future = f(count)
             clock.advance(1)
             assert future.running()
-            gated.let()
+            gated.release()
             future.result(LIMIT)
 
 
@@ -279,7 +279,7 @@ def test_without_patience_it_waits_for_items_from_another_batch() -> None:
         first = f(1)
         first.add_done_callback(lambda _: goes_on.wait(LIMIT))
         clock.advance(1)
-        gated.let()
+        gated.release()
         until(first.done)
         second = f(2)
         threading.Timer(0.05, goes_on.set).start()

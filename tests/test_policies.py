@@ -219,7 +219,7 @@ def test_a_busy_key_never_starves_a_rare_one() -> None:
     rare = f(("rare", 0))
     for started in range(1, 5):
         flood(10)
-        gated.let()
+        gated.release()
         gated.wait_started(started + 1)
     assert [("rare", 0)] in gated.batches[:5]  # the five before it were at most five batches
     gated.open()
@@ -1014,7 +1014,7 @@ def test_size_and_capacity_count_calls_not_groups() -> None:
     futures += [f(1), f(1)]
     with pytest.raises(QueueFull):
         f.submit_nowait(1)
-    gated.let()
+    gated.release()
     until(lambda: f.stats().succeeded == 1)
     futures.append(f(1))
     gated.open()
@@ -2128,7 +2128,7 @@ def test_a_retried_item_goes_before_later_ones_also_after_a_delay() -> None:
     f = batched_with(seam, run, size=2)
     futures = [f("late")]
     gated.wait_started(1)
-    gated.let()
+    gated.release()
     seam.rest()
     futures.append(f("busy"))
     gated.wait_started(2)

@@ -628,7 +628,7 @@ def test_a_map_that_the_collector_closes_in_the_middle_of_a_call() -> None:
     async def main() -> BatchFuture[Any]:
         cycle: list[Any] = [f.map(list(range(18)), window=18)]
         cycle.append(cycle)
-        gated.let()
+        gated.release()
         assert next(cycle[0]) == ("done", 0)
         gated.wait_started(2)
         futures = [f(100 + n) for n in range(4)]  # the whole capacity

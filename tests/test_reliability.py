@@ -146,7 +146,7 @@ def test_a_loop_is_woken_once_for_a_batch(count: int) -> None:
             return threadsafe(*args, **kwargs)
 
         loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
-        gated.let()
+        gated.release()
         assert await asyncio.gather(*futures) == [("done", n) for n in range(count)]
         return wakes
 
@@ -203,7 +203,7 @@ def test_one_free_slot_wakes_one_of_five_hundred_blocked_callers() -> None:
     [engine] = f._scope().engines()
     workers = set(engine._threads)
     rung.clear()
-    gated.let()
+    gated.release()
     gated.wait_started(2)
     assert blocked[0].result() is not None
     assert len([bell for bell in rung if bell not in workers]) == 1

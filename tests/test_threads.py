@@ -245,7 +245,7 @@ def test_blocked_callers_get_capacity_first_come_first_served() -> None:
         until(lambda n=n: f.stats().submitted == n + 1)
     for done in range(5):
         assert [call.is_done() for call in blocked] == [k < done for k in range(5)]
-        gated.let()
+        gated.release()
         assert blocked[done].result() is not None
     gated.open()
     f.flush(LIMIT)
@@ -295,7 +295,7 @@ def test_timeout_limits_the_wait_for_capacity_and_the_next_caller_continues() ->
     with pytest.raises(QueueFull):
         impatient.result()
     until(lambda: f.stats().submitted == 3)
-    gated.let()
+    gated.release()
     assert patient.result() is not None
     gated.open()
     f.flush(LIMIT)
@@ -402,7 +402,7 @@ def test_flush_waits_for_what_was_accepted_before_it_only() -> None:
     flushing = in_thread(f.flush)
     gated.wait_started(1)
     later = f(2)
-    gated.let()
+    gated.release()
     flushing.result()
     assert one.done()
     assert not later.done()

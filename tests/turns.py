@@ -57,10 +57,10 @@ class Turns(Seam):
         """Call `function(*args)` in a thread, and run it until it sleeps or ends."""
         turn = Turn(self, function, args)
         self.turns.append(turn)
-        self.let(turn)
+        self.run_turn(turn)
         return turn
 
-    def let(self, turn: Turn) -> None:
+    def run_turn(self, turn: Turn) -> None:
         """Run a thread until it sleeps or ends."""
         self.running = turn
         turn.thread.go.release()
@@ -73,7 +73,7 @@ class Turns(Seam):
     def settle(self) -> None:
         """Run all threads that were woken, until all sleep."""
         while self.ready:
-            self.let(self.ready.popleft())
+            self.run_turn(self.ready.popleft())
 
     def next_alarm(self) -> float | None:
         """Return the time of the next timeout of a sleeping thread."""
@@ -110,7 +110,7 @@ class Turns(Seam):
             turn = self.vanished.pop()
             turn.is_vanished = True
             while not turn.is_done:
-                self.let(turn)
+                self.run_turn(turn)
 
 
 class Turn:
