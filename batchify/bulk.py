@@ -35,13 +35,13 @@ class Submitter(Protocol):
 
     async def _asubmit(self, item: Any, args: Any, kwargs: Any) -> BatchFuture[Any]: ...
 
-    def _chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]: ...
+    def _submit_chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]: ...
 
-    def _push(self) -> None: ...
+    def _dispatch_now(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class MapOptions:
     """The checked arguments of `map` and `amap`."""
 
     is_ordered: bool
@@ -57,7 +57,7 @@ class How:
         return_exceptions: object,
         progress: object,
         options: Options,
-    ) -> How:
+    ) -> MapOptions:
         """Check every argument.
 
         Raises:
@@ -116,10 +116,10 @@ class SizedResults:
 AT_ONCE = 16  # batches that are submitted at a time: 2 instead of 6 us each
 
 
-class _Lot:
+class _Part:
     """One future, for an item or for a batch of them; or an item that the call refused."""
 
-    __slots__ = ("count", "future", "has_arrived", "is_chunk", "refused")
+    __slots__ = ("count", "future", "is_chunk", "is_counted", "refused")
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class _Lot:
         self.count = count
         self.is_chunk = is_chunk
         self.refused = refused
-        self.has_arrived = False
+        self.is_counted = False
 
     def is_done(self) -> bool:
         return self.future is None or self.future.done()
@@ -151,39 +151,41 @@ class _Lot:
 class Bulk:
     """What is submitted and not yielded, and where more comes from."""
 
-    def __init__(self, submitter: Submitter, items: Any, how: How, is_watched: bool) -> None:
+    def __init__(
+        self, submitter: Submitter, items: Any, options: MapOptions, is_watched: bool
+    ) -> None:
         self.submitter = submitter
-        self.how = how
+        self.options = options
         self.is_collection = isinstance(items, Collection)
         self.source: Iterator[Any] | None = None
-        self.fault: Exception | None = None  # an error of the iterable, raised after all results
-        self.under_way = 0  # items
-        self.lots: dict[_Lot, None] = {}  # in order of submission
-        self.is_watched = is_watched  # each lot tells when it is done
-        self.arrived: deque[_Lot] = deque()  # those that did
+        self.source_error: Exception | None = None  # raised after all results
+        self.in_flight = 0  # items
+        self.parts: dict[_Part, None] = {}  # in order of submission
+        self.is_watched = is_watched  # each part tells when it is done
+        self.finished: deque[_Part] = deque()  # those that did
         self.outcomes: list[Any] = []  # those that are being yielded
         self.is_over = False
         self.has_raised = False  # the caller knows that something failed
-        self.notify: Callable[[], object] = _nobody
+        self.notify: Callable[[], object] = _do_nothing
 
     @property
-    def room(self) -> int:
+    def space(self) -> int:
         """How many items more may be submitted."""
-        return self.how.window - self.under_way
+        return self.options.window - self.in_flight
 
     @property
     def first(self) -> BatchFuture[Any] | None:
         """The oldest future."""
-        lot = next(iter(self.lots), None)
-        return None if lot is None else lot.future
+        part = next(iter(self.parts), None)
+        return None if part is None else part.future
 
     def _function_name(self) -> str:
         return self.submitter._options().name
 
     def holders(self, me: Any) -> list[Any] | None:
-        """Who must act before any lot can end, see `waits`."""
+        """Who must act before any part can end, see `waits`."""
         found: list[Any] = []
-        states: set[Any] = {getattr(lot.future, "_s", None) for lot in list(self.lots)}
+        states: set[Any] = {getattr(part.future, "_s", None) for part in list(self.parts)}
         for state in states:
             holders = state.holders(me) if hasattr(state, "holders") else None
             if holders is None:
@@ -202,35 +204,35 @@ class Bulk:
         if self.is_over and future is not None:  # it came too late
             future.cancel()
             return
-        lot = _Lot(future, count, is_chunk, refused)
-        self.lots[lot] = None
-        self.under_way += count
+        part = _Part(future, count, is_chunk, refused)
+        self.parts[part] = None
+        self.in_flight += count
         if not self.is_watched:
             return
 
-        def arrive(_: object) -> None:
-            if not lot.has_arrived:
-                lot.has_arrived = True
-                self.arrived.append(lot)
+        def finish(_: object) -> None:
+            if not part.is_counted:
+                part.is_counted = True
+                self.finished.append(part)
             self.notify()
 
-        if future is None or not future._watch((arrive,)):
-            arrive(future)
+        if future is None or not future._watch((finish,)):
+            finish(future)
 
     def ready(self) -> list[Any] | None:
-        """The outcomes of the next lot, if it is done."""
-        lot: _Lot | None
-        if self.how.is_ordered:
-            lot = next(iter(self.lots), None)
-            if lot is None or not lot.is_done():
+        """The outcomes of the next part, if it is done."""
+        part: _Part | None
+        if self.options.is_ordered:
+            part = next(iter(self.parts), None)
+            if part is None or not part.is_done():
                 return None
-        elif self.arrived:
-            lot = self.arrived.popleft()
+        elif self.finished:
+            part = self.finished.popleft()
         else:
             return None
-        del self.lots[lot]
-        self.under_way -= lot.count
-        self.outcomes = lot.outcomes().copy()
+        del self.parts[part]
+        self.in_flight -= part.count
+        self.outcomes = part.outcomes().copy()
         return self.outcomes
 
     def pull(self) -> list[Any] | None:
@@ -238,19 +240,19 @@ class Bulk:
 
         Of a collection it submits a full batch itself, where that is possible.
         """
-        if self.source is None or self.room < 1:
+        if self.source is None or self.space < 1:
             return None
         size = self.submitter._options().size
-        if not self.is_collection or size > self.how.window:
+        if not self.is_collection or size > self.options.window:
             return self._next_items(1) or None
-        chunks = min(self.room // size, AT_ONCE)
+        chunks = min(self.space // size, AT_ONCE)
         if not chunks:
             return None
         items = self._next_items(size * chunks)
         if size == 1:
             return items or None
         whole = [items[at : at + size] for at in range(0, len(items) - size + 1, size)]
-        futures = self.submitter._chunks(whole) if whole else []
+        futures = self.submitter._submit_chunks(whole) if whole else []
         for future in futures:
             self.add(future, size, is_chunk=True)
         return items[size * len(futures) :]
@@ -261,50 +263,50 @@ class Bulk:
         try:
             items.extend(islice(self.source, count))  # type: ignore[arg-type]
         except Exception as error:
-            self.fault = error
+            self.source_error = error
         if len(items) < count:
             self.source = None
         return items
 
-    def raise_fault(self) -> None:
+    def raise_source_error(self) -> None:
         """Raise the error of the iterable, if there was one."""
-        fault, self.fault = self.fault, None
+        source_error, self.source_error = self.source_error, None
         try:
-            if fault is not None:
-                raise fault
+            if source_error is not None:
+                raise source_error
         finally:
-            del self, fault  # no cycle through this frame
+            del self, source_error  # no cycle through this frame
 
     def before_wait(self) -> None:
         """Nothing more can be submitted now: what is there must not wait for it for ever."""
         future = self.first
         is_lingering = future is not None and not (future.running() or future.done())
         if is_lingering and self.submitter._options().linger is None:
-            self.submitter._push()
+            self.submitter._dispatch_now()
 
-    def give_up(self) -> None:
+    def cancel_rest(self) -> None:
         """Take out what has not started."""
-        self.source = self.fault = None
+        self.source = self.source_error = None
         self.is_over = True
         drop = _drop_asked if self.has_raised else _drop
         drop(self.outcomes)
         self.outcomes.clear()  # who yields from it ends
-        for lot in list(self.lots):
-            future = lot.future
+        for part in list(self.parts):
+            future = part.future
             # What has started goes on, but not what of it is to run again.
             is_left = future is not None and not future.cancel()
-            if future is not None and is_left and (lot.is_chunk or self.has_raised):
-                poke = partial(_when_done, drop)
-                if not future._watch((poke,)):
-                    poke(future)
-        self.lots.clear()
+            if future is not None and is_left and (part.is_chunk or self.has_raised):
+                callback = partial(_when_done, drop)
+                if not future._watch((callback,)):
+                    callback(future)
+        self.parts.clear()
 
-    def told(self, outcome: Any) -> Any:
+    def result_of(self, outcome: Any) -> Any:
         """What is yielded for an outcome, or raised."""
         try:
             if type(outcome) is not Failure:
                 return outcome
-            if not self.how.return_exceptions:
+            if not self.options.return_exceptions:
                 self.has_raised = True
                 outcome.throw()
             outcome.note_asked()
@@ -313,7 +315,7 @@ class Bulk:
             del self, outcome  # no cycle through this frame
 
 
-def _nobody() -> None:
+def _do_nothing() -> None:
     return
 
 
@@ -338,9 +340,9 @@ def _drop_asked(outcomes: list[Any]) -> None:
             outcome.note_asked()
 
 
-_OTHERS = {Failure, Alone}
+_NOT_RESULTS = {Failure, Alone}
 
 
 def are_results(outcomes: list[Any]) -> bool:
     """Nothing but results? All of it is C: 20 ns an item."""
-    return _OTHERS.isdisjoint(map(type, outcomes))
+    return _NOT_RESULTS.isdisjoint(map(type, outcomes))

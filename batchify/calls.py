@@ -11,7 +11,7 @@ from .observe import Observer, Observers
 from .options import FIXED, default_name, full_name, time_limit
 from .stats import Stats
 from .terms import priority_of
-from .view import MISSING, NOTHING_ASKED, Asked, CallOptions, Maps
+from .view import DEFAULT_SETTINGS, MISSING, CallOptions, CallSettings, Maps
 
 if TYPE_CHECKING:
     from .engine.control import Scope
@@ -21,7 +21,7 @@ _COROUTINE_FLAGS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYN
 
 
 # Where calls go instead of into a queue, the last counts: see `testing`. None: into the queue.
-instead: list[Callable[..., BatchFuture[Any] | None]] = []
+overrides: list[Callable[..., BatchFuture[Any] | None]] = []
 
 
 class Calls(Maps):
@@ -31,7 +31,7 @@ class Calls(Maps):
         """The engines of this function, or of this instance's method."""
         raise NotImplementedError
 
-    def _called(self) -> Scope:
+    def _scope_for_call(self) -> Scope:
         """`_scope`, for a call: refuses what its executor could not run."""
         scope: Any = self._scope()
         if scope.options.executor is not None:
@@ -47,32 +47,32 @@ class Calls(Maps):
         item: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        asked: Asked = NOTHING_ASKED,
-        **how: Any,
+        settings: CallSettings = DEFAULT_SETTINGS,
+        **waiting: Any,
     ) -> BatchFuture[Any]:
         """The general way in; the hot one is `Batched.__call__`."""
-        if instead:
-            future = instead[-1](self, item, args, kwargs)
+        if overrides:
+            future = overrides[-1](self, item, args, kwargs)
             try:
                 if future is not None:
                     return future
             finally:
                 del future  # a traceback reaches this frame by `f_back`: that would be a cycle
-        scope = self._called()
+        scope = self._scope_for_call()
         engine = scope.here()
         try:
             route, terms = engine.way(
-                self._plain(), item, args, kwargs, self._gives_itself(scope),
-                asked.priority, asked.deadline,
+                self._plain(), item, args, kwargs, self._make_getter(scope),
+                settings.priority, settings.deadline,
             )  # fmt: skip
-            return engine.submit(route, item, terms, timeout=asked.timeout, **how)
+            return engine.submit(route, item, terms, timeout=settings.timeout, **waiting)
         except BaseException:
             engine.is_broken_off = True
             raise
 
-    def _chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
+    def _submit_chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
         """Submit the first of `chunks` as batches of their own, as far as that is possible."""
-        if instead:
+        if overrides:
             return []
         scope: Any = self._scope()
         function = self._plain()
@@ -84,14 +84,14 @@ class Calls(Maps):
         if engine.takes_more or is_stream or not engine.options.is_plain:
             return []
         futures: list[BatchFuture[Any]]
-        futures = engine.submit_chunks(function, chunks, self._gives_itself(scope))
+        futures = engine.submit_chunks(function, chunks, self._make_getter(scope))
         return futures
 
-    def _push(self) -> None:
+    def _dispatch_now(self) -> None:
         """Let what is there leave now, and do not wait for it."""
         self._scope().here().push()
 
-    def _gives_itself(self, scope: Scope) -> Callable[[], Any]:
+    def _make_getter(self, scope: Scope) -> Callable[[], Any]:
         """For `on_error`: the decorated object."""
         raise NotImplementedError
 
@@ -112,7 +112,7 @@ class Calls(Maps):
             TypeError: there is no item, or an extra argument cannot be hashed.
         """
         if item is MISSING:
-            raise self._no_item(".submit")
+            raise self._missing_item_error(".submit")
         return self._submit(item, args, kwargs)
 
     def submit_nowait(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
@@ -122,13 +122,13 @@ class Calls(Maps):
             QueueFull: `capacity` items are pending.
         """
         if item is MISSING:
-            raise self._no_item(".submit_nowait")
+            raise self._missing_item_error(".submit_nowait")
         return self._submit(item, args, kwargs, wait=False)
 
     async def asubmit(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Wait for capacity without blocking the loop, submit, and return the future."""
         if item is MISSING:
-            raise self._no_item(".asubmit")
+            raise self._missing_item_error(".asubmit")
         return await self._asubmit(item, args, kwargs)
 
     async def _asubmit(
@@ -136,15 +136,15 @@ class Calls(Maps):
         item: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        asked: Asked = NOTHING_ASKED,
+        settings: CallSettings = DEFAULT_SETTINGS,
     ) -> BatchFuture[Any]:
         from .engine.control import until_admitted
 
         return await until_admitted(
-            lambda admitted: self._submit(item, args, kwargs, asked, admitted=admitted)
+            lambda admitted: self._submit(item, args, kwargs, settings, admitted=admitted)
         )
 
-    def _no_item(self, call: str = "") -> TypeError:
+    def _missing_item_error(self, call: str = "") -> TypeError:
         """Return the error for a call without an item."""
         name = default_name(self._plain())
         return TypeError(f"{name}{call}() takes the item as its first positional argument")
@@ -172,12 +172,12 @@ class Calls(Maps):
             from .hints import unknown_call_option
 
             raise unknown_call_option(default_name(self._plain()), unknown)
-        asked = Asked(
+        settings = CallSettings(
             time_limit("timeout", timeout),
             time_limit("deadline", deadline),
             priority_of(priority),
         )
-        return CallOptions(self, asked)
+        return CallOptions(self, settings)
 
     def batch(self, items: list[Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call the undecorated function, with a list that you have already."""

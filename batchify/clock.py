@@ -15,7 +15,7 @@ from threading import get_ident
 from typing import Any
 
 from . import waits
-from .decorator import stand_down, stand_in
+from .decorator import restore_seam, use_seam
 from .engine import lifecycle
 from .engine.base import Countdown
 from .engine.manual import DIGITS, ManualSeam
@@ -143,7 +143,7 @@ class ManualClock:
         if self._is_open or self._is_over:
             raise RuntimeError("a manual clock has one block only; call manual_clock() again")
         self._is_open = True
-        stand_in(self._seam)
+        use_seam(self._seam)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -171,7 +171,7 @@ class ManualClock:
 
     def _end(self) -> None:
         self._is_open, self._is_over = False, True
-        stand_down(self._seam)
+        restore_seam(self._seam)
         self._seam.stop()
 
     def _engines(self) -> list[Any]:

@@ -16,7 +16,7 @@ from weakref import ref
 
 import wrapt
 
-from .calls import Calls, instead
+from .calls import Calls, overrides
 from .engine import lifecycle
 from .finalizing import collected_error, refuse_when_finalizing
 from .naming import inner
@@ -57,37 +57,37 @@ _all: list[ref[Batched]] = []  # not a set: a proxy is hashed, and compared, as 
 _seams: list[Any] = []  # those that stand in for the machine, the last for the others: see `clock`
 
 
-def _living() -> list[Batched]:
+def _all_batched() -> list[Batched]:
     return [batched for weak in _all.copy() if (batched := weak()) is not None]
 
 
-def forget_ways() -> None:
+def reset_calls() -> None:
     """Have the next call of every batched function find its way anew."""
-    for batched in _living():
-        batched._forget_way()
+    for batched in _all_batched():
+        batched._reset_call()
 
 
 def _refuse_late_calls() -> None:
     """Refuse all calls once the interpreter finalizes. No way around `Calls._submit` is left."""
-    instead.append(refuse_when_finalizing)
-    forget_ways()
+    overrides.append(refuse_when_finalizing)
+    reset_calls()
 
 
 lifecycle.after_last_look(_refuse_late_calls)
 
 
-def stand_in(seam: Any) -> None:
+def use_seam(seam: Any) -> None:
     """Have all batched functions, also those to come, work on `seam`, with queues of their own."""
     _seams.append(seam)
-    for batched in _living():
-        batched._move_to(batched._self_scopes.on(seam))
+    for batched in _all_batched():
+        batched._move_to(batched._self_scopes.copy_for(seam))
 
 
-def stand_down(seam: Any) -> None:
-    """End what `stand_in` began: they have the queues again that they had before."""
+def restore_seam(seam: Any) -> None:
+    """End what `use_seam` began: they have the queues again that they had before."""
     _seams.remove(seam)
-    for batched in _living():
-        batched._move_to(batched._self_scopes.off(seam))
+    for batched in _all_batched():
+        batched._move_to(batched._self_scopes.without(seam))
 
 
 def _refuse_default_call(*_: object) -> Any:
@@ -150,14 +150,14 @@ class BoundBatched(Calls, _BoundWrapper, metaclass=_BoundType):
         # cloudpickle takes a static method for a plain function, and would lose the batching.
         return {"_self_parent": self._self_parent}
 
-    def _gives_itself(self, scope: Scope) -> Callable[[], Any]:
+    def _make_getter(self, scope: Scope) -> Callable[[], Any]:
         # It keeps the scope as long as items wait, also of an owner without weak references.
         return lambda _scope=scope: self  # type: ignore[misc]
 
     def __call__(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Submit one item; see `submit`."""
         if item is MISSING:
-            raise self._no_item()
+            raise self._missing_item_error()
         if self._is_unbound() and isinstance(item, self._self_owner) and args:
             bound: BoundBatched = self._self_parent.__get__(item, type(item))
             return bound._submit(args[0], args[1:], kwargs)
@@ -209,19 +209,19 @@ class Batched(Calls, _Wrapper):
         super().__init__(function, _refuse_default_call)
         check_options(options, is_async(function))
         self._self_scopes = Scopes(options, is_async(function), seam)
-        self._forget_way()
+        self._reset_call()
         _all.append(ref(self, _all.remove))
         for one in _seams.copy():  # last: one that comes meanwhile finds it, if this does not
-            self._move_to(self._self_scopes.on(one))
+            self._move_to(self._self_scopes.copy_for(one))
 
     def _move_to(self, scopes: Scopes) -> None:
         """Have the calls to come go there."""
         self._self_scopes = scopes
-        self._forget_way()
+        self._reset_call()
 
-    def _forget_way(self) -> None:
+    def _reset_call(self) -> None:
         """Have the next call find its way anew."""
-        self._self_is_called = False
+        self._self_is_prepared = False
         weak = ref(self)  # else it would be a cycle
         name = self._options().name
 
@@ -230,7 +230,7 @@ class Batched(Calls, _Wrapper):
             if batched is None:
                 raise collected_error(name)
             if item is MISSING:
-                raise batched._no_item()
+                raise batched._missing_item_error()
             return batched._call(item, args, kwargs)  # type: ignore[no-any-return]
 
         self._set_call(call)
@@ -241,23 +241,23 @@ class Batched(Calls, _Wrapper):
 
     def _call(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchFuture[Any]:
         if args and (self._self_class is not None or isinstance(item, type)):
-            bound = self._bound_to(item)
+            bound = self._method_of(item)
             if bound is not None:
                 return bound._submit(args[0], args[1:], kwargs)
-        if not self._self_is_called and not instead:
+        if not self._self_is_prepared and not overrides:
             scopes = self._self_scopes
-            scope: Any = self._called()
+            scope: Any = self._scope_for_call()
             name = scope.options.name
             tracer = tracer_of(name)  # the hot path is another where there is one
             if not scope.takes_more and scope.options.is_plain:
-                submit = scope.submitter(self._plain(), self._gives_itself(scope))
+                submit = scope.submitter(self._plain(), self._make_getter(scope))
                 # Python's error for a call without an item names the function by this.
                 submit.__qualname__ = default_name(self.__wrapped__)
                 self._set_call(submit)
-            self._self_is_called = True
+            self._self_is_prepared = True
             is_other = self._self_scopes is not scopes or tracer_of(name) is not tracer
-            if instead or is_other:  # since a moment ago
-                self._forget_way()
+            if overrides or is_other:  # since a moment ago
+                self._reset_call()
         return self._submit(item, args, kwargs)
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -265,9 +265,9 @@ class Batched(Calls, _Wrapper):
         self._self_class = owner
         super().__set_name__(owner, name)
 
-    def _bound_to(self, owner: Any) -> BoundBatched | None:
+    def _method_of(self, owner: Any) -> BoundBatched | None:
         """Return the method of `owner` if a call is `function(owner, item)`, as of `__func__`."""
-        if self._has(owner):
+        if self._is_method_of(owner):
             return BoundBatched(self, owner)
         if self._is_under_classmethod(owner):
             bound: BoundBatched = self.__bound_function_wrapper__(
@@ -282,7 +282,7 @@ class Batched(Calls, _Wrapper):
             return bound
         return None
 
-    def _has(self, owner: Any) -> bool:
+    def _is_method_of(self, owner: Any) -> bool:
         """Return True if this is a method of the instance, or class method of the class."""
         if self._self_class is None or self._self_binding == "staticmethod":
             return False
@@ -314,7 +314,7 @@ class Batched(Calls, _Wrapper):
     def _observers(self) -> Observers:
         return self._self_scopes.observers
 
-    def _gives_itself(self, scope: Scope) -> Callable[[], Any]:
+    def _make_getter(self, scope: Scope) -> Callable[[], Any]:
         return ref(self)
 
     def __reduce__(self) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterator, 
 from typing import Any
 
 from . import waits
-from .bulk import Bulk, How, SizedResults, Submitter, are_results
+from .bulk import Bulk, MapOptions, SizedResults, Submitter, are_results
 from .engine.seam import THREADS
 from .errors import Deadlock
 from .future import Alone, BatchFuture
@@ -30,12 +30,12 @@ def _iterator(name: str, items: Any) -> Iterator[Any]:
 # ---- map ----
 
 
-def mapped(submitter: Submitter, items: Any, how: How) -> Iterator[Any]:
+def mapped(submitter: Submitter, items: Any, options: MapOptions) -> Iterator[Any]:
     """See `Calls.map`."""
-    bulk = Bulk(submitter, items, how, is_watched=not how.is_ordered)
+    bulk = Bulk(submitter, items, options, is_watched=not options.is_ordered)
     bulk.source = _iterator(submitter._options().name, items)
     results = _Results.of(bulk)
-    return results if how.progress is None else _with_bar(results, items, how.progress)
+    return results if options.progress is None else _with_bar(results, items, options.progress)
 
 
 class _Results(itertools.chain[Any]):
@@ -54,7 +54,7 @@ class _Results(itertools.chain[Any]):
     def close(self) -> None:
         """As a generator's: nothing comes any more, and what has not started is cancelled."""
         self._lists.close()
-        self._bulk.give_up()  # also what is being yielded, and what had not begun
+        self._bulk.cancel_rest()  # also what is being yielded, and what had not begun
 
 
 def _with_bar(results: _Results, items: Any, progress: Any) -> Iterator[Any]:
@@ -78,25 +78,25 @@ def _mapping(bulk: Bulk) -> Generator[list[Any], None, None]:
                 if items is not None:
                     for item in items:
                         _submit(bulk, item)
-                elif bulk.lots:
+                elif bulk.parts:
                     bulk.before_wait()
                     _wait(bulk, bell)
                 else:
-                    bulk.raise_fault()
+                    bulk.raise_source_error()
                     return
             elif are_results(outcomes):
                 yield outcomes
             else:
                 for outcome in outcomes:
                     if type(outcome) is not Alone:
-                        yield [bulk.told(outcome)]
-                    elif bulk.how.is_ordered:
+                        yield [bulk.result_of(outcome)]
+                    elif bulk.options.is_ordered:
                         outcome.future.exception()
-                        yield [bulk.told(outcome.future._v)]
+                        yield [bulk.result_of(outcome.future._v)]
                     else:
                         bulk.add(outcome.future)
     finally:
-        bulk.give_up()
+        bulk.cancel_rest()
         del bulk, outcomes, outcome, items, item  # no cycle through this frame
 
 
@@ -110,10 +110,10 @@ def _submit(bulk: Bulk, item: Any) -> None:
 
 
 def _wait(bulk: Bulk, bell: Any) -> None:
-    """Wait until the next lot, or any, is done."""
+    """Wait until the next part, or any, is done."""
     first = bulk.first
     try:
-        if bulk.how.is_ordered and first is not None:
+        if bulk.options.is_ordered and first is not None:
             first._wait(None, "map()")
         else:
             waits.check(bulk, "map()")
@@ -126,14 +126,14 @@ def _wait(bulk: Bulk, bell: Any) -> None:
 # ---- amap ----
 
 
-def amapped(submitter: Submitter, items: Any, how: How) -> AsyncGenerator[Any, None]:
+def amapped(submitter: Submitter, items: Any, options: MapOptions) -> AsyncGenerator[Any, None]:
     """See `Calls.amap`."""
     is_async = isinstance(items, AsyncIterable)
-    bulk = Bulk(submitter, items, how, is_watched=is_async or not how.is_ordered)
+    bulk = Bulk(submitter, items, options, is_watched=is_async or not options.is_ordered)
     if not is_async:
         bulk.source = _iterator(submitter._options().name, items)
     results = _amapping(bulk, items if is_async else None)
-    return results if how.progress is None else _awith_bar(results, items, how.progress)
+    return results if options.progress is None else _awith_bar(results, items, options.progress)
 
 
 async def _awith_bar(
@@ -201,12 +201,12 @@ _END = object()
 
 async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:
     port = port_of(asyncio.get_running_loop())
-    changed, has_room = asyncio.Event(), asyncio.Event()
+    changed, has_space = asyncio.Event(), asyncio.Event()
     bulk.notify = functools.partial(port.call, changed.set)
     feeder: asyncio.Task[None] | None = None
     outcomes = outcome = pulled = item = None
     if items is not None:
-        feeder = asyncio.create_task(_feed(bulk, items, changed, has_room))
+        feeder = asyncio.create_task(_feed(bulk, items, changed, has_space))
     try:
         while True:
             changed.clear()
@@ -219,29 +219,29 @@ async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:
                 elif feeder is not None and not feeder.done():
                     bulk.before_wait()
                     await _change(bulk, changed, is_fed=True)
-                elif bulk.lots:
+                elif bulk.parts:
                     bulk.before_wait()
                     await _until_done(bulk, changed)
                 else:
                     if feeder is not None:
                         feeder.result()  # an error of the iterable
-                    bulk.raise_fault()
+                    bulk.raise_source_error()
                     return
                 continue
-            has_room.set()
+            has_space.set()
             for outcome in outcomes:
                 if type(outcome) is not Alone:
-                    yield bulk.told(outcome)
-                elif bulk.how.is_ordered:
+                    yield bulk.result_of(outcome)
+                elif bulk.options.is_ordered:
                     with contextlib.suppress(Exception):
                         await outcome.future
-                    yield bulk.told(outcome.future._v)
+                    yield bulk.result_of(outcome.future._v)
                 else:
                     bulk.add(outcome.future)
     finally:
         if feeder is not None:
             feeder.cancel()
-        bulk.give_up()  # before the wait: it may be cancelled once more
+        bulk.cancel_rest()  # before the wait: it may be cancelled once more
         if feeder is not None:
             await asyncio.wait([feeder])
         del bulk, items, outcomes, outcome, pulled, item  # no cycle through this frame
@@ -257,14 +257,14 @@ async def _asubmit(bulk: Bulk, item: Any) -> None:
 
 
 async def _feed(
-    bulk: Bulk, items: AsyncIterable[Any], changed: asyncio.Event, has_room: asyncio.Event
+    bulk: Bulk, items: AsyncIterable[Any], changed: asyncio.Event, has_space: asyncio.Event
 ) -> None:
     """Submit from an async iterable, which may be slow, beside what is yielded."""
     try:
         async for item in items:
-            while bulk.room < 1:
-                has_room.clear()
-                await has_room.wait()
+            while bulk.space < 1:
+                has_space.clear()
+                await has_space.wait()
             await _asubmit(bulk, item)
             changed.set()
     finally:
@@ -272,7 +272,7 @@ async def _feed(
 
 
 async def _until_done(bulk: Bulk, changed: asyncio.Event) -> None:
-    """Wait until the next lot, or any, is done."""
+    """Wait until the next part, or any, is done."""
     first = bulk.first
     if bulk.is_watched or first is None:
         await _change(bulk, changed)
@@ -287,10 +287,10 @@ async def _until_done(bulk: Bulk, changed: asyncio.Event) -> None:
 
 
 async def _change(bulk: Bulk, changed: asyncio.Event, is_fed: bool = False) -> None:
-    """Wait for a lot to be done, or to be added; inside a batch, where that can be."""
+    """Wait for a part to be done, or to be added; inside a batch, where that can be."""
     target: BatchFuture[Any] | Bulk | None = bulk.first
-    if not bulk.how.is_ordered:
-        target = None if is_fed and bulk.room >= 1 else bulk  # a new one may be the next
+    if not bulk.options.is_ordered:
+        target = None if is_fed and bulk.space >= 1 else bulk  # a new one may be the next
     batch = waits.serving_batch() if waits.serving_tasks else None
     if batch is None or target is None:
         await changed.wait()

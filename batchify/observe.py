@@ -46,12 +46,12 @@ class BatchEvent:
 Observer = Callable[[BatchEvent], Any]
 
 
-class _Entry:
-    __slots__ = ("observer", "untold")
+class _Registration:
+    __slots__ = ("observer", "unlogged")
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.untold = [None]  # taken by who logs its first error
+        self.unlogged = [None]  # taken by who logs its first error
 
 
 class Observers:
@@ -60,7 +60,7 @@ class Observers:
     __slots__ = ("entries",)
 
     def __init__(self) -> None:
-        self.entries: list[_Entry] = []  # changed by single steps, from any thread
+        self.entries: list[_Registration] = []  # changed by single steps, from any thread
 
     def add(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of each batch; gives a function that ends it.
@@ -70,7 +70,7 @@ class Observers:
         """
         if not callable(observer):
             raise TypeError(f"observer must be a function of an event, got {kind(observer)}")
-        entry = _Entry(observer)
+        entry = _Registration(observer)
         self.entries.append(entry)
 
         def end() -> None:
@@ -79,7 +79,7 @@ class Observers:
 
         return end
 
-    def tell(self, event: BatchEvent) -> int:
+    def notify(self, event: BatchEvent) -> int:
         """Tell everyone; gives how many raised. The first error of each is logged, by its type."""
         errors = 0
         for entry in tuple(self.entries):
@@ -88,7 +88,7 @@ class Observers:
             except BaseException as error:  # also SystemExit: the worker lives on
                 errors += 1
                 try:
-                    entry.untold.pop()
+                    entry.unlogged.pop()
                 except IndexError:
                     continue
                 log.error("%s: an observer raised %s", event.name, error_text(error))

@@ -314,13 +314,13 @@ def _dedupe(value: object) -> Callable[[Any], Hashable] | None:
     if value is False:
         return None
     if value is True:
-        return itself
+        return identity
     if not callable(value):
         raise TypeError(f"dedupe must be True, False or a function of an item, got {kind(value)}")
     return value
 
 
-def itself(item: Any) -> Any:
+def identity(item: Any) -> Any:
     """What `dedupe=True` compares."""
     return item
 

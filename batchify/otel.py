@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
 
 from ._version import __version__
 from .calls import Calls
-from .decorator import forget_ways
+from .decorator import reset_calls
 from .observe import BatchEvent, observe
 from .options import kind
 from .totals import OUTCOMES, Total, follow, totals
@@ -73,12 +73,12 @@ def instrument(
     tracer = _BatchTracer(names, tracer_provider)
     end_metrics = _Metrics.of(meter_provider).report(names)
     tracers.append(tracer)
-    forget_ways()
+    reset_calls()
 
     def stop() -> None:
         with contextlib.suppress(ValueError):  # ended before
             tracers.remove(tracer)
-            forget_ways()
+            reset_calls()
             end_metrics()
 
     return stop

@@ -38,14 +38,14 @@ class Scopes:
             from .remote import ExecutorRunner
 
             self._executor_runner = ExecutorRunner(options.executor, options.name)
-        self._kind: Any = AsyncEngine if is_async else ThreadEngine
+        self._engine_class: Any = AsyncEngine if is_async else ThreadEngine
         if options.broker is not None:
             from .engine.sending import SendingScope
 
-            self._kind = SendingScope
+            self._engine_class = SendingScope
         self._seam = THREADS if seam is None else seam
         self._lock = threading.RLock()
-        self._before: Scopes | None = None  # which these stand in for, see `on`
+        self._original: Scopes | None = None  # which these stand in for, see `copy_for`
         self._own: Scope | None = None
         # By id: a weak reference to the owner, and its scope. Of an owner that cannot be
         # referenced weakly only the scope is known, weakly: what waits keeps it.
@@ -64,7 +64,7 @@ class Scopes:
 
         raise unpicklable(self.live.now.name)
 
-    def on(self, seam: Any) -> Scopes:
+    def copy_for(self, seam: Any) -> Scopes:
         """The like, without any item, on another seam: to stand in for these for a while.
 
         Observers are the same. Options are as they are now, and are these scopes' own from then on;
@@ -78,16 +78,16 @@ class Scopes:
         new._is_changed = False
         new._seam = seam
         new._lock = threading.RLock()
-        new._before, new._own, new._by_owner = self, None, {}
+        new._original, new._own, new._by_owner = self, None, {}
         lifecycle.register(new)
         return new
 
-    def off(self, seam: Any) -> Scopes:
+    def without(self, seam: Any) -> Scopes:
         """These, or which they stand in for, without those that stand in on `seam`."""
-        if self._before is None:
+        if self._original is None:
             return self
-        self._before = self._before.off(seam)
-        return self._before if self._seam is seam else self
+        self._original = self._original.without(seam)
+        return self._original if self._seam is seam else self
 
     def of(self, owner: Any, function: Callable[..., Any]) -> Scope:
         """The scope of `owner`'s method; None stands for a function's own."""
@@ -146,12 +146,12 @@ class Scopes:
                 del self._by_owner[key]
 
     def _make(self, function: Callable[..., Any], owner: Any) -> Scope:
-        before = self._known_before(owner)
+        before = self._original_scope(owner)
         live = Live(self.options_of(owner))
         scope: Any = (
-            self._kind(live, takes_more(function), self._seam)
+            self._engine_class(live, takes_more(function), self._seam)
             if live.now.broker is None
-            else self._kind(live, takes_more(function), function)
+            else self._engine_class(live, takes_more(function), function)
         )
         scope.observers = (EVERYWHERE, self.observers, Observers())
         if self._executor_runner is not None:
@@ -166,31 +166,31 @@ class Scopes:
                 control.close(scope, None, cancel=True)
         return scope  # type: ignore[no-any-return]
 
-    def _known_before(self, owner: Any) -> Scope | None:
+    def _original_scope(self, owner: Any) -> Scope | None:
         """The scope that one of `owner` stands in for."""
-        before = self._before
+        before = self._original
         if before is None:
             return None
         known = before._own if owner is None else before._find(owner)
-        return before._known_before(owner) if known is None else known
+        return before._original_scope(owner) if known is None else known
 
     def options_of(self, owner: Any) -> Options:
         """The options as they are now, for `owner`; makes no scope."""
         scope = self._own if owner is None else self._find(owner)
         if scope is None and not self._is_changed:
-            scope = self._known_before(owner)
+            scope = self._original_scope(owner)
         return self.live.now if scope is None else scope.options
 
     def configure(self, option: str, value: object) -> None:
         """Change an option for every scope, those to come included."""
         self._is_changed = True
-        for scope in self._known():
+        for scope in self._existing():
             scope.options.changed(option, value)  # all, or none
         self.live.change(option, value)
-        for scope in self._known():  # also who was made meanwhile, with the old value
+        for scope in self._existing():  # also who was made meanwhile, with the old value
             scope.configure(option, value)
 
-    def _known(self) -> list[Scope]:
+    def _existing(self) -> list[Scope]:
         with self._lock:
             known = [self._own, *(scope for _, scope in self._by_owner.values())]
         # Without the lock: theirs are taken first elsewhere.

@@ -9,14 +9,14 @@ from numbers import Number, Rational
 from typing import Any
 
 from .errors import ItemTooHeavy
-from .options import Options, as_float, itself, kind
+from .options import Options, as_float, identity, kind
 
 
 class Terms:
     """Of one item: what its batch must respect. Most items share `NO_TERMS`."""
 
     __slots__ = (
-        "again", "deadline", "is_flushed", "order", "priority", "tries", "twin", "weight",
+        "again", "deadline", "dedupe_key", "is_flushed", "order", "priority", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -25,12 +25,14 @@ class Terms:
         priority: float = 0,
         deadline: float | None = None,
         weight: float = 0,
-        twin: Hashable = None,
+        dedupe_key: Hashable = None,
     ) -> None:
         self.priority = priority
         self.deadline = deadline  # on the engine's clock
         self.weight = weight
-        self.twin = twin  # the same key as that of an equal item (`dedupe`), see `same_key`
+        self.dedupe_key = (
+            dedupe_key  # the same key as that of an equal item (`dedupe`), see `same_key`
+        )
         self.tries = 0  # how often it ran, as long as it goes back to the queue
         self.again = 0.0  # when it went back: other kinds see it as if it had come then
         self.is_flushed = False  # it is to leave without delay, however often it goes back
@@ -60,7 +62,7 @@ def terms_of(
         Exception: whatever the user's functions raise.
     """
     weight: float = 0
-    twin = None
+    dedupe_key = None
     if options.weight is not None and options.max_weight is not None:
         weight = _weight(options.name, options.weight(item))
         if weight > options.max_weight:
@@ -69,10 +71,10 @@ def terms_of(
                 f"({options.max_weight:g}); split the item, or raise max_weight"
             )
     if options.dedupe is not None:
-        twin = _twin(options.name, options.dedupe, item)
+        dedupe_key = _dedupe_key(options.name, options.dedupe, item)
     elif not (priority or weight) and deadline is None:
         return NO_TERMS
-    return Terms(priority=priority, deadline=deadline, weight=weight, twin=twin)
+    return Terms(priority=priority, deadline=deadline, weight=weight, dedupe_key=dedupe_key)
 
 
 def same_key(value: Any) -> Any:
@@ -95,8 +97,8 @@ def same_key(value: Any) -> Any:
     return cls, value
 
 
-def _twin(name: str, dedupe: Callable[[Any], Any], item: Any) -> Any:
-    if dedupe is not itself:
+def _dedupe_key(name: str, dedupe: Callable[[Any], Any], item: Any) -> Any:
+    if dedupe is not identity:
         return same_key(hashable(name, "dedupe", dedupe(item)))
     try:
         hash(item)

@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from contextvars import Context
 from typing import Any
 
-from .calls import Calls, instead
+from .calls import Calls, overrides
 from .clock import ManualClock, manual_clock
-from .decorator import forget_ways
+from .decorator import reset_calls
 from .engine import lifecycle
 from .engine.base import items_of
 from .engine.looking import OPEN, closed_error
@@ -58,12 +58,12 @@ def eager() -> Generator[None, None, None]:
     This applies to all threads, until the block ends; blocks may be nested. Items submitted before
     the block run as usual.
     """
-    instead.append(_run_eagerly)
+    overrides.append(_run_eagerly)
     try:
-        forget_ways()
+        reset_calls()
         yield
     finally:
-        instead.remove(_run_eagerly)
+        overrides.remove(_run_eagerly)
 
 
 def _run_eagerly(
@@ -75,7 +75,7 @@ def _run_eagerly(
     check_call(options, scope.takes_more, item, args, kwargs)
     function = calls._plain()
     spec = BatchSpec(
-        function, args, kwargs, options.on_error, calls._gives_itself(scope), options.isolate,
+        function, args, kwargs, options.on_error, calls._make_getter(scope), options.isolate,
         is_async(function), options.name,
     )  # fmt: skip
     value: Any = None

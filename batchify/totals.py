@@ -51,7 +51,7 @@ class Total:
         else:
             self.capacity += capacity
 
-    def add_gone(self, counts: Counts) -> None:
+    def add_collected(self, counts: Counts) -> None:
         """Count an engine that is gone: nothing of it waits or runs."""
         self._add(counts)
         ends = sum(getattr(counts, outcome) for outcome in OUTCOMES)
@@ -63,56 +63,56 @@ class Total:
         self.reasons.update(counted.reasons)
 
 
-# An engine is in `_known` until its counts are in `_gone`; that step, and who reads both, holds the
-# lock. A weak reference dies anywhere, also below who holds it: so it only leaves a note.
-_known: dict[ref[Any], tuple[str, Counts]] = {}
-_gone: dict[str, Total] = {}
-_died: deque[ref[Any]] = deque()
+# An engine is in `_tracked` until its counts are in `_carried`; that step, and who reads both, is
+# under the lock. A weak reference dies anywhere, also below who holds it: so it only leaves a note.
+_tracked: dict[ref[Any], tuple[str, Counts]] = {}
+_carried: dict[str, Total] = {}
+_collected: deque[ref[Any]] = deque()
 _lock = threading.Lock()
-_is_followed = False
+_is_following = False
 
 
 def follow() -> None:
     """Carry over from now on what engines that go have counted."""
-    global _is_followed
-    if not _is_followed:
+    global _is_following
+    if not _is_following:
         lifecycle.after_fork_in_child(_forget)
-        lifecycle.after_register(_meet)
-        _is_followed = True  # who comes meanwhile does it twice, which is no harm
+        lifecycle.after_register(_track)
+        _is_following = True  # who comes meanwhile does it twice, which is no harm
 
 
 def totals() -> dict[str, Total]:
     """The sums by name, of every function that was called."""
     with _lock:
         _carry_over()
-        found = {n: replace(total, reasons=total.reasons.copy()) for n, total in _gone.items()}
+        found = {n: replace(total, reasons=total.reasons.copy()) for n, total in _carried.items()}
         engines: list[Any] = []
-        for weak, (name, counts) in _known.copy().items():
+        for weak, (name, counts) in _tracked.copy().items():
             engine = weak()
             if engine is not None:
                 engines.append(engine)
             else:  # it is going just now
-                found.setdefault(name, Total()).add_gone(counts)
+                found.setdefault(name, Total()).add_collected(counts)
     for engine in engines:  # without the lock: theirs are taken first elsewhere
         found.setdefault(engine.options.name, Total()).add(engine.stats(is_whole=False))
-    _tidy()
+    _try_carry_over()
     return found
 
 
-def _meet(engine: Any) -> None:
+def _track(engine: Any) -> None:
     """An engine was made, or starts anew in a forked child."""
     if hasattr(engine, "counts"):  # else it makes engines
-        _known[ref(engine, _note_death)] = (engine.options.name, engine.counts)
+        _tracked[ref(engine, _note_collected)] = (engine.options.name, engine.counts)
 
 
-def _note_death(weak: ref[Any]) -> None:
-    _died.append(weak)
-    _tidy()
+def _note_collected(weak: ref[Any]) -> None:
+    _collected.append(weak)
+    _try_carry_over()
 
 
-def _tidy() -> None:
+def _try_carry_over() -> None:
     """Carry over, unless somebody else is about to, or this came below who reads."""
-    while _died and _lock.acquire(blocking=False):
+    while _collected and _lock.acquire(blocking=False):
         try:
             _carry_over()
         finally:
@@ -120,17 +120,17 @@ def _tidy() -> None:
 
 
 def _carry_over() -> None:
-    while _died:
-        known = _known.pop(_died.popleft(), None)
+    while _collected:
+        known = _tracked.pop(_collected.popleft(), None)
         if known is not None:
             name, counts = known
-            _gone.setdefault(name, Total()).add_gone(counts)
+            _carried.setdefault(name, Total()).add_collected(counts)
 
 
 def _forget() -> None:
     """In the child of a fork: what was counted is the parent's. Its engines are met anew."""
     global _lock
     _lock = threading.Lock()
-    _known.clear()
-    _gone.clear()
-    _died.clear()
+    _tracked.clear()
+    _carried.clear()
+    _collected.clear()

@@ -3,7 +3,7 @@
 While somebody traces a function, each of its calls keeps where it came from (its *origin*) with its
 future, and whoever traces is there when a batch begins, in the context that it runs in. The hot
 path has no room for that: calls go another way then, which each function finds anew when somebody
-begins or ends to trace (`decorator.forget_ways`).
+begins or ends to trace (`decorator.reset_calls`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Tracer:
 
     def __init__(self, names: Collection[str] | None) -> None:
         self.names = names  # None: all
-        self._untold = [None]  # taken by who logs its first error
+        self._unlogged = [None]  # taken by who logs its first error
 
     def origin(self) -> Any:
         """Where a call comes from; None keeps nothing. Called by the caller: must not raise."""
@@ -46,7 +46,7 @@ class Tracer:
     def has_raised(self, error: BaseException, name: str) -> None:
         """Log an error of this tracer; the first one only."""
         try:
-            self._untold.pop()
+            self._unlogged.pop()
         except IndexError:
             return
         log.error("%s: a tracer raised %s", name, error_text(error))

@@ -22,7 +22,7 @@ from .logs import items
 log = logging.getLogger("batchify")
 
 PATIENCE = 5.0  # seconds that the process exit waits for other threads that are logging
-MOST_KINDS = 3  # errors of different types or places that a line names
+MAX_ERRORS_NAMED = 3  # errors of different types or places that a line names
 
 
 class ErrorReport:
@@ -89,16 +89,16 @@ class ErrorReport:
             whose = "their results" if len(lost) > 1 else "its result"
             log.warning(
                 "%s: %s failed with %s, and no caller asked for %s",
-                self.name, items(len(lost)), _kinds(lost), whose,
+                self.name, items(len(lost)), _summary(lost), whose,
             )  # fmt: skip
         except Exception:  # of a handler or a filter; there is no caller to raise it to
             return
 
 
-def _kinds(errors: Iterable[str]) -> str:
-    kinds = Counter(errors)
-    named = sorted(kinds, key=lambda text: (-kinds[text], text))[:MOST_KINDS]
-    others = len(kinds) - len(named)
+def _summary(errors: Iterable[str]) -> str:
+    counts = Counter(errors)
+    named = sorted(counts, key=lambda text: (-counts[text], text))[:MAX_ERRORS_NAMED]
+    others = len(counts) - len(named)
     if others:
         named.append(f"{others} other {'errors' if others > 1 else 'error'}")
     return " or ".join(filter(None, (", ".join(named[:-1]), named[-1])))

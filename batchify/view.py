@@ -12,7 +12,7 @@ from .finalizing import refuse_when_finalizing
 from .options import Options
 
 if TYPE_CHECKING:
-    from .bulk import How
+    from .bulk import MapOptions
     from .calls import Calls
     from .future import BatchFuture
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MISSING: Any = object()
 
 
-class Asked(NamedTuple):
+class CallSettings(NamedTuple):
     """What a call asks for; times are seconds."""
 
     timeout: float | None = None
@@ -28,7 +28,7 @@ class Asked(NamedTuple):
     priority: float = 0
 
 
-NOTHING_ASKED = Asked()
+DEFAULT_SETTINGS = CallSettings()
 
 
 class Maps:
@@ -70,9 +70,9 @@ class Maps:
         refuse_when_finalizing(self)
         from .mapping import mapped
 
-        how = self._how("map", ordered, window, return_exceptions, progress, unknown)
+        options = self._map_options("map", ordered, window, return_exceptions, progress, unknown)
         submitter: Any = self
-        return mapped(submitter, items, how)
+        return mapped(submitter, items, options)
 
     def amap(
         self,
@@ -87,11 +87,11 @@ class Maps:
         """`map` for iterables and async iterables: an async iterator of the results."""
         from .mapping import amapped
 
-        how = self._how("amap", ordered, window, return_exceptions, progress, unknown)
+        options = self._map_options("amap", ordered, window, return_exceptions, progress, unknown)
         submitter: Any = self
-        return amapped(submitter, items, how)
+        return amapped(submitter, items, options)
 
-    def _how(
+    def _map_options(
         self,
         call: str,
         ordered: object,
@@ -99,50 +99,52 @@ class Maps:
         return_exceptions: object,
         progress: object,
         unknown: dict[str, Any],
-    ) -> How:
+    ) -> MapOptions:
         """Check the arguments of `map` or `amap`, which `call` names."""
-        from .bulk import How
+        from .bulk import MapOptions
 
         if unknown:
             from .hints import MAP_ARGUMENTS, unknown_argument
 
             raise unknown_argument(f"{self._options().name}.{call}()", unknown, MAP_ARGUMENTS)
-        return How.checked(ordered, window, return_exceptions, progress, self._options())
+        return MapOptions.checked(ordered, window, return_exceptions, progress, self._options())
 
 
 class CallOptions(Maps):
     """A batched function, with options for the calls made through this view."""
 
-    __slots__ = ("_asked", "_calls")
+    __slots__ = ("_calls", "_settings")
 
-    def __init__(self, calls: Calls, asked: Asked) -> None:
+    def __init__(self, calls: Calls, settings: CallSettings) -> None:
         self._calls = calls
-        self._asked = asked
+        self._settings = settings
 
     def __repr__(self) -> str:
-        asked = zip(Asked._fields, self._asked, NOTHING_ASKED, strict=True)
-        shown = ", ".join(f"{name}={value:g}" for name, value, default in asked if value != default)
+        settings = zip(CallSettings._fields, self._settings, DEFAULT_SETTINGS, strict=True)
+        shown = ", ".join(
+            f"{name}={value:g}" for name, value, default in settings if value != default
+        )
         return f"<options({shown}) of {self._calls!r}>"
 
     def __call__(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Submit one item; see `Calls.submit`."""
         if item is MISSING:
-            raise self._calls._no_item()
-        return self._calls._submit(item, args, kwargs, self._asked)
+            raise self._calls._missing_item_error()
+        return self._calls._submit(item, args, kwargs, self._settings)
 
     submit = __call__
 
     def submit_nowait(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Submit one item without ever waiting for capacity; see `Calls.submit_nowait`."""
         if item is MISSING:
-            raise self._calls._no_item(".submit_nowait")
-        return self._calls._submit(item, args, kwargs, self._asked, wait=False)
+            raise self._calls._missing_item_error(".submit_nowait")
+        return self._calls._submit(item, args, kwargs, self._settings, wait=False)
 
     async def asubmit(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
         """Wait for capacity without blocking the loop, submit, and return the future."""
         if item is MISSING:
-            raise self._calls._no_item(".asubmit")
-        return await self._calls._asubmit(item, args, kwargs, self._asked)
+            raise self._calls._missing_item_error(".asubmit")
+        return await self._calls._asubmit(item, args, kwargs, self._settings)
 
     # ---- as `map` and `amap` use it ----
 
@@ -150,15 +152,17 @@ class CallOptions(Maps):
         return self._calls._options()
 
     def _submit(self, item: Any, args: Any, kwargs: Any) -> BatchFuture[Any]:
-        return self._calls._submit(item, args, kwargs, self._asked)
+        return self._calls._submit(item, args, kwargs, self._settings)
 
     async def _asubmit(self, item: Any, args: Any, kwargs: Any) -> BatchFuture[Any]:
-        return await self._calls._asubmit(item, args, kwargs, self._asked)
+        return await self._calls._asubmit(item, args, kwargs, self._settings)
 
-    def _chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
-        if self._asked.priority or self._asked.deadline is not None:
+    def _submit_chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
+        if self._settings.priority or self._settings.deadline is not None:
             return []  # each item has its own place in the queue
-        return self._calls._chunks(chunks)  # as far as there is capacity: no timeout to respect
+        return self._calls._submit_chunks(
+            chunks
+        )  # as far as there is capacity: no timeout to respect
 
-    def _push(self) -> None:
-        self._calls._push()
+    def _dispatch_now(self) -> None:
+        self._calls._dispatch_now()

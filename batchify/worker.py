@@ -30,7 +30,7 @@ from .interpreter import monotonic
 from .logs import error_text, items
 from .naming import name_of
 from .options import kind, whole
-from .view import Asked
+from .view import CallSettings
 
 log = logging.getLogger("batchify")
 
@@ -51,7 +51,7 @@ class _Local(Batched):
         self._self_given = given
         self._self_scopes.observers = given._observers()
 
-    def _gives_itself(self, scope: Any) -> Callable[[], Any]:  # noqa: ARG002
+    def _make_getter(self, scope: Any) -> Callable[[], Any]:  # noqa: ARG002
         # `on_error` gets the function with the broker, so items that it submits survive a crash.
         given = self._self_given
         return lambda: given
@@ -251,7 +251,7 @@ class Worker:
             self._wait_for_settled()
             if self._local.stats().running:
                 return
-            self._local._push()  # lingering items use up what may be held
+            self._local._dispatch_now()  # lingering items use up what may be held
             if len(self._held) > RETRYING_FACTOR * self._most:
                 return
             free = self._size  # items that wait for a retry use it up
@@ -374,7 +374,7 @@ class Worker:
         """Dispatch everything that lingers here if a caller flushed one of these items."""
         for delivery in deliveries:
             if delivery.message.is_flushed or self._consumer.is_up_to(delivery.id, self._flushed):
-                self._local._push()
+                self._local._dispatch_now()
                 return
 
     # ---- items that were delivered before ----
@@ -397,11 +397,11 @@ class Worker:
             self._alone_by = now + self._broker.lease / 3
         self._is_pausing = now < self._alone_by
         if self._is_pausing and self._held:
-            self._local._push()
+            self._local._dispatch_now()
             return
         for delivery in self._claim_next(found):
             self._run(delivery)
-        self._local._push()
+        self._local._dispatch_now()
 
     def _claim_next(self, found: Sequence[Overdue]) -> list[Delivery]:
         """Claim the next piece of the overdue items; make dead letters of hopeless ones."""
@@ -438,11 +438,11 @@ class Worker:
             )  # fmt: skip
 
 
-def _call_options(delivery: Delivery, name: str) -> Asked:
+def _call_options(delivery: Delivery, name: str) -> CallSettings:
     message = delivery.message
     deadline = None
     if message.deadline is not None:
         deadline = message.deadline - time.time()
         if deadline <= 0:
             raise late_error(name)
-    return Asked(None, deadline, message.priority)
+    return CallSettings(None, deadline, message.priority)

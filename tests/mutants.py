@@ -154,11 +154,11 @@ mutant(
 )  # fmt: skip
 mutant(
     "an-option-misses-the-engine-just-made", "scopes.py",
-    "        for scope in self._known():\n"
+    "        for scope in self._existing():\n"
     "            scope.options.changed(option, value)  # all, or none\n"
     "        self.live.change(option, value)\n"
-    "        for scope in self._known():  #",
-    "        known = self._known()\n"
+    "        for scope in self._existing():  #",
+    "        known = self._existing()\n"
     "        for scope in known:\n"
     "            scope.options.changed(option, value)  # all, or none\n"
     "        self.live.change(option, value)\n"

@@ -179,7 +179,7 @@ WAYS: dict[str, Callable[[Any, int], Any]] = {
     "submit_nowait": lambda f, n: f.submit_nowait(n),
     "asubmit": lambda f, n: asyncio.run(f.asubmit(n)),
     "options": lambda f, n: f.options(priority=3, deadline=60)(n),
-    "chunks": lambda f, n: f._chunks([[n]]),
+    "chunks": lambda f, n: f._submit_chunks([[n]]),
 }
 FUNCTIONS: dict[str, Callable[[], Any]] = {
     "def": lambda: batched(lambda items: None, linger=None),

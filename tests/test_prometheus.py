@@ -223,7 +223,7 @@ def test_an_instance_may_be_freed_below_a_reader(scraped: Scraped) -> None:
         del one
         gc.collect()
     assert totals.totals()["short"].succeeded == before
-    assert not totals._died
+    assert not totals._collected
 
 
 def test_an_instance_may_be_freed_during_a_read(monkeypatch: pytest.MonkeyPatch) -> None:

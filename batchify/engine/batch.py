@@ -86,7 +86,8 @@ class Batch:
         if answers:
             self.talk = execute_rest(work, self.given, [answers.pop()])
         else:
-            self.talk = execute(work, self.given, [future._terms.twin for future in self.futures])
+            keys = [future._terms.dedupe_key for future in self.futures]
+            self.talk = execute(work, self.given, keys)
 
     def event(self, error: BaseException | None) -> BatchEvent:
         """What is told of it when it is over, with what it failed with."""

@@ -289,7 +289,7 @@ class Running(Entry):
     def tell_observers(self, batch: Batch, error: BaseException | None) -> None:
         """Tell of `batch`, which is over, and of what it failed with."""
         event = batch.event(error)
-        errors = sum(observers.tell(event) for observers in self.observers)
+        errors = sum(observers.notify(event) for observers in self.observers)
         if errors:
             self.count_observer_errors(errors)
 
