@@ -1,9 +1,11 @@
-"""batchify: a function that takes a list becomes one that is called with one item.
+"""Turn a function that takes a list into one that is called with one item.
 
-@batched(size=500, linger=0.01, workers=2)
-def insert_users(users: list[User]) -> list[int]: ...
-
-insert_users(user).result()     # or: await insert_users(user)
+>>> from batchify import batched
+>>> @batched(size=500, linger=0.01, workers=2)
+... def double(numbers: list[int]) -> list[int]:
+...     return [2 * number for number in numbers]
+>>> double(21).result()  # in a coroutine: await double(21)
+42
 """
 
 from .api import Batched, batched

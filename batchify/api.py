@@ -1,4 +1,8 @@
-"""`batched`: the decorator, as it runs; `static.py` is what a checker sees of it."""
+"""The decorator `batched`, as it runs. Type checkers see the declarations of `static` instead.
+
+It only checks its arguments. `decorator.Batched` does the rest.
+Exported by `batchify`.
+"""
 
 from __future__ import annotations
 
@@ -39,68 +43,78 @@ else:
     ):
         """Turn a function that takes a list into one that is called with one item.
 
-        The calls of any number of threads and event loops are collected into batches, and each
-        caller gets a `BatchFuture` with the result, or the error, of its own item::
-
-            @batched(size=500, linger=0.01)
-            def insert_users(users: list[User]) -> list[int]: ...
-
-            insert_users(user).result()     # in a thread
-            await insert_users(user)        # in a coroutine
+        Calls from any number of threads and event loops are collected into batches. Each caller
+        gets a `BatchFuture` with the result, or the error, of its own item.
 
         Args:
-            func: the function, method, class method or static method; `def` runs in worker
-                threads, `async def` on the caller's event loop. It takes a list of items, and
-                gives back one result for each: a sequence in the same order, a mapping by item,
-                a generator, or None.
-            size: the most items in one batch.
-            linger: the longest time, in seconds or as a timedelta, that the oldest item waits
-                for its batch to fill. 0 never waits: what arrives while all workers are busy
-                forms the next batch. None leaves only when full, flushed or closed.
-            workers: how many batches may run at the same time (for `async def`: on each loop).
-                With `linger=0` more workers make smaller batches, because a free worker takes
-                items that would have joined the next batch.
-            capacity: the most unresolved items, queued and running (for `async def`: on each
-                loop); by default 10 000, or `2 * size * workers` where that is more. None is
-                without a bound. When full, a thread blocks, first come first served; on an
-                event loop the future waits for its room.
-            key: `key(item)`, something hashable: only items of equal keys share a batch. Of the
-                keys that are ready, the one with the oldest item leaves first.
-            weight, max_weight: `weight(item)`, a number: the weights of a batch add up to at most
-                `max_weight`. An item that alone weighs more is refused with `ItemTooHeavy`; one
-                that does not fit stays in front, for the next batch.
-            dedupe: True, or a function of an item that gives something hashable: items of one
-                batch that are equal in value and type reach the function once, and every caller
-                has a future of its own.
-            isolate: when a batch raises, halve it and run the halves, until only the callers
-                whose items are at fault get the error. Only for functions that may be called
-                again with the same items. When all four quarters fail alike, that is taken for
-                an outage, and nothing more is called.
-            on_error: `on_error(failure)` sees each failed batch (a `BatchFailure`) before its
-                callers do, or each piece that still fails under `isolate`. It gives back None,
-                or what the function might have given back. It may be an async function for an
-                async function.
-            executor: any `concurrent.futures.Executor`, or a function of no arguments that makes
-                one: the batches run there instead of in the workers' own threads, `workers` at
-                a time. The function is called by the first call (in each process), again after
-                a `BrokenExecutor`, and by the first call after a `close`, which shuts down what it
-                made unless something else refers to that. To another process go the function's
-                module and qualified name, and a pickled list: by name it must be found there,
-                else the first call raises `ValueError`. For `def` only.
-            broker: a durable queue that many machines share, such as `batchify.redis.RedisStreams`:
-                calls send their items there, and worker processes (`python -m batchify worker`)
-                run them, by all the other options. For functions and static methods; not
-                together with `executor`.
-            exit_timeout: the maximum time in seconds (or a timedelta) that process exit waits for
-                this function's items. inf means no limit.
-            name: used in thread names and messages; by default the function's qualified name.
+            func: The function, method, class method or static method to decorate. A `def` function
+                runs in worker threads, an `async def` function on the caller's event loop. It
+                takes a list of items and returns one result per item: a sequence in the same
+                order, a mapping `{item: result}`, a generator, or None.
+            size: Maximum number of items in a batch, an integer >= 1. Default: 64. Other libraries
+                call it `max_batch_size`.
+            linger: Maximum time, in seconds or as a timedelta, that the oldest item waits for its
+                batch to fill. With 0, the default, a free worker takes at once what is queued, and
+                items that arrive while all workers are busy form the next batch. With None, a
+                batch is dispatched only when it is full, flushed or closed.
+            workers: Maximum number of batches that run at the same time, an integer >= 1. Default:
+                1. For `async def` the limit applies to each event loop. With `linger=0`, more
+                workers make smaller batches, because a free worker takes items that would
+                otherwise have joined the next batch.
+            capacity: Maximum number of pending items, queued or running, an integer >= `size`.
+                Default: 10 000, or `2 * size * workers` if that is larger. None means no limit.
+                For `async def` the limit applies to each event loop. If the queue is full, a call
+                in a thread blocks, and callers are served in order of arrival; on an event loop
+                the call returns at once, and its future waits for capacity.
+            key: Function `key(item)` that returns something hashable. Only items with equal keys
+                share a batch. If batches of several keys are ready, the one with the oldest item
+                is dispatched first. Default: None, all items may share a batch.
+            weight: Function `weight(item)` that returns a number >= 0, for example the length of a
+                text. Needs `max_weight`. Default: None, items have no weight.
+            max_weight: Maximum sum of the weights in a batch, a number > 0. Needs `weight`. An item
+                that does not fit stays at the front of the queue for the next batch; an item that
+                alone weighs more is refused with `ItemTooHeavy`. Default: None.
+            dedupe: True, or a function of an item that returns something hashable. Items of a batch
+                that are equal in value and type are passed to the function once, and every caller
+                still has its own future. Default: False.
+            isolate: If True and a batch raises, it is split in halves, and these run again, until
+                only the items at fault fail. Use it only if the function may be called again with
+                the same items. If all four quarters fail with the same type of error, batchify
+                assumes an outage and stops calling. Default: False.
+            on_error: Function `on_error(failure)` that is called with a `BatchFailure` for each
+                failed batch, or with `isolate` for each part that still fails, before the callers
+                get the error. It returns None, or results as the function would. It may be an
+                `async def` if the function is one. Default: None.
+            executor: A `concurrent.futures.Executor`, or a function without arguments that returns
+                one. Batches run there instead of in batchify's threads, at most `workers` at a
+                time. The function is called by the first call in each process, and again after a
+                `BrokenExecutor`; its executor is shut down by `close`, unless something else
+                refers to it. Another process gets the function's module and qualified name and a
+                pickled list, so the function must be importable there. For `def` functions only.
+                Default: None.
+            broker: A durable queue that several machines share, such as
+                `batchify.redis.RedisStreams`. Calls store their items there, and worker processes
+                (`python -m batchify worker`) run them with all other options. For functions and
+                static methods, and not together with `executor`. Default: None.
+            exit_timeout: Maximum time, in seconds or as a timedelta, that process exit waits for
+                the items of this function. Default: 30. inf means no limit.
+            name: Name in thread names, messages, spans and metrics. Default: the qualified name of
+                the function.
 
         Returns:
-            The decorated function (a `Batched`), or a decorator when `func` is not given.
+            The decorated function, a `Batched`; or a decorator, if `func` is not given.
 
         Raises:
-            TypeError: an option has a wrong type or is unknown, or `func` is no function.
-            ValueError: an option has a wrong value.
+            TypeError: An option has a wrong type or is unknown, or `func` is not a function.
+            ValueError: An option has a wrong value.
+
+        Example:
+            >>> from batchify import batched
+            >>> @batched(size=500, linger=0.01)
+            ... def double(numbers: list[int]) -> list[int]:
+            ...     return [2 * number for number in numbers]
+            >>> double(21).result()  # in a coroutine: await double(21)
+            42
         """
         from dataclasses import replace
 
@@ -141,8 +155,8 @@ else:
 
         return decorator
 
-    # Shown without the two that only serve error messages.
-    _whole = inspect.signature(batched)
-    batched.__signature__ = _whole.replace(
-        parameters=[p for p in _whole.parameters.values() if p.name not in ("more", "unknown")]
+    # `more` and `unknown` only serve error messages, so documentation does not show them.
+    _signature = inspect.signature(batched)
+    batched.__signature__ = _signature.replace(
+        parameters=[p for p in _signature.parameters.values() if p.name not in ("more", "unknown")]
     )

@@ -1,8 +1,8 @@
-"""What is under way in a `map` or `amap`: submitted, and not yielded.
+"""Keep the items of one `map` or `amap` that are submitted but not yielded yet.
 
-Of a collection, full batches are submitted at a time, each with one future for all its items
-(0.1 instead of 1 us an item); what is left over, and the items of other iterables, go one by one
-and share batches with everybody's calls.
+A sized collection is submitted in full batches with one future each, which costs 0.1 us per item
+instead of 1 us. All other items are submitted one by one, and share batches with other calls.
+`mapping` has the loops that use this.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger("batchify")
 
 
 class Submitter(Protocol):
-    """What this module needs of a batched function."""
+    """The methods of a batched function that this module calls."""
 
     def _options(self) -> Options: ...
 
@@ -58,11 +58,11 @@ class MapOptions:
         progress: object,
         options: Options,
     ) -> MapOptions:
-        """Check every argument.
+        """Return the checked arguments.
 
         Raises:
-            TypeError: an argument has a wrong type.
-            ValueError: an argument has a wrong value.
+            TypeError: An argument has a wrong type.
+            ValueError: An argument has a wrong value.
         """
         if window is None:
             most = options.capacity or capacity_of(UNSET, options.size, options.workers)
@@ -98,7 +98,7 @@ def _progress(progress: object, name: str) -> Callable[[Any], Iterable[Any]] | N
 
 
 class SizedResults:
-    """Results that are still to come, with their number, for a bar to show."""
+    """An iterator of results with a length, so that a progress bar can show the total."""
 
     def __init__(self, results: Any, count: int) -> None:
         self._results = results
@@ -111,13 +111,13 @@ class SizedResults:
         return self._count
 
 
-# ---- what is under way ----
+# ---- items in flight ----
 
-AT_ONCE = 16  # batches that are submitted at a time: 2 instead of 6 us each
+AT_ONCE = 16  # batches submitted together: 2 us instead of 6 us each
 
 
 class _Part:
-    """One future, for an item or for a batch of them; or an item that the call refused."""
+    """The future of one item or of one whole batch, or an item that could not be submitted."""
 
     __slots__ = ("count", "future", "is_chunk", "is_counted", "refused")
 
@@ -138,7 +138,7 @@ class _Part:
         return self.future is None or self.future.done()
 
     def outcomes(self) -> list[Any]:
-        """The outcomes of its items, once it is done: results, `Failure`s, `Alone`s."""
+        """Return the outcomes of its items once it is done: results, `Failure`s, `Alone`s."""
         future = self.future
         if future is None:
             assert self.refused is not None
@@ -149,7 +149,7 @@ class _Part:
 
 
 class Bulk:
-    """What is submitted and not yielded, and where more comes from."""
+    """The source of the items, and the items that are submitted but not yielded yet."""
 
     def __init__(
         self, submitter: Submitter, items: Any, options: MapOptions, is_watched: bool
@@ -161,21 +161,21 @@ class Bulk:
         self.source_error: Exception | None = None  # raised after all results
         self.in_flight = 0  # items
         self.parts: dict[_Part, None] = {}  # in order of submission
-        self.is_watched = is_watched  # each part tells when it is done
-        self.finished: deque[_Part] = deque()  # those that did
-        self.outcomes: list[Any] = []  # those that are being yielded
+        self.is_watched = is_watched  # each part calls `notify` when it is done
+        self.finished: deque[_Part] = deque()  # only if watched
+        self.outcomes: list[Any] = []  # those that are being yielded now
         self.is_over = False
-        self.has_raised = False  # the caller knows that something failed
+        self.has_raised = False  # the caller has got an exception
         self.notify: Callable[[], object] = _do_nothing
 
     @property
     def space(self) -> int:
-        """How many items more may be submitted."""
+        """The number of items that may still be submitted."""
         return self.options.window - self.in_flight
 
     @property
     def first(self) -> BatchFuture[Any] | None:
-        """The oldest future."""
+        """The oldest future, None if there is none."""
         part = next(iter(self.parts), None)
         return None if part is None else part.future
 
@@ -183,7 +183,7 @@ class Bulk:
         return self.submitter._options().name
 
     def holders(self, me: Any) -> list[Any] | None:
-        """Who must act before any part can end, see `waits`."""
+        """Return the threads and batches that must act before any part can end; see `waits`."""
         found: list[Any] = []
         states: set[Any] = {getattr(part.future, "_s", None) for part in list(self.parts)}
         for state in states:
@@ -200,8 +200,8 @@ class Bulk:
         is_chunk: bool = False,
         refused: Exception | None = None,
     ) -> None:
-        """Note a future that was submitted, or the refusal of an item."""
-        if self.is_over and future is not None:  # it came too late
+        """Add the future of a submitted item or batch, or the error of an item that was refused."""
+        if self.is_over and future is not None:  # `cancel_rest` was called
             future.cancel()
             return
         part = _Part(future, count, is_chunk, refused)
@@ -220,7 +220,7 @@ class Bulk:
             finish(future)
 
     def ready(self) -> list[Any] | None:
-        """The outcomes of the next part, if it is done."""
+        """Return the outcomes of the next part, or None if it is not done."""
         part: _Part | None
         if self.options.is_ordered:
             part = next(iter(self.parts), None)
@@ -236,9 +236,9 @@ class Bulk:
         return self.outcomes
 
     def pull(self) -> list[Any] | None:
-        """The items that are to be submitted now, one by one; None when there are none.
+        """Return the items that must be submitted one by one now; None if there are none.
 
-        Of a collection it submits a full batch itself, where that is possible.
+        If the source is a collection, submit as many full batches as possible first.
         """
         if self.source is None or self.space < 1:
             return None
@@ -258,7 +258,7 @@ class Bulk:
         return items[size * len(futures) :]
 
     def _next_items(self, count: int) -> list[Any]:
-        """The next `count` items, or those before the end of the source or its error."""
+        """Take the next `count` items, or fewer if the source ends or raises."""
         items: list[Any] = []
         try:
             items.extend(islice(self.source, count))  # type: ignore[arg-type]
@@ -269,31 +269,31 @@ class Bulk:
         return items
 
     def raise_source_error(self) -> None:
-        """Raise the error of the iterable, if there was one."""
+        """Raise the error of the iterable, if it has raised one."""
         source_error, self.source_error = self.source_error, None
         try:
             if source_error is not None:
                 raise source_error
         finally:
-            del self, source_error  # no cycle through this frame
+            del self, source_error  # else a cycle through this frame
 
     def before_wait(self) -> None:
-        """Nothing more can be submitted now: what is there must not wait for it for ever."""
+        """Dispatch partial batches if `linger=None`: nothing that could fill them will come."""
         future = self.first
         is_lingering = future is not None and not (future.running() or future.done())
         if is_lingering and self.submitter._options().linger is None:
             self.submitter._dispatch_now()
 
     def cancel_rest(self) -> None:
-        """Take out what has not started."""
+        """Cancel all items that have not started, and all retries."""
         self.source = self.source_error = None
         self.is_over = True
         drop = _drop_asked if self.has_raised else _drop
         drop(self.outcomes)
-        self.outcomes.clear()  # who yields from it ends
+        self.outcomes.clear()  # the loop that yields from it ends
         for part in list(self.parts):
             future = part.future
-            # What has started goes on, but not what of it is to run again.
+            # A running batch finishes, but items of it that it returns as `Retry` are cancelled.
             is_left = future is not None and not future.cancel()
             if future is not None and is_left and (part.is_chunk or self.has_raised):
                 callback = partial(_when_done, drop)
@@ -302,7 +302,7 @@ class Bulk:
         self.parts.clear()
 
     def result_of(self, outcome: Any) -> Any:
-        """What is yielded for an outcome, or raised."""
+        """Return what the caller gets for an outcome, or raise its error."""
         try:
             if type(outcome) is not Failure:
                 return outcome
@@ -312,7 +312,7 @@ class Bulk:
             outcome.note_asked()
             return outcome.error
         finally:
-            del self, outcome  # no cycle through this frame
+            del self, outcome  # else a cycle through this frame
 
 
 def _do_nothing() -> None:
@@ -320,20 +320,20 @@ def _do_nothing() -> None:
 
 
 def _when_done(drop: Callable[[list[Any]], None], future: BatchFuture[Any]) -> None:
-    """Drop the outcomes of a future that is done, and that no caller has."""
+    """Drop the outcomes of a future that is done and that no caller holds."""
     if not future.cancelled():
         drop(future._v if future._is_chunk else [future._v])
 
 
 def _drop(outcomes: list[Any]) -> None:
-    """Cancel items that are to run again."""
+    """Cancel the retries among `outcomes`."""
     for outcome in outcomes:
         if type(outcome) is Alone:
             outcome.future.cancel()
 
 
 def _drop_asked(outcomes: list[Any]) -> None:
-    """Do the same after an error was raised: the caller knows, so log no others."""
+    """Do the same as `_drop`, and log no further errors, because the caller has got one already."""
     _drop(outcomes)
     for outcome in outcomes:
         if type(outcome) is Failure:
@@ -344,5 +344,5 @@ _NOT_RESULTS = {Failure, Alone}
 
 
 def are_results(outcomes: list[Any]) -> bool:
-    """Nothing but results? All of it is C: 20 ns an item."""
+    """Return True if all outcomes are results. It runs in C, and takes 20 ns per item."""
     return _NOT_RESULTS.isdisjoint(map(type, outcomes))

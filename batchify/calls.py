@@ -1,4 +1,8 @@
-"""Everything that can be called on a decorated object."""
+"""The public methods of a batched function: submit, map, flush, close, stats and the options.
+
+`Calls` keeps no state. It finds the engine of the function or instance and calls that.
+Callers are users; `decorator` derives the function and the bound method from `Calls`.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 
 _COROUTINE_FLAGS = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
-
-# Where calls go instead of into a queue, the last counts: see `testing`. None: into the queue.
+# Functions that run a call instead of the queue (see `testing`). The last one is in force; if it
+# returns None, the call goes to the queue.
 overrides: list[Callable[..., BatchFuture[Any] | None]] = []
 
 
@@ -28,18 +32,18 @@ class Calls(Maps):
     """What can be called on a batched function, method, class method or static method."""
 
     def _scope(self) -> Scope:
-        """The engines of this function, or of this instance's method."""
+        """Return the engines of this function, or of the method of this instance."""
         raise NotImplementedError
 
     def _scope_for_call(self) -> Scope:
-        """`_scope`, for a call: refuses what its executor could not run."""
+        """Return `_scope()` for a call; raise ValueError if its executor cannot run it."""
         scope: Any = self._scope()
         if scope.options.executor is not None:
             scope.check_executor(self._plain())
         return scope  # type: ignore[no-any-return]
 
     def _plain(self) -> Callable[..., Any]:
-        """The undecorated function, bound where it is a method."""
+        """Return the undecorated function; for a method, the bound one."""
         raise NotImplementedError
 
     def _submit(
@@ -50,14 +54,14 @@ class Calls(Maps):
         settings: CallSettings = DEFAULT_SETTINGS,
         **waiting: Any,
     ) -> BatchFuture[Any]:
-        """The general way in; the hot one is `Batched.__call__`."""
+        """Submit one item, with all checks. Simple calls take the fast path, `Batched.__call__`."""
         if overrides:
             future = overrides[-1](self, item, args, kwargs)
             try:
                 if future is not None:
                     return future
             finally:
-                del future  # a traceback reaches this frame by `f_back`: that would be a cycle
+                del future  # a traceback refers to this frame (`f_back`): it would be a cycle
         scope = self._scope_for_call()
         engine = scope.here()
         try:
@@ -71,15 +75,15 @@ class Calls(Maps):
             raise
 
     def _submit_chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
-        """Submit the first of `chunks` as batches of their own, as far as that is possible."""
+        """Submit the first of `chunks` as whole batches, as many as possible, one future each."""
         if overrides:
             return []
         scope: Any = self._scope()
         function = self._plain()
         if scope.options.executor is not None and not scope.executor_runner.has_checked(function):
-            return []  # the calls one by one check it
+            return []  # single calls check the function first
         engine: Any = scope.here()
-        # A generator's results are to come one by one, as they are yielded.
+        # Callers of a generator get each result as soon as it is yielded, not when the chunk ends.
         is_stream = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         if engine.takes_more or is_stream or not engine.options.is_plain:
             return []
@@ -88,45 +92,79 @@ class Calls(Maps):
         return futures
 
     def _dispatch_now(self) -> None:
-        """Let what is there leave now, and do not wait for it."""
+        """Dispatch all queued items now, without waiting for them."""
         self._scope().here().push()
 
     def _make_getter(self, scope: Scope) -> Callable[[], Any]:
-        """For `on_error`: the decorated object."""
+        """Return a function that returns the decorated object, for `BatchFailure.batched`."""
         raise NotImplementedError
 
     def submit(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item; the same as calling the function.
+        """Submit one item. This is the same as calling the function.
+
+        If the queue is full, the call blocks in a thread; on an event loop it returns at once, and
+        its future waits for capacity.
 
         Args:
-            item: the item.
-            args, kwargs: extra arguments; only calls whose extra arguments are equal in value and
-                type share a batch.
+            item: The item.
+            args: Extra positional arguments, which the function gets unchanged. Only calls whose
+                extra arguments are equal in value and type share a batch.
+            kwargs: Extra keyword arguments, likewise.
 
         Returns:
-            The future of this item's result.
+            The future of this item. `result()` waits for it in a thread, `await` in a coroutine.
 
         Raises:
-            Closed: after `close`.
-            Deadlock: a batch or callback of this function would wait for its own full queue.
-            TypeError: there is no item, or an extra argument cannot be hashed.
+            Closed: The function was closed.
+            Deadlock: The queue is full, and the caller is a batch or a callback of this function.
+            ItemTooHeavy: The item alone weighs more than `max_weight`.
+            TypeError: The item is missing, or an extra argument is not hashable.
+
+        Example:
+            >>> from batchify import batched
+            >>> @batched
+            ... def double(numbers: list[int]) -> list[int]:
+            ...     return [2 * number for number in numbers]
+            >>> double.submit(3).result()
+            6
         """
         if item is MISSING:
             raise self._missing_item_error(".submit")
         return self._submit(item, args, kwargs)
 
     def submit_nowait(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item without ever waiting for capacity.
+        """Submit one item, but never wait for capacity.
+
+        Arguments and return value are those of `submit`.
 
         Raises:
-            QueueFull: `capacity` items are pending.
+            QueueFull: `capacity` items are pending; nothing was submitted.
+
+        Example:
+            >>> from threading import Event
+            >>> from batchify import QueueFull, batched
+            >>> release = Event()
+            >>> @batched(size=1, capacity=1)
+            ... def save(rows: list[str]) -> None:
+            ...     release.wait()
+            >>> first = save("a")
+            >>> try:
+            ...     save.submit_nowait("b")
+            ... except QueueFull as error:
+            ...     print(error)
+            save: the queue is full (capacity=1); raise capacity, or wait with options(timeout=...)
+            >>> release.set()
         """
         if item is MISSING:
             raise self._missing_item_error(".submit_nowait")
         return self._submit(item, args, kwargs, wait=False)
 
     async def asubmit(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Wait for capacity without blocking the loop, submit, and return the future."""
+        """Wait for capacity without blocking the event loop, submit the item, return its future.
+
+        Use it for back-pressure: a plain call on an event loop never waits. Arguments, return value
+        and exceptions are those of `submit`.
+        """
         if item is MISSING:
             raise self._missing_item_error(".asubmit")
         return await self._asubmit(item, args, kwargs)
@@ -152,21 +190,36 @@ class Calls(Maps):
     def options(
         self, *, timeout: Any = None, deadline: Any = None, priority: float = 0, **unknown: Any
     ) -> CallOptions:
-        """A light view of this function, with options for its calls.
+        """Return a view of this function that applies options to each of its calls.
+
+        The view has `submit`, `submit_nowait`, `asubmit`, `map` and `amap`, and it can be called.
+        It is cheap, has no queue of its own, and does not change the function.
 
         Args:
-            timeout: the maximum time in seconds (or a timedelta) that a call waits for capacity;
-                then `QueueFull`. None and inf mean no limit.
-            deadline: seconds (or a timedelta) from the call. An item that has not started by
-                then fails with `DeadlineExceeded`, on time, and frees its capacity. None and inf
-                mean no limit.
-            priority: a number; higher ones leave earlier, equal ones in the order of submission.
-                Nothing starves: while the oldest item has waited for longer than a second, every
-                other batch is taken by age.
+            timeout: Maximum time, in seconds or as a timedelta, that a call waits for capacity;
+                then it fails with `QueueFull`. Default: None. None and inf mean no limit.
+            deadline: Time from the call, in seconds or as a timedelta. An item that has not started
+                by then fails with `DeadlineExceeded`, and frees its capacity. Default: None. None
+                and inf mean no limit.
+            priority: A number. Items with a higher priority are dispatched first, items with equal
+                priority in order of submission. Default: 0. Low priorities do not starve: while the
+                oldest item has waited for more than a second, every other batch is chosen by age.
+
+        Returns:
+            The view. It is immutable and may be kept.
 
         Raises:
-            TypeError: an option has a wrong type, or is none of these.
-            ValueError: an option has a wrong value.
+            TypeError: An option is unknown or has a wrong type.
+            ValueError: An option has a wrong value.
+
+        Example:
+            >>> from batchify import batched
+            >>> @batched
+            ... def double(numbers: list[int]) -> list[int]:
+            ...     return [2 * number for number in numbers]
+            >>> urgent = double.options(priority=1, deadline=5.0)
+            >>> urgent(3).result()
+            6
         """
         if unknown:
             from .hints import unknown_call_option
@@ -180,61 +233,84 @@ class Calls(Maps):
         return CallOptions(self, settings)
 
     def batch(self, items: list[Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call the undecorated function, with a list that you have already."""
+        """Call the undecorated function with a list, without a queue.
+
+        Use it when you already have all items. Nothing is counted in `stats()`, and no option
+        applies.
+
+        Args:
+            items: The list of items.
+            args: Extra positional arguments of the function.
+            kwargs: Extra keyword arguments of the function.
+
+        Returns:
+            What the function returns.
+
+        Example:
+            >>> from batchify import batched
+            >>> @batched
+            ... def double(numbers: list[int]) -> list[int]:
+            ...     return [2 * number for number in numbers]
+            >>> double.batch([1, 2, 3])
+            [2, 4, 6]
+        """
         return self._plain()(items, *args, **kwargs)
 
     def flush(self, timeout: float | None = None) -> None:
-        """Let everything accepted so far leave now, and wait until it is done.
+        """Dispatch all items accepted so far, and wait until they are done.
 
         Args:
-            timeout: the maximum time in seconds (or a timedelta) to wait. None and inf mean no
-                limit.
+            timeout: Maximum time to wait, in seconds or as a timedelta. Default: None. None and inf
+                mean no limit.
 
         Raises:
-            TimeoutError: it is not done in time; it continues.
-            Deadlock: waiting here could never end.
+            TimeoutError: Some items are not done in time. They stay queued or running.
+            Deadlock: The wait could never end, for example inside a batch of this function.
         """
-        if sys.is_finalizing():  # all accepted items have ended
+        if sys.is_finalizing():  # all items have ended by then
             return
         from .engine import control
 
         control.flush(self._scope(), time_limit("timeout", timeout))
 
     async def aflush(self, timeout: float | None = None) -> None:
-        """`flush` without blocking the loop."""
+        """Do the same as `flush` without blocking the event loop."""
         from .engine import control
 
         await control.aflush(self._scope(), time_limit("timeout", timeout))
 
     def close(self, timeout: float | None = None, *, cancel: bool = False) -> None:
-        """Refuse new items, run the accepted ones, stop the workers.
+        """Refuse new items, run the accepted ones, and stop the workers.
 
-        Returns after the last observer and span, and after the executor has ended that a function
-        given as `executor` made. It never waits for its own thread or batch.
+        It returns after the last observer was called and the last span has ended. If `executor` is
+        a function, it also shuts down the executor that this function returned. Closing again does
+        nothing, and any thread may close.
 
         Args:
-            timeout: the maximum time in seconds (or a timedelta) to wait; then the remaining items
-                fail with `Closed`. None and inf mean no limit.
-            cancel: end what has not started in `Closed` instead of running it.
+            timeout: Maximum time to wait, in seconds or as a timedelta; then the remaining items
+                fail with `Closed`. Default: None. None and inf mean no limit.
+            cancel: If True, items that have not started fail with `Closed`, and only running
+                batches finish. Default: False.
 
         Raises:
-            TimeoutError: not everything was done in time.
-            Deadlock: waiting here could never end; nothing is closed then.
+            TimeoutError: Not everything was done in time.
+            Deadlock: The wait could never end, for example inside a batch of this function. The
+                function stays open.
         """
-        if sys.is_finalizing():  # perhaps called by a finalizer; nothing is open any more
+        if sys.is_finalizing():  # a finalizer calls it; nothing is open any more
             return
         from .engine import control
 
         control.close(self._scope(), self._close_limit("close", timeout), cancel)
 
     async def aclose(self, timeout: float | None = None, *, cancel: bool = False) -> None:
-        """`close` without blocking the loop."""
+        """Do the same as `close` without blocking the event loop."""
         from .engine import control
 
         await control.aclose(self._scope(), self._close_limit("aclose", timeout), cancel)
 
     def _close_limit(self, call: str, timeout: object) -> float | None:
-        """Return the time limit of a close, which a framework may have called with its app."""
+        """Return the time limit in seconds. Frameworks may pass their app by mistake: say so."""
         try:
             return time_limit("timeout", timeout)
         except TypeError as error:
@@ -245,19 +321,43 @@ class Calls(Maps):
             ) from None
 
     def start(self) -> None:
-        """Open again after a close. (The first call needs no start.)"""
+        """Open the function again after `close`. Before the first call this is not needed."""
         from .engine import control
 
         control.start(self._scope())
 
     def stats(self) -> Stats:
-        """A snapshot of what was done so far."""
+        """Return a snapshot of the counters; for a method, those of this instance.
+
+        Returns:
+            An immutable `Stats` with the number of items by outcome, the reasons why batches were
+            dispatched, and their sizes and times.
+
+        Example:
+            >>> from batchify import batched
+            >>> @batched(size=2, linger=None)
+            ... def double(numbers: list[int]) -> list[int]:
+            ...     return [2 * number for number in numbers]
+            >>> list(double.map([1, 2, 3, 4]))
+            [2, 4, 6, 8]
+            >>> double.stats().succeeded, double.stats().sizes.mean
+            (4, 2.0)
+        """
         return self._scope().stats()
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Have `observer(event)` called with a `BatchEvent` after each batch of this function.
+        """Call `observer(event)` after each batch of this function.
 
-        Returns a function that ends it; see `batchify.observe`.
+        `batchify.observe` does the same for all functions; it says when and where observers run.
+
+        Args:
+            observer: A function that takes one `BatchEvent`.
+
+        Returns:
+            A function without arguments that ends the observation.
+
+        Raises:
+            TypeError: `observer` is not callable.
         """
         return self._observers().add(observer)
 
@@ -269,7 +369,7 @@ class Calls(Maps):
 
     @property
     def size(self) -> int:
-        """The most items in one batch. A new value counts for waiting items, too."""
+        """Maximum number of items in a batch. A new value also applies to waiting items."""
         return self._options().size
 
     @size.setter
@@ -278,7 +378,10 @@ class Calls(Maps):
 
     @property
     def linger(self) -> float | None:
-        """The longest time in seconds that the oldest item waits for company."""
+        """Maximum time in seconds that the oldest item waits for its batch to fill.
+
+        A new value, in seconds, as a timedelta or None, also applies to waiting items.
+        """
         return self._options().linger
 
     @linger.setter
@@ -287,7 +390,7 @@ class Calls(Maps):
 
     @property
     def workers(self) -> int:
-        """How many batches may run at the same time; with `linger=0`, more make smaller batches."""
+        """Maximum number of batches that run at the same time."""
         return self._options().workers
 
     @workers.setter
@@ -296,7 +399,7 @@ class Calls(Maps):
 
     @property
     def capacity(self) -> int | None:
-        """The most unresolved items."""
+        """Maximum number of pending items, queued or running; None means no limit."""
         return self._options().capacity
 
     @capacity.setter
@@ -311,13 +414,13 @@ class Calls(Maps):
         linger = options.linger if options.linger is None else f"{options.linger:g}"
         return f"<batched {self._repr_name()} (size={options.size}, linger={linger})>"
 
-    # Not those of the wrapped method: they show the repr of its instance.
+    # The wrapped method would show the repr of its instance, which may contain data.
     __str__ = __repr__
     __format__ = object.__format__
 
     @property
     def __code__(self) -> Any:
-        """The code of the plain function, no coroutine function any more: a call gives a future."""
+        """The code of the plain function without its coroutine flags: a call returns a future."""
         code = self._plain().__code__
         return code.replace(co_flags=code.co_flags & ~_COROUTINE_FLAGS)
 
@@ -337,7 +440,7 @@ class Calls(Maps):
 
 
 class _FixedOption:
-    """An option of the decorator that cannot be changed: reads go to the function, as ever."""
+    """An option that cannot be changed at run time. Reading it reads the function's attribute."""
 
     def __init__(self, option: str) -> None:
         self.option = option

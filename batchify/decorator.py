@@ -1,8 +1,9 @@
-"""The decorator: which engine does a call go to?
+"""The decorated objects: the batched function, and the batched method of one instance.
 
-One engine for a function, one for each instance of a method's class (by identity, weakly held),
-one for each class of a classmethod. Everything a decorated object can do is in `Calls`; the
-function and the bound method differ in where they find their scope.
+A function has one engine, a method one per instance (by identity, weakly referenced), and a class
+method one per class. The methods of both objects are in `Calls`; they differ only in how they find
+their engine.
+`api` and `testing` create them; `clock` moves them to another clock.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 if TYPE_CHECKING:
-    # wrapt's stubs keep the signature of what is wrapped; here it changes (see api.py).
+    # wrapt's stubs keep the signature of the wrapped function; batching changes it (see `static`).
     class _Wrapper:
         __wrapped__: Any
         __name__: str
@@ -53,8 +54,8 @@ else:
     _Wrapper, _BoundWrapper = wrapt.FunctionWrapper, wrapt.BoundFunctionWrapper
 
 
-_all: list[ref[Batched]] = []  # not a set: a proxy is hashed, and compared, as its function
-_seams: list[Any] = []  # those that stand in for the machine, the last for the others: see `clock`
+_all: list[ref[Batched]] = []  # not a set: a proxy has the hash of its function, and equals it
+_seams: list[Any] = []  # manual clocks that replace the real one; the last is in force
 
 
 def _all_batched() -> list[Batched]:
@@ -62,13 +63,13 @@ def _all_batched() -> list[Batched]:
 
 
 def reset_calls() -> None:
-    """Have the next call of every batched function find its way anew."""
+    """Make the next call of every batched function choose its path again."""
     for batched in _all_batched():
         batched._reset_call()
 
 
 def _refuse_late_calls() -> None:
-    """Refuse all calls once the interpreter finalizes. No way around `Calls._submit` is left."""
+    """Refuse all calls once the interpreter finalizes: every call takes the checked path again."""
     overrides.append(refuse_when_finalizing)
     reset_calls()
 
@@ -77,38 +78,38 @@ lifecycle.after_last_look(_refuse_late_calls)
 
 
 def use_seam(seam: Any) -> None:
-    """Have all batched functions, also those to come, work on `seam`, with queues of their own."""
+    """Move all batched functions, present and future, to `seam`. They get new, empty queues."""
     _seams.append(seam)
     for batched in _all_batched():
         batched._move_to(batched._self_scopes.copy_for(seam))
 
 
 def restore_seam(seam: Any) -> None:
-    """End what `use_seam` began: they have the queues again that they had before."""
+    """Undo `use_seam(seam)`: all batched functions get their former queues back."""
     _seams.remove(seam)
     for batched in _all_batched():
         batched._move_to(batched._self_scopes.without(seam))
 
 
 def _refuse_default_call(*_: object) -> Any:
-    raise AssertionError("wrapt's own call is never used: it costs more than the whole engine")
+    raise AssertionError("wrapt's own call is never used, because it is too slow")
 
 
 class _BoundType(type(_BoundWrapper)):  # type: ignore[misc]
-    """The type of `BoundBatched`: calling it binds, as calling `types.MethodType` does."""
+    """The type of `BoundBatched`. Calling it binds a function, like `types.MethodType`."""
 
     def __call__(cls, function: Batched, owner: Any) -> Any:
-        """Return the method of `owner`; `weakref.WeakMethod` calls this."""
+        """Return the bound method of `owner`. `weakref.WeakMethod` calls this."""
         if function._self_binding == "classmethod":
             return function.__get__(None, owner)
         return function.__get__(owner, type(owner))
 
 
 class BoundBatched(Calls, _BoundWrapper, metaclass=_BoundType):
-    """A batched function looked up on an instance or a class: made anew by each look-up."""
+    """A batched function looked up on an instance or a class. Each look-up creates a new one."""
 
     def _parts(self) -> tuple[Any, Callable[..., Any]]:
-        """The owner of the queue, None for a static method, and the function to run."""
+        """Return the owner of the queue (None for a static method) and the function to run."""
         function = self.__wrapped__
         if self._self_binding in ("classmethod", "staticmethod"):
             return getattr(function, "__self__", None), function
@@ -147,15 +148,15 @@ class BoundBatched(Calls, _BoundWrapper, metaclass=_BoundType):
 
     @property
     def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
-        # cloudpickle takes a static method for a plain function, and would lose the batching.
+        # cloudpickle treats a static method as a plain function, and would lose the batching.
         return {"_self_parent": self._self_parent}
 
     def _make_getter(self, scope: Scope) -> Callable[[], Any]:
-        # It keeps the scope as long as items wait, also of an owner without weak references.
+        # It keeps the scope alive while items wait, even if the owner has no weak references.
         return lambda _scope=scope: self  # type: ignore[misc]
 
     def __call__(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item; see `submit`."""
+        """Submit one item. This is the same as `submit`."""
         if item is MISSING:
             raise self._missing_item_error()
         if self._is_unbound() and isinstance(item, self._self_owner) and args:
@@ -164,7 +165,7 @@ class BoundBatched(Calls, _BoundWrapper, metaclass=_BoundType):
         return self._submit(item, args, kwargs)
 
     def _is_unbound(self) -> bool:
-        """Looked up on the class: `Cls.method(instance, item)` is to come."""
+        """Return True if it was looked up on the class: a call is `Cls.method(instance, item)`."""
         return self._self_instance is None and self._self_binding not in (
             "classmethod",
             "staticmethod",
@@ -174,7 +175,7 @@ class BoundBatched(Calls, _BoundWrapper, metaclass=_BoundType):
         owner = self._owner()
         if owner is None:
             return super()._repr_name()
-        # Not the repr of the instance: it may show content.
+        # The repr of the instance may contain data.
         of = type.__repr__(owner) if isinstance(owner, type) else object.__repr__(owner)
         return f"method {full_name(self._plain())} of {of}"
 
@@ -196,14 +197,14 @@ class BoundBatched(Calls, _BoundWrapper, metaclass=_BoundType):
 
 
 class Batched(Calls, _Wrapper):
-    """A batched function: called with one item, it gives a `BatchFuture`."""
+    """A batched function: a call takes one item and returns a `BatchFuture`."""
 
-    # The type finds what to call here, in C: the engine's own closure, from the first call on. A
-    # `def __call__` is a frame more, and a dict: 5542 instead of 4052 instructions a call.
+    # Python finds `__call__` in this slot, in C. After the first call it is the engine's.
+    # A method would need one more frame and a dict: 5542 instead of 4052 instructions per call.
     __slots__ = ("__call__",)
-    # wrapt calls this at each look-up of a method: the class, past the `__call__` of its type.
+    # wrapt calls this to bind a method. It creates the object without `_BoundType.__call__`.
     __bound_function_wrapper__ = type.__call__.__get__(BoundBatched)
-    _self_class: type | None = None  # that has it as a method
+    _self_class: type | None = None  # the class whose method it is
 
     def __init__(self, function: Any, options: Options, seam: Any = None) -> None:
         super().__init__(function, _refuse_default_call)
@@ -211,18 +212,18 @@ class Batched(Calls, _Wrapper):
         self._self_scopes = Scopes(options, is_async(function), seam)
         self._reset_call()
         _all.append(ref(self, _all.remove))
-        for one in _seams.copy():  # last: one that comes meanwhile finds it, if this does not
+        for one in _seams.copy():  # after `_all`: a clock that starts now is not missed
             self._move_to(self._self_scopes.copy_for(one))
 
     def _move_to(self, scopes: Scopes) -> None:
-        """Have the calls to come go there."""
+        """Use `scopes` for all further calls."""
         self._self_scopes = scopes
         self._reset_call()
 
     def _reset_call(self) -> None:
-        """Have the next call find its way anew."""
+        """Make the next call choose its path again."""
         self._self_is_prepared = False
-        weak = ref(self)  # else it would be a cycle
+        weak = ref(self)  # a strong reference would be a cycle
         name = self._options().name
 
         def call(item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
@@ -236,7 +237,7 @@ class Batched(Calls, _Wrapper):
         self._set_call(call)
 
     def _set_call(self, call: Callable[..., BatchFuture[Any]]) -> None:
-        # Not by an assignment, which wrapt would pass on to the function.
+        # wrapt would forward an assignment to the function.
         Batched.__dict__["__call__"].__set__(self, call)
 
     def _call(self, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BatchFuture[Any]:
@@ -248,25 +249,25 @@ class Batched(Calls, _Wrapper):
             scopes = self._self_scopes
             scope: Any = self._scope_for_call()
             name = scope.options.name
-            tracer = tracer_of(name)  # the hot path is another where there is one
+            tracer = tracer_of(name)  # the fast path depends on it
             if not scope.takes_more and scope.options.is_plain:
                 submit = scope.submitter(self._plain(), self._make_getter(scope))
-                # Python's error for a call without an item names the function by this.
+                # Python's error for a call without an item contains this name.
                 submit.__qualname__ = default_name(self.__wrapped__)
                 self._set_call(submit)
             self._self_is_prepared = True
-            is_other = self._self_scopes is not scopes or tracer_of(name) is not tracer
-            if overrides or is_other:  # since a moment ago
+            has_changed = self._self_scopes is not scopes or tracer_of(name) is not tracer
+            if overrides or has_changed:  # in another thread, since the checks above
                 self._reset_call()
         return self._submit(item, args, kwargs)
 
     def __set_name__(self, owner: type, name: str) -> None:
-        """Remember the class whose body contains this function."""
+        """Remember the class that defines this function as a method."""
         self._self_class = owner
         super().__set_name__(owner, name)
 
     def _method_of(self, owner: Any) -> BoundBatched | None:
-        """Return the method of `owner` if a call is `function(owner, item)`, as of `__func__`."""
+        """Return the method of `owner` if a call is `function(owner, item)`, else None."""
         if self._is_method_of(owner):
             return BoundBatched(self, owner)
         if self._is_under_classmethod(owner):
@@ -283,7 +284,7 @@ class Batched(Calls, _Wrapper):
         return None
 
     def _is_method_of(self, owner: Any) -> bool:
-        """Return True if this is a method of the instance, or class method of the class."""
+        """Return True if this is a method of the instance `owner`, or of the class `owner`."""
         if self._self_class is None or self._self_binding == "staticmethod":
             return False
         if self._self_binding == "classmethod":
@@ -291,7 +292,7 @@ class Batched(Calls, _Wrapper):
         return isinstance(owner, self._self_class)
 
     def _is_under_classmethod(self, owner: Any) -> bool:
-        """`@classmethod` above `@batched`: from 3.13 on it binds nothing, but passes the class."""
+        """Return True if `@classmethod` is above `@batched`: since 3.13 it does not bind."""
         if not isinstance(owner, type):
             return False
         found = inspect.getattr_static(owner, self.__name__, None)
@@ -326,7 +327,7 @@ class Batched(Calls, _Wrapper):
             from .remote import unpicklable
 
             raise unpicklable(name)
-        return name  # pickled by name, as functions are
+        return name  # like functions, it is pickled by name
 
     def __reduce_ex__(self, _protocol: Any) -> Any:
         return self.__reduce__()
@@ -339,7 +340,7 @@ class Batched(Calls, _Wrapper):
 
 
 def check_function(function: Any) -> None:
-    """Raise TypeError for what cannot be decorated."""
+    """Raise TypeError if `function` cannot be decorated."""
     if isinstance(function, type) or not (
         callable(function) or isinstance(function, (classmethod, staticmethod))
     ):
@@ -356,7 +357,7 @@ def check_function(function: Any) -> None:
 
 
 def check_options(options: Options, is_async_function: bool) -> None:
-    """Raise TypeError for functions that would give a coroutine where nobody awaits it."""
+    """Raise TypeError for async functions in options whose result is not awaited."""
     for option in ("key", "weight", "dedupe"):
         if is_async(getattr(options, option)):
             raise TypeError(f"{option} must not be an async function")

@@ -1,4 +1,8 @@
-"""Distributions of numbers in bounded memory."""
+"""Record the distribution of many numbers in bounded memory.
+
+Quantiles are a few percent off at most; count, mean and maximum are exact.
+`stats` records sizes and times of batches.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import TypeAlias
 
-# By the least number of each, in ascending order: those numbers, and how many are in each bucket.
-# 16 bytes a bucket. In a dict they were 90, in pieces: each of those lives as long as its function,
-# and kept a page that was otherwise free, wherever the heap had grown to when its bucket came up.
+# The lower bounds of the buckets in ascending order, and how many numbers are in each bucket: 16
+# bytes per bucket. A dict takes 90 bytes in several small objects, which live as long as the
+# function and keep otherwise free memory pages from being returned to the system.
 _Buckets: TypeAlias = "tuple[array[float], array[int]]"
 
 
@@ -29,21 +33,20 @@ _EMPTY = _buckets_of({})
 
 
 class Recorder:
-    """Counts numbers in buckets whose width grows with the number.
+    """Count numbers in buckets that are wider for larger numbers (HdrHistogram, G. Tene 2012).
 
-    A bucket keeps the first `bits` binary digits, so a quantile is off by 2**(1-bits) of its
-    value at most, and small whole numbers have buckets of their own (as HdrHistogram does, G. Tene
-    2012). One for each binary order of magnitude that comes up times 2**(bits-1) buckets: with
-    6 bits, times from a microsecond to an hour fill a thousand.
+    A bucket keeps the first `bits` binary digits of a number. So a quantile is off by at most
+    2**(1-bits) of its value, and small integers are exact. Each power of two in use needs
+    2**(bits-1) buckets: with 6 bits, times from a microsecond to an hour need about a thousand.
 
-    The numbers are put into buckets a few hundred at a time, in C.
+    Numbers are added a few hundred at a time, because the loop over them runs in C.
     """
 
     __slots__ = ("_buckets", "_digits", "_max", "_total")
 
     def __init__(self, bits: int) -> None:
         self._digits = float(1 << bits)
-        self._buckets = _EMPTY  # replaced as a whole: a signal handler may raise at any instant
+        self._buckets = _EMPTY  # replaced as a whole, as a signal handler may raise at any instant
         self._total = 0.0
         self._max = 0.0
 
@@ -61,19 +64,22 @@ class Recorder:
         self._max = max(self._max, *numbers)
 
     def distribution(self) -> Distribution:
-        """What was counted so far."""
+        """Return the distribution of all numbers counted so far."""
         return Distribution(self._buckets, self._total, self._max)
 
 
 class Distribution:
-    """How numbers are spread: an immutable snapshot.
+    """An immutable snapshot of how numbers are distributed.
+
+    Without numbers, all attributes are 0.
 
     Attributes:
-        count: how many numbers.
-        mean: their mean; 0 when there are none, as with all that follow.
-        max: the largest one, exactly.
-        p50, p90, p99: the number that 50, 90 and 99 % of them do not exceed, a few percent off
-            at most.
+        count: How many numbers there are.
+        mean: Their mean.
+        max: The largest number, exactly.
+        p50: The median, a few percent off at most.
+        p90: The number that 90 % of them do not exceed, a few percent off at most.
+        p99: The number that 99 % of them do not exceed, a few percent off at most.
     """
 
     __slots__ = ("_buckets", "_total", "count", "max")
@@ -88,7 +94,7 @@ class Distribution:
 
     @property
     def mean(self) -> float:
-        """The mean."""
+        """The mean; 0 without numbers."""
         return self._total / self.count if self.count else 0.0
 
     @property
@@ -98,16 +104,23 @@ class Distribution:
 
     @property
     def p90(self) -> float:
-        """What 90 % do not exceed."""
+        """The number that 90 % do not exceed."""
         return self.quantile(0.90)
 
     @property
     def p99(self) -> float:
-        """What 99 % do not exceed."""
+        """The number that 99 % do not exceed."""
         return self.quantile(0.99)
 
     def quantile(self, share: float) -> float:
-        """The number that `share` of all (0 to 1) do not exceed."""
+        """Return the number that a share of all numbers does not exceed.
+
+        Args:
+            share: Between 0 and 1; 0.95 returns the 95th percentile.
+
+        Returns:
+            The number, a few percent off at most; 0 without numbers.
+        """
         rank = share * self.count
         seen = 0
         for low, count in zip(*self._buckets, strict=True):
@@ -132,7 +145,7 @@ class Distribution:
 
 
 def merged(parts: Iterable[Distribution]) -> Distribution:
-    """The distribution of all numbers of `parts`."""
+    """Return the distribution of all numbers of `parts`."""
     counts: Counter[float] = Counter()
     total = largest = 0.0
     for part in parts:

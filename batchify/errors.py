@@ -1,4 +1,7 @@
-"""Every exception of batchify that a user can meet."""
+"""The exceptions of batchify, and the messages that several modules share.
+
+The exceptions are exported by `batchify`.
+"""
 
 from __future__ import annotations
 
@@ -21,26 +24,34 @@ __all__ = [
 
 
 class BatchifyError(Exception):
-    """The base of every error that batchify itself raises."""
+    """The base class of all errors that batchify itself raises."""
 
 
 class QueueFull(BatchifyError, queue.Full):
-    """There is no room: as many items as `capacity` allows are unresolved.
+    """The queue is full: `capacity` items are pending.
 
-    Raised by `submit_nowait`, and by calls with a `timeout` for the room.
+    Raised by `submit_nowait`, and by calls with `options(timeout=)` whose time has expired. On an
+    event loop such a call sets it on the future instead.
     """
 
 
 class Closed(BatchifyError, RuntimeError):
-    """The decorated function was closed, or ended, before the item could be run."""
+    """The function was closed before the item could run.
+
+    A call raises it after `close`. It is set on the futures of accepted items that had not
+    finished when `close(cancel=True)`, a `close` with a timeout or process exit ended them.
+    """
 
 
 class Deadlock(BatchifyError, RuntimeError):
-    """Waiting here could never end, so the wait was refused."""
+    """The wait was refused, because it could never end.
+
+    For example, `result()` was called on the event loop that must run the batch.
+    """
 
 
 class ItemTooHeavy(BatchifyError, ValueError):
-    """The item alone weighs more than a batch may."""
+    """The item alone weighs more than `max_weight`."""
 
 
 class DeadlineExceeded(BatchifyError, TimeoutError):
@@ -48,30 +59,33 @@ class DeadlineExceeded(BatchifyError, TimeoutError):
 
 
 class MissingResult(BatchifyError, KeyError):
-    """The function gave back a mapping that has no value for this item."""
+    """The function returned a mapping without this item."""
 
     def __str__(self) -> str:  # KeyError would show the repr of the message
         return str(self.args[0]) if self.args else ""
 
 
 class BadResult(BatchifyError, TypeError):
-    """The function gave back something else than one result for each item."""
+    """The function did not return one result per item.
+
+    It returned a wrong number of results, or an object of an unsupported type.
+    """
 
 
 class BatchAborted(BatchifyError):
-    """The batch was ended by a `BaseException` that is no `Exception`.
+    """The batch ended with an exception that is not an `Exception`.
 
-    `SystemExit`, `KeyboardInterrupt`, `GeneratorExit` or `CancelledError`, raised by the
-    function, is the `__cause__`. The worker lives on.
+    The function raised `SystemExit`, `KeyboardInterrupt`, `GeneratorExit` or `CancelledError`;
+    that exception is the `__cause__`. The worker keeps running.
     """
 
 
 class RetryExhausted(BatchifyError):
-    """The item was tried as often as it may be; the last failure is the `__cause__`."""
+    """The item has used all its attempts; the last failure is the `__cause__`."""
 
 
 class DeadLetter(BatchifyError):
-    """The item was delivered too often without an end, and lies with the dead letters."""
+    """The item was delivered `max_deliveries` times without a result, and is now a dead letter."""
 
 
 def missing_extra(what: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
@@ -89,4 +103,4 @@ def late_error(name: str) -> DeadlineExceeded:
 
 
 class Forked(BatchifyError):
-    """This future was copied by a fork; its item is run by the parent process only."""
+    """The future was copied by a fork; only the parent process runs its item."""

@@ -1,6 +1,7 @@
-"""Error messages for unknown arguments: they say which argument is meant.
+"""Create the error messages for unknown arguments, which suggest the right argument.
 
-Nothing here is imported before such an error is raised.
+This module is imported only when such an error is raised.
+Callers are the decorator, `options()`, `map` and `amap`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-# Of the decorator, by the order of the documentation.
+# The options of the decorator, in the order of the documentation.
 MEANINGS = {
     "size": "the maximum number of items in a batch",
     "linger": "the maximum time in seconds that an item waits for its batch to fill",
@@ -62,7 +63,7 @@ _RETRY = (
     "tenacity or stamina first"
 )
 
-# What is no option of the decorator under any name.
+# Hints for names that are not options of the decorator.
 ANSWERS = {
     "caller_runs": "it was removed, because it saved nothing; leave it out",
     "deadline": "it belongs to a call: write f.options(deadline=...)(item)",
@@ -85,7 +86,7 @@ ANSWERS = {
 MAP_ARGUMENTS = ("ordered", "window", "return_exceptions", "progress")
 CALL_OPTIONS = ("timeout", "deadline", "priority")
 
-# Of `f.options(...)`.
+# Hints for `f.options(...)`.
 CALL_ANSWERS = {option: f"write {option}=... in the decorator" for option in MEANINGS}
 
 
@@ -95,10 +96,10 @@ def unknown_argument(
     """Return the error for the first of the arguments `given`, which `call` does not have.
 
     Args:
-        call: how the user wrote the call, such as `insert_users.options()`.
-        given: the names that `call` does not have.
-        known: the names that it has.
-        answers: what to write instead, by the name that was given.
+        call: The call as the user wrote it, such as `insert_users.options()`.
+        given: The names that `call` does not have.
+        known: The names that it has.
+        answers: Hints by name: what to write instead.
     """
     name = next(iter(given))
     known = list(known)

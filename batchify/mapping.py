@@ -1,4 +1,8 @@
-"""`map` and `amap`: the loops around what is under way."""
+"""The loops of `map` and `amap`: submit, wait, yield.
+
+A loop waits only if it can neither yield nor submit. `Bulk` knows which items are in flight.
+Callers are the methods in `view`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ def _iterator(name: str, items: Any) -> Iterator[Any]:
         return iter(items)
     except TypeError:
         if hasattr(type(items), "__iter__") or hasattr(type(items), "__getitem__"):
-            raise  # by its own method
+            raise  # its own `__iter__` has raised it
         raise TypeError(f"{name}: items must be an iterable, got {kind(items)}") from None
 
 
@@ -31,7 +35,7 @@ def _iterator(name: str, items: Any) -> Iterator[Any]:
 
 
 def mapped(submitter: Submitter, items: Any, options: MapOptions) -> Iterator[Any]:
-    """See `Calls.map`."""
+    """Return the iterator of `Maps.map`."""
     bulk = Bulk(submitter, items, options, is_watched=not options.is_ordered)
     bulk.source = _iterator(submitter._options().name, items)
     results = _Results.of(bulk)
@@ -39,7 +43,7 @@ def mapped(submitter: Submitter, items: Any, options: MapOptions) -> Iterator[An
 
 
 class _Results(itertools.chain[Any]):
-    """The results out of lists of them, in C: a generator would be resumed for each."""
+    """Yield results from lists of results. It runs in C; a generator would resume once per item."""
 
     _bulk: Bulk
     _lists: Generator[list[Any], None, None]
@@ -47,14 +51,14 @@ class _Results(itertools.chain[Any]):
     @classmethod
     def of(cls, bulk: Bulk) -> _Results:
         lists = _mapping(bulk)
-        results: Any = cls.from_iterable(lists)  # of this class, which the stubs do not know
+        results: Any = cls.from_iterable(lists)  # the stubs do not know that it is of this class
         results._bulk, results._lists = bulk, lists
         return results  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """As a generator's: nothing comes any more, and what has not started is cancelled."""
+        """Stop, as a generator does, and cancel the items that have not started."""
         self._lists.close()
-        self._bulk.cancel_rest()  # also what is being yielded, and what had not begun
+        self._bulk.cancel_rest()  # also if the loop has not begun
 
 
 def _with_bar(results: _Results, items: Any, progress: Any) -> Iterator[Any]:
@@ -66,7 +70,7 @@ def _with_bar(results: _Results, items: Any, progress: Any) -> Iterator[Any]:
 
 
 def _mapping(bulk: Bulk) -> Generator[list[Any], None, None]:
-    """The results, in lists: those that are there at the same time."""
+    """Yield lists of results that are done at the same time."""
     bell = THREADS.bell()
     bulk.notify = bell.ring
     outcomes = outcome = items = item = None
@@ -97,7 +101,7 @@ def _mapping(bulk: Bulk) -> Generator[list[Any], None, None]:
                         bulk.add(outcome.future)
     finally:
         bulk.cancel_rest()
-        del bulk, outcomes, outcome, items, item  # no cycle through this frame
+        del bulk, outcomes, outcome, items, item  # else a cycle through this frame
 
 
 def _submit(bulk: Bulk, item: Any) -> None:
@@ -105,12 +109,12 @@ def _submit(bulk: Bulk, item: Any) -> None:
         bulk.add(bulk.submitter._submit(item, (), {}))
     except Deadlock:
         raise
-    except Exception as error:  # refused: the outcome of this item alone
+    except Exception as error:  # the call refused this item
         bulk.add(None, refused=error)
 
 
 def _wait(bulk: Bulk, bell: Any) -> None:
-    """Wait until the next part, or any, is done."""
+    """Wait until the next part is done; if results may come in any order, until any is."""
     first = bulk.first
     try:
         if bulk.options.is_ordered and first is not None:
@@ -120,14 +124,14 @@ def _wait(bulk: Bulk, bell: Any) -> None:
             with waits.waiting(bulk):
                 bell.wait(None)
     finally:
-        del bulk, first  # an error of a batch that ran here leads to this frame
+        del bulk, first  # the error of a batch that ran in this thread refers to this frame
 
 
 # ---- amap ----
 
 
 def amapped(submitter: Submitter, items: Any, options: MapOptions) -> AsyncGenerator[Any, None]:
-    """See `Calls.amap`."""
+    """Return the async generator of `Maps.amap`."""
     is_async = isinstance(items, AsyncIterable)
     bulk = Bulk(submitter, items, options, is_watched=is_async or not options.is_ordered)
     if not is_async:
@@ -139,39 +143,39 @@ def amapped(submitter: Submitter, items: Any, options: MapOptions) -> AsyncGener
 async def _awith_bar(
     results: AsyncGenerator[Any, None], items: Any, progress: Any
 ) -> AsyncGenerator[Any, None]:
-    shown = _SizedShown(results, len(items)) if isinstance(items, Sized) else _Shown(results)
-    moving: Any = None
+    shown = _SizedBarView(results, len(items)) if isinstance(items, Sized) else _BarView(results)
+    advancing: Any = None
     try:
         bar = progress(shown)
-        moving = bar if hasattr(bar, "__aiter__") else _moved(bar, shown)
-        async for result in moving:
+        advancing = bar if hasattr(bar, "__aiter__") else _advanced(bar, shown)
+        async for result in advancing:
             yield result
     finally:
-        if isinstance(moving, AsyncGenerator):
-            await moving.aclose()
+        if isinstance(advancing, AsyncGenerator):
+            await advancing.aclose()
         await results.aclose()
 
 
-class _Shown:
-    """Results that are still to come, for a bar of either kind to be wrapped around.
+class _BarView:
+    """The results as a progress bar sees them, in a `for` or an `async for` loop.
 
-    A bar for `async for` takes them itself. Any other, tqdm's own among them, is moved on by
-    one for each result that it is handed.
+    A bar that supports `async for` takes the results itself. Any other bar, such as a plain tqdm,
+    is advanced by one step for each result.
     """
 
     def __init__(self, results: AsyncGenerator[Any, None]) -> None:
         self.results = results
-        self.handed: list[Any] = []
+        self.pending: list[Any] = []
 
     def __aiter__(self) -> AsyncGenerator[Any, None]:
         return self.results
 
     def __iter__(self) -> Iterator[Any]:
-        while self.handed:
-            yield self.handed.pop()
+        while self.pending:
+            yield self.pending.pop()
 
 
-class _SizedShown(_Shown):
+class _SizedBarView(_BarView):
     def __init__(self, results: AsyncGenerator[Any, None], count: int) -> None:
         super().__init__(results)
         self._count = count
@@ -180,17 +184,17 @@ class _SizedShown(_Shown):
         return self._count
 
 
-async def _moved(bar: Any, shown: _Shown) -> AsyncGenerator[Any, None]:
-    """Move a bar on that knows nothing of `async for`."""
+async def _advanced(bar: Any, shown: _BarView) -> AsyncGenerator[Any, None]:
+    """Advance a bar that does not support `async for`, and yield the results."""
     steps = iter(bar)
     try:
         async for result in shown.results:
-            shown.handed.append(result)
+            shown.pending.append(result)
             step = next(steps, _END)
-            if step is _END:  # as in `map`, the bar may end it
+            if step is _END:  # the bar may end the loop, as in `map`
                 return
             yield step
-        next(steps, _END)  # it sees the end
+        next(steps, _END)  # the bar shows that it is complete
     finally:
         if isinstance(steps, Generator):
             steps.close()
@@ -241,10 +245,10 @@ async def _amapping(bulk: Bulk, items: Any) -> AsyncGenerator[Any, None]:
     finally:
         if feeder is not None:
             feeder.cancel()
-        bulk.cancel_rest()  # before the wait: it may be cancelled once more
+        bulk.cancel_rest()  # before the wait, which may be cancelled
         if feeder is not None:
             await asyncio.wait([feeder])
-        del bulk, items, outcomes, outcome, pulled, item  # no cycle through this frame
+        del bulk, items, outcomes, outcome, pulled, item  # else a cycle through this frame
 
 
 async def _asubmit(bulk: Bulk, item: Any) -> None:
@@ -252,14 +256,14 @@ async def _asubmit(bulk: Bulk, item: Any) -> None:
         bulk.add(await bulk.submitter._asubmit(item, (), {}))
     except Deadlock:
         raise
-    except Exception as error:  # refused: the outcome of this item alone
+    except Exception as error:  # the call refused this item
         bulk.add(None, refused=error)
 
 
 async def _feed(
     bulk: Bulk, items: AsyncIterable[Any], changed: asyncio.Event, has_space: asyncio.Event
 ) -> None:
-    """Submit from an async iterable, which may be slow, beside what is yielded."""
+    """Submit the items of an async iterable in a task of its own: a slow one delays no results."""
     try:
         async for item in items:
             while bulk.space < 1:
@@ -272,7 +276,7 @@ async def _feed(
 
 
 async def _until_done(bulk: Bulk, changed: asyncio.Event) -> None:
-    """Wait until the next part, or any, is done."""
+    """Wait until the next part is done; if results may come in any order, until any is."""
     first = bulk.first
     if bulk.is_watched or first is None:
         await _change(bulk, changed)
@@ -280,17 +284,17 @@ async def _until_done(bulk: Bulk, changed: asyncio.Event) -> None:
     try:
         await first
     except Exception:
-        if not first.done():  # a Deadlock; its own outcome is looked at later
+        if not first.done():  # a `Deadlock`; the outcome of the future is read later
             raise
     finally:
-        del bulk, first  # no cycle through this frame
+        del bulk, first  # else a cycle through this frame
 
 
 async def _change(bulk: Bulk, changed: asyncio.Event, is_fed: bool = False) -> None:
-    """Wait for a part to be done, or to be added; inside a batch, where that can be."""
+    """Wait until a part is done or added; raise `Deadlock` in a batch where that cannot happen."""
     target: BatchFuture[Any] | Bulk | None = bulk.first
     if not bulk.options.is_ordered:
-        target = None if is_fed and bulk.space >= 1 else bulk  # a new one may be the next
+        target = None if is_fed and bulk.space >= 1 else bulk  # a new part may be done first
     batch = waits.serving_batch() if waits.serving_tasks else None
     if batch is None or target is None:
         await changed.wait()

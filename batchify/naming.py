@@ -1,6 +1,6 @@
-"""Names of functions: how another process finds a function, and what decorators hide.
+"""Find functions by name, as another process does, and look through decorators.
 
-Nothing here changes a function. `remote`, `broker` and the decorator call it.
+It never changes a function. Callers are `remote`, `broker` and the decorator.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .options import kind
 
 
 def name_of(function: Any) -> tuple[Any, Any]:
-    """The module and the qualified name of a function, as far as it has them."""
+    """Return the module and the qualified name of a function; None for what it does not have."""
     if inspect.ismethod(function):
         function = function.__func__
     return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
 
 
 def why_not_found(function: Any) -> str | None:
-    """Why `function` is not what its name leads to; None when it is."""
+    """Return why another process cannot import `function` by its name; None if it can."""
     module, name = name_of(function)
     if not isinstance(module, str) or not isinstance(name, str):
-        return f"{kind(function)} has none"
+        return f"{kind(function)} has no name"
     if "<" in name:
         return f"{name} is inside another function, or a lambda"
     try:
@@ -35,13 +35,13 @@ def why_not_found(function: Any) -> str | None:
 
 
 def found_by_name(module: str, name: str) -> Any:
-    """The plain function of that name: what is under `@batched`, where that stands there."""
+    """Return the function of that name; if it is batched, the undecorated one."""
     from .decorator import Batched
 
     target: Any = importlib.import_module(module)
     for part in name.split("."):
         if isinstance(target, type) and part.startswith("__") and not part.endswith("__"):
-            part = f"_{target.__name__.lstrip('_')}{part}"  # noqa: PLW2901  # as compiled
+            part = f"_{target.__name__.lstrip('_')}{part}"  # noqa: PLW2901  # the compiler mangles private names
         target = inspect.getattr_static(target, part)
     links = [target]
     while (link := inner(links[-1])) is not None and not any(link is one for one in links):
@@ -56,7 +56,7 @@ def found_by_name(module: str, name: str) -> Any:
 
 
 def inner(link: Any) -> Any:
-    """Return what `link` wraps or binds, None if that is nothing."""
+    """Return the function that `link` wraps or binds; None if it wraps nothing."""
     if isinstance(link, functools.partial):
         return link.func
     if isinstance(link, (classmethod, staticmethod)) or inspect.ismethod(link):

@@ -1,4 +1,8 @@
-"""Events: what is told of each batch when it is over."""
+"""Events of batches, and the observers that get them.
+
+An error of an observer is counted and logged, and never reaches a caller.
+The engines call `Observers.notify` after each batch.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,18 @@ log = logging.getLogger("batchify")
 
 @dataclass(frozen=True, slots=True)
 class BatchEvent:
-    """A batch that is over.
+    """A finished batch, as observers see it.
 
     Attributes:
-        name: of the batched function.
-        reason: why the batch left: size, weight, linger, idle, capacity, flush or close.
-        size: how many items it had.
-        queued: for how many seconds the oldest of them had waited when it left.
-        ran: how many seconds it took, with the tries of `isolate` and `on_error`.
-        error: what the function, or a piece of the batch under `isolate`, failed with in the
-            end; None when nothing did. Errors of single items are not counted here.
+        name: Name of the batched function.
+        reason: Why the batch was dispatched: "size", "weight", "linger", "idle", "capacity",
+            "flush" or "close".
+        size: Number of items.
+        queued: Seconds that its oldest item had waited when the batch was dispatched.
+        ran: Seconds that the batch ran, including the calls of `isolate` and `on_error`.
+        error: The exception that the batch failed with, which may be a `BadResult`; with `isolate`,
+            the exception of the first part that still failed. None if it did not fail. Errors of
+            single items do not count.
     """
 
     name: str
@@ -36,7 +42,7 @@ class BatchEvent:
     error: BaseException | None
 
     def __repr__(self) -> str:
-        error = None if self.error is None else kind(self.error)  # not its content
+        error = None if self.error is None else kind(self.error)  # its arguments may contain data
         return (
             f"BatchEvent(name={self.name!r}, reason={self.reason!r}, size={self.size}, "
             f"queued={self.queued:g}, ran={self.ran:g}, error={error})"
@@ -51,22 +57,22 @@ class _Registration:
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
-        self.unlogged = [None]  # taken by who logs its first error
+        self.unlogged = [None]  # removed when its first error is logged
 
 
 class Observers:
-    """Who is told of batches, until they do not want to be."""
+    """The observers of one function, or of all functions."""
 
     __slots__ = ("entries",)
 
     def __init__(self) -> None:
-        self.entries: list[_Registration] = []  # changed by single steps, from any thread
+        self.entries: list[_Registration] = []  # changed without a lock, by single C calls
 
     def add(self, observer: Observer) -> Callable[[], None]:
-        """Tell `observer` of each batch; gives a function that ends it.
+        """Call `observer` after each batch; return a function that ends this.
 
         Raises:
-            TypeError: `observer` cannot be called.
+            TypeError: `observer` is not callable.
         """
         if not callable(observer):
             raise TypeError(f"observer must be a function of an event, got {kind(observer)}")
@@ -74,18 +80,18 @@ class Observers:
         self.entries.append(entry)
 
         def end() -> None:
-            with contextlib.suppress(ValueError):  # ended before
+            with contextlib.suppress(ValueError):  # it was ended before
                 self.entries.remove(entry)
 
         return end
 
     def notify(self, event: BatchEvent) -> int:
-        """Tell everyone; gives how many raised. The first error of each is logged, by its type."""
+        """Call all observers, log the first error of each, and return how many raised."""
         errors = 0
         for entry in tuple(self.entries):
             try:
                 entry.observer(event)
-            except BaseException as error:  # also SystemExit: the worker lives on
+            except BaseException as error:  # also SystemExit: the worker keeps running
                 errors += 1
                 try:
                     entry.unlogged.pop()
@@ -99,19 +105,32 @@ EVERYWHERE = Observers()
 
 
 def observe(observer: Observer) -> Callable[[], None]:
-    """Have `observer(event)` called after each batch of every batched function.
+    """Call `observer(event)` after each batch of every batched function.
 
-    It gets a `BatchEvent`, in the thread or on the loop that ran the batch, when the callers
-    have their results. Keep it short: it holds that worker. What it raises is counted in
-    `stats().observer_errors`, and logged once.
+    The observer is called when the callers have their results, in the thread or on the event loop
+    that ran the batch. Keep it short, because the worker waits for it. If it raises, the error is
+    counted in `stats().observer_errors`, and the first one is logged.
 
     Args:
-        observer: a function of one `BatchEvent`.
+        observer: A function that takes one `BatchEvent`.
 
     Returns:
-        A function that ends the observation.
+        A function without arguments that ends the observation.
 
     Raises:
-        TypeError: `observer` cannot be called.
+        TypeError: `observer` is not callable.
+
+    Example:
+        >>> from batchify import batched, observe
+        >>> @batched(size=2, linger=None)
+        ... def double(numbers: list[int]) -> list[int]:
+        ...     return [2 * number for number in numbers]
+        >>> events = []
+        >>> end = observe(events.append)
+        >>> results = list(double.map([1, 2]))
+        >>> double.close()  # returns after the observer was called
+        >>> end()
+        >>> events
+        [BatchEvent(name='double', reason='size', size=2, queued=..., ran=..., error=None)]
     """
     return EVERYWHERE.add(observer)

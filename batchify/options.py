@@ -1,4 +1,8 @@
-"""The options of a decorator: checked once, immutable, one style of message."""
+"""Check the options of the decorator, and hold them.
+
+`Options` is immutable. Messages say what was expected and what type was given, never a value that
+may be data. Most modules read options; the decorator and `Live` create them.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ DEFAULT_CAPACITY = 10_000
 DEFAULT_EXIT_TIMEOUT = 30.0
 
 ADAPTIVE = ("size", "linger", "workers")
-# What cannot be changed at run time.
+# These cannot be changed at run time.
 FIXED = (
     "key", "weight", "max_weight", "dedupe", "isolate", "on_error", "executor", "broker",
     "exit_timeout", "name",
@@ -25,7 +29,7 @@ FIXED = (
 
 
 class Unset:
-    """The type of `UNSET`: an option that was not given, where None has a meaning."""
+    """The type of `UNSET`, the default of an option for which None has a meaning."""
 
     def __repr__(self) -> str:
         return "<default>"
@@ -36,7 +40,7 @@ UNSET = Unset()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `@batched(...)` was asked for. Times are seconds; None means "without a limit"."""
+    """The checked options of `@batched(...)`. Times are seconds; None means no limit."""
 
     size: int
     linger: float | None
@@ -74,11 +78,11 @@ class Options:
         name: object,
         default_name: str,
     ) -> Options:
-        """Check every option.
+        """Return the checked options.
 
         Raises:
-            TypeError: an option has a wrong type.
-            ValueError: an option has a wrong value.
+            TypeError: An option has a wrong type.
+            ValueError: An option has a wrong value.
         """
         size_ = whole("size", size)
         workers_ = whole("workers", workers)
@@ -107,11 +111,11 @@ class Options:
 
     @property
     def is_plain(self) -> bool:
-        """Is nothing to be found out of each item?"""
+        """True if no option needs a function of each item."""
         return self.key is None and self.weight is None and self.dedupe is None
 
     def changed(self, option: str, value: object) -> Options:
-        """The same with another size, linger, workers or capacity, checked likewise."""
+        """Return a copy with another size, linger, workers or capacity, checked in the same way."""
         if option == "linger":
             return replace(self, linger=seconds_or_none("linger", value))
         size, workers, capacity = self.size, self.workers, self.capacity
@@ -132,11 +136,10 @@ class Options:
 
 
 class Live:
-    """The options of one scope, of which some change while it runs, from any thread.
+    """The options of one scope, some of which can be changed at run time from any thread.
 
-    A change is one store into a dict, which nobody loses; then whoever changed something builds
-    the options anew, until they have all changes there are. So two threads, or a signal handler
-    in the middle of a change, need no lock.
+    A change is one store into a dict. The thread that made it then rebuilds `now` until `now`
+    contains all changes. So neither two threads nor a signal handler during a change need a lock.
     """
 
     __slots__ = ("_base", "_changes", "now")
@@ -150,8 +153,8 @@ class Live:
         """Change size, linger, workers or capacity.
 
         Raises:
-            TypeError: the value has a wrong type.
-            ValueError: it is no value for this option, or does not go with the others.
+            TypeError: The value has a wrong type.
+            ValueError: The value is out of range, or contradicts another option.
         """
         self._changes[option] = getattr(self.now.changed(option, value), option)
         while True:
@@ -167,7 +170,7 @@ class Live:
 
 
 def kind(value: object) -> str:
-    """How an error message names what was given: by its type, never by its content."""
+    """Return the name of the type of a value, for error messages, which must not contain data."""
     return "None" if value is None else type(value).__name__
 
 
@@ -189,7 +192,7 @@ def _inner(function: Any) -> Any:
 
 
 def whole(option: str, value: object, least: int = 1) -> int:
-    """Return an integer >= `least` as an int; a bool is no integer."""
+    """Return an integer >= `least` as an int; a bool does not count as an integer."""
     number = None if isinstance(value, bool) else _index(value)
     if number is None:
         raise TypeError(f"{option} must be an int >= {least}, got {_got(option, value)}")
@@ -206,16 +209,16 @@ def _index(value: Any) -> int | None:
 
 
 def _got(option: str, value: object) -> str:
-    """How a message names a wrong value of an option, some of which will take "auto"."""
+    """Return how a message describes a wrong value; some options will take "auto"."""
     is_auto = isinstance(value, str) and value == "auto" and option in ADAPTIVE
     return 'str ("auto" is not supported yet)' if is_auto else kind(value)
 
 
 def as_float(value: Any) -> float | None:
-    """Return a real number as a float, None for anything else; a bool is no number.
+    """Return a real number as a float, and None for anything else, including a bool.
 
-    Numbers beyond the range of a float become its largest value: a wait that is limited by it is
-    clamped again where it reaches the operating system.
+    A number beyond the range of a float becomes the largest float. As a time limit it is clamped
+    again before it is passed to the operating system.
     """
     if isinstance(value, bool):
         return None
@@ -229,7 +232,7 @@ def as_float(value: Any) -> float | None:
 
 
 def seconds(option: str, value: object, *, takes_none: bool = False) -> float:
-    """Return a finite number of seconds >= 0, also given as a timedelta."""
+    """Return a number or a timedelta as a finite number of seconds >= 0."""
     number = _seconds(option, value, takes_none)
     if number == math.inf:
         hint = "; write None for no limit" if takes_none else ""
@@ -243,7 +246,7 @@ def seconds_or_none(option: str, value: object) -> float | None:
 
 
 def time_limit(option: str, value: object) -> float | None:
-    """Return a number of seconds >= 0, or None for no limit, which is given as None or inf."""
+    """Return a number of seconds >= 0, or None for no limit, which may be written None or inf."""
     number = None if value is None else _seconds(option, value, takes_none=True)
     return None if number == math.inf else number
 
@@ -261,7 +264,7 @@ def _seconds(option: str, value: object, takes_none: bool = False) -> float:
 
 
 def capacity_of(value: object, size: int, workers: int) -> int | None:
-    """An int >= size, None, or the default where it was not given."""
+    """Return the capacity: an int >= size, None for no limit, or the default if it is unset."""
     if value is None:
         return None
     if isinstance(value, Unset):
@@ -281,7 +284,7 @@ def _name(value: object) -> str:
 
 
 def flag(option: str, value: object) -> bool:
-    """True or False, and nothing like it."""
+    """Return `value` if it is True or False, else raise TypeError."""
     if not isinstance(value, bool):
         raise TypeError(f"{option} must be True or False, got {kind(value)}")
     return value
@@ -321,7 +324,7 @@ def _dedupe(value: object) -> Callable[[Any], Hashable] | None:
 
 
 def identity(item: Any) -> Any:
-    """What `dedupe=True` compares."""
+    """Return `item`. `dedupe=True` compares the items themselves."""
     return item
 
 

@@ -1,8 +1,8 @@
 """Log a stall: all workers of a function wait, and an item that they may wait for is queued.
 
-This is for waits that cannot be proven endless: in helper threads, and on loops that a batch runs.
-Each waiter looks itself, so a function that never stalls needs no thread for it.
-Called by a thread that waits for a result (`future`), and by loops (`stalls`).
+It covers waits that cannot be proven endless: in helper threads, and on loops that a batch runs.
+Each waiter checks for itself, so no extra thread is needed.
+Callers are threads that wait for a result (`future`), and loops (`stalls`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from . import waits
 
 log = logging.getLogger("batchify")
 
-FIRST_LOOK = 1.0  # seconds that a thread waits for a result before it looks
+FIRST_LOOK = 1.0  # seconds that a thread waits for a result before it checks
 PATIENCE = 5.0  # seconds without progress after which a stall is logged
 
 
 class Progress:
-    """Whether batches of a function end, while a batch seems to wait for one of its items."""
+    """Check whether batches of a function still end while a batch seems to wait for its items."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine

@@ -1,4 +1,7 @@
-"""`Retry`: an element of the results that sends its item to a later batch."""
+"""`Retry`: a result that sends its item to a later batch.
+
+It only holds checked numbers. `outcome` recognizes it, and the engines requeue the item.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,34 @@ def _check_cause(cause: object) -> None:
 
 
 class Retry:
-    """In the place of a result: run this item again, in a later batch. Its caller waits on.
+    """Return it in the place of a result to run that item again in a later batch.
 
-    The delay holds no worker. Others pass the item meanwhile; then it goes before what was
-    submitted after it. `flush`, `close` and the end of the process cut the delay short.
+    The caller keeps waiting. No worker waits for the delay, and other items are dispatched
+    meanwhile; after it, the item goes before all items that were submitted later. `flush`, `close`
+    and process exit end the delay.
 
     Args:
-        after: seconds (or a timedelta) until the item may leave again.
-        attempts: how often the item may run in all, the first time included. When it has, its
-            caller gets `RetryExhausted`.
-        cause: why it is to run again; the `__cause__` of `RetryExhausted` in the end.
+        after: Delay, in seconds or as a timedelta, before the item may run again. Default: 0.
+        attempts: How often the item may run in total, including the first time, an integer >= 1.
+            Then its caller gets `RetryExhausted`. Default: 3.
+        cause: The exception that made the retry necessary; it becomes the `__cause__` of
+            `RetryExhausted`. Default: None.
 
     Raises:
-        TypeError: an argument has a wrong type.
-        ValueError: an argument has a wrong value.
+        TypeError: An argument has a wrong type.
+        ValueError: An argument has a wrong value.
+
+    Example:
+        >>> from batchify import Retry, batched
+        >>> calls = []
+        >>> @batched
+        ... def send(texts: list[str]) -> list[str | Retry]:
+        ...     calls.append(texts)
+        ...     return [Retry(after=0.01) if len(calls) == 1 else text for text in texts]
+        >>> send("hello").result()
+        'hello'
+        >>> len(calls)
+        2
     """
 
     __slots__ = ("after", "attempts", "cause")

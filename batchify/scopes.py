@@ -1,4 +1,8 @@
-"""Which engine belongs to whom: one for a function, one for each instance or class."""
+"""Find the engine of a call: one per function, per instance of a method, or per class.
+
+An owner is found by identity, and only weakly referenced, so a queue does not keep it alive.
+`decorator` calls this for each call that does not take the fast path.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Scopes:
-    """The engines of one decorated function, by the identity of whose method it is."""
+    """The engines of one decorated function, by the identity of their owner."""
 
     def __init__(self, options: Options, is_async: bool, seam: Any) -> None:
-        # Imported here, not with the package (asyncio is slow to import), and not by the first
-        # call, which may come from a finalizer in the middle of just this import.
+        # Not at the top, because asyncio is slow to import. And not in the first call, which may
+        # come from a finalizer that interrupts this import.
         from .engine import (
             control,  # noqa: F401  # pyright: ignore[reportUnusedImport]
             lifecycle,
@@ -30,8 +34,8 @@ class Scopes:
         from .engine.seam import THREADS
         from .engine.threads import ThreadEngine
 
-        self.live = Live(options)  # of the scopes to come
-        self._is_changed = False  # since there are these
+        self.live = Live(options)  # the options of new scopes
+        self._is_changed = False  # an option was changed at run time
         self.observers = Observers()
         self._executor_runner: Any = None
         if options.executor is not None:
@@ -45,30 +49,30 @@ class Scopes:
             self._engine_class = SendingScope
         self._seam = THREADS if seam is None else seam
         self._lock = threading.RLock()
-        self._original: Scopes | None = None  # which these stand in for, see `copy_for`
+        self._original: Scopes | None = None  # replaced by this one, see `copy_for`
         self._own: Scope | None = None
-        # By id: a weak reference to the owner, and its scope. Of an owner that cannot be
-        # referenced weakly only the scope is known, weakly: what waits keeps it.
+        # By id of the owner: a weak reference to it, and its scope. If an owner cannot be weakly
+        # referenced: None, and a weak reference to the scope, which its pending items keep alive.
         self._by_owner: dict[int, tuple[Any, Any]] = {}
         lifecycle.register(self)
 
     def forked(self) -> None:
-        """In the child of a fork: another thread may have held the lock."""
+        """Renew the lock in the child of a fork, because another thread may have held it."""
         self._lock = threading.RLock()
         if self._executor_runner is not None:
             self._executor_runner.forked()
 
     def __reduce__(self) -> Any:
-        # cloudpickle takes a batched function for a plain one, and pickles all that it consists of.
+        # cloudpickle treats a batched function as a plain one, and pickles all its parts.
         from .remote import unpicklable
 
         raise unpicklable(self.live.now.name)
 
     def copy_for(self, seam: Any) -> Scopes:
-        """The like, without any item, on another seam: to stand in for these for a while.
+        """Return scopes without items that replace these on another clock, until `without`.
 
-        Observers are the same. Options are as they are now, and are these scopes' own from then on;
-        what was closed is closed there, too.
+        They share the observers. They start with the current options and can change them
+        independently. Functions that are closed here are closed there, too.
         """
         from .engine import lifecycle
 
@@ -83,21 +87,21 @@ class Scopes:
         return new
 
     def without(self, seam: Any) -> Scopes:
-        """These, or which they stand in for, without those that stand in on `seam`."""
+        """Return these scopes, or those that they replace if they were made for `seam`."""
         if self._original is None:
             return self
         self._original = self._original.without(seam)
         return self._original if self._seam is seam else self
 
     def of(self, owner: Any, function: Callable[..., Any]) -> Scope:
-        """The scope of `owner`'s method; None stands for a function's own."""
+        """Return the scope of the method of `owner`; None means the function itself."""
         if owner is None:
             return self._own or self._new_own(function)
         found = self._find(owner)
         return self._new(owner, function) if found is None else found
 
     def _find(self, owner: Any) -> Scope | None:
-        try:  # not `get`, which takes a lock of the dict without a GIL: see `Engine.forked`
+        try:  # without a GIL, `get` locks the dict: see `Engine.forked`
             weak, scope = self._by_owner[id(owner)]
         except KeyError:
             return None
@@ -112,7 +116,7 @@ class Scopes:
         with self._lock:
             if self._own is None:
                 made = self._make(function, None)
-                if self._own is None:  # else by a handler or a finalizer that called meanwhile
+                if self._own is None:  # a signal handler or finalizer may have called in between
                     self._own = made
             return self._own
 
@@ -139,14 +143,14 @@ class Scopes:
             return scope
 
     def _forget(self, key: int, gone: Any) -> None:
-        """`gone`, an owner or its scope, went away; its id may be that of another by now."""
+        """Forget `gone`, an owner or scope that was freed. Its id may belong to another by now."""
         with self._lock:
             weak, scope = self._by_owner.get(key, (None, None))
             if gone is (scope if weak is None else weak):
                 del self._by_owner[key]
 
     def _make(self, function: Callable[..., Any], owner: Any) -> Scope:
-        before = self._original_scope(owner)
+        original = self._original_scope(owner)
         live = Live(self.options_of(owner))
         scope: Any = (
             self._engine_class(live, takes_more(function), self._seam)
@@ -157,49 +161,49 @@ class Scopes:
         if self._executor_runner is not None:
             scope.executor_runner = self._executor_runner
             scope.owns_executor_runner = owner is None or isinstance(owner, type)
-        if before is not None:
+        if original is not None:
             from .engine import control
             from .engine.looking import OPEN
 
-            scope.observers = before.observers
-            if before.state != OPEN:
+            scope.observers = original.observers
+            if original.state != OPEN:
                 control.close(scope, None, cancel=True)
         return scope  # type: ignore[no-any-return]
 
     def _original_scope(self, owner: Any) -> Scope | None:
-        """The scope that one of `owner` stands in for."""
-        before = self._original
-        if before is None:
+        """Return the scope that a new one of `owner` replaces; None if there is none."""
+        original = self._original
+        if original is None:
             return None
-        known = before._own if owner is None else before._find(owner)
-        return before._original_scope(owner) if known is None else known
+        known = original._own if owner is None else original._find(owner)
+        return original._original_scope(owner) if known is None else known
 
     def options_of(self, owner: Any) -> Options:
-        """The options as they are now, for `owner`; makes no scope."""
+        """Return the current options of `owner`, without creating a scope."""
         scope = self._own if owner is None else self._find(owner)
         if scope is None and not self._is_changed:
             scope = self._original_scope(owner)
         return self.live.now if scope is None else scope.options
 
     def configure(self, option: str, value: object) -> None:
-        """Change an option for every scope, those to come included."""
+        """Change an option of all existing and future scopes."""
         self._is_changed = True
         for scope in self._existing():
-            scope.options.changed(option, value)  # all, or none
+            scope.options.changed(option, value)  # check them all first
         self.live.change(option, value)
-        for scope in self._existing():  # also who was made meanwhile, with the old value
+        for scope in self._existing():  # including those created in between with the old value
             scope.configure(option, value)
 
     def _existing(self) -> list[Scope]:
         with self._lock:
             known = [self._own, *(scope for _, scope in self._by_owner.values())]
-        # Without the lock: theirs are taken first elsewhere.
+        # Not under the lock: other code takes the lock of an engine before this one.
         found = [scope() if isinstance(scope, ref) else scope for scope in known]
         return [scope for scope in found if scope is not None]
 
 
 def is_async(function: Any) -> bool:
-    """Does a call give something to await?"""
+    """Return True if a call of `function` returns an awaitable or an async generator."""
     while True:
         if isinstance(function, (classmethod, staticmethod)):
             function = function.__func__
@@ -214,7 +218,7 @@ def is_async(function: Any) -> bool:
 
 
 def takes_more(function: Callable[..., Any]) -> bool:
-    """Can it be called with more than the list of items?"""
+    """Return True if `function` takes more arguments than the list of items."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):

@@ -3,8 +3,8 @@
 A batch that awaits an item directly is checked before it waits (`waits`). If it waits through
 `gather`, `wait`, `shield`, `as_completed`, a `TaskGroup` or a task of its own, the wait is known
 only when its task and those that it started are suspended. So the futures that such tasks wait for
-are noted, and the loop looks at them in its next step, and again while some are queued. An item
-fails with `Deadlock` if two looks, one step apart, find the same endless wait.
+are noted, and the loop checks them in its next step, and again while some are queued. An item
+fails with `Deadlock` if two checks, one step apart, find the same endless wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .taskgraph import awaited
 if TYPE_CHECKING:
     from .future import BatchFuture
 
-FIRST_PAUSE, LAST_PAUSE = 0.001, 1.0  # seconds between two looks; each is twice the one before
+FIRST_PAUSE, LAST_PAUSE = 0.001, 1.0  # seconds between two checks; each pause doubles
 
 
 class Watch:
@@ -30,28 +30,28 @@ class Watch:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._new: list[BatchFuture[Any]] = []  # since the last look
+        self._new: list[BatchFuture[Any]] = []  # since the last check
         self._futures: WeakKeyDictionary[BatchFuture[Any], Progress] = WeakKeyDictionary()
         self._timer: asyncio.TimerHandle | None = None
-        self._is_next = False  # the loop looks in its next step
+        self._is_next = False  # the loop checks in its next step
         self._pause = FIRST_PAUSE
-        self._stuck: dict[Any, Any] = {}  # what the look one step before has found
+        self._stuck: dict[Any, Any] = {}  # what the previous check found
 
     def add(self, future: BatchFuture[Any]) -> None:
         """Watch `future`, for which a task of a batch is about to wait."""
         self._new.append(future)
         if not self._is_next:
             self._pause = FIRST_PAUSE
-            self._look_next()
+            self._check_soon()
 
-    def _look_next(self) -> None:
+    def _check_soon(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._is_next = True
-        self._loop.call_soon(self._look, context=Context())
+        self._loop.call_soon(self._check, context=Context())
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer, self._is_next = None, False
         for future in [future for future in self._futures if future.done()]:
             del self._futures[future]
@@ -67,15 +67,15 @@ class Watch:
                 for future in self._stuck:
                     _fail(future, self._stuck[future])
                 self._stuck = {}
-            self._look_next()
+            self._check_soon()
         elif queued:
             for future in queued:
                 self._futures[future].check()
-            self._timer = self._loop.call_later(self._pause, self._look, context=Context())
+            self._timer = self._loop.call_later(self._pause, self._check, context=Context())
             self._pause = min(2 * self._pause, LAST_PAUSE)
 
     def _endless(self, queued: list[BatchFuture[Any]]) -> dict[Any, dict[Any, Any]]:
-        """Return the items that can never start and that a batch waits for, with who waits."""
+        """Return the items that can never start and that batches wait for, with these batches."""
         found: dict[Any, dict[Any, Any]] = {}
         by_state: dict[Any, dict[Any, Any] | None] = {}
         for future in queued:
@@ -105,12 +105,12 @@ def watch_loop(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
     """Watch a loop that a batch of `engine` runs in its thread, for example by `asyncio.run`."""
     watched = Progress(engine)
 
-    def look() -> None:
+    def check() -> None:
         watched.check()
         if not engine.has_stalled:
-            loop.call_later(progress.PATIENCE, look, context=Context())
+            loop.call_later(progress.PATIENCE, check, context=Context())
 
-    loop.call_later(progress.PATIENCE, look, context=Context())
+    loop.call_later(progress.PATIENCE, check, context=Context())
 
 
 def _is_queued(future: BatchFuture[Any]) -> bool:

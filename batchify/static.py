@@ -1,12 +1,12 @@
-"""The types that a checker sees; never imported when a program runs.
+"""The types that a type checker sees; programs never import this module.
 
-The classes say in types what `decorator.py` does: wrapt cannot, as the decorated function takes
-an item where the plain one takes a list. Functions come before methods and async before sync, so
-that the first overload that fits is the right one. A class method reaches a decorator as a
-function of `type[S]`.
+wrapt's own types cannot describe batching, because the decorated function takes one item where the
+plain one takes a list. So these classes describe in types what `decorator` and `calls` do.
+Functions come before methods, and async before sync, so that the first overload that matches is the
+right one. A decorator sees a class method as a function of `type[S]`.
 """
 
-# The overloads do overlap (a method whose instance is a list is also a function): the order tells.
+# The overloads overlap (a method of a list looks like a function), so their order decides.
 # mypy: disable-error-code="overload-overlap, empty-body"
 
 from __future__ import annotations
@@ -53,16 +53,15 @@ P = ParamSpec("P")
 
 
 class Results(Protocol[R_co]):
-    """One result for each item, in order: a list, a tuple, an array."""
+    """A sequence with one result per item, in order: a list, a tuple, an array."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[R_co]: ...
 
 
-# An element of the results. Only an `R` reaches the caller: exceptions are raised, and with a
-# `Retry` the item runs again. Both are named because pyright does not take an `Exception` for a
-# `BaseException` here.
+# An element of the results. The caller gets an `R`; exceptions are raised, and with a `Retry` the
+# item runs again. `Exception` is listed because pyright does not derive it from `BaseException`.
 Element: TypeAlias = R | Exception | BaseException | Retry
 AnyResults: TypeAlias = Results[Element[R]] | Iterator[Element[R]]
 AnyAsyncResults: TypeAlias = AnyResults[R] | AsyncIterator[Element[R]]
@@ -71,7 +70,7 @@ Progress = bool | Callable[[Any], Iterable[Any]]
 
 
 class Maps(Generic[T, R]):
-    """`map` and `amap`, of a batched function and of a view with options for its calls."""
+    """`map` and `amap`, which a batched function and a view of it have in common."""
 
     @overload
     def map(
@@ -123,7 +122,7 @@ class Maps(Generic[T, R]):
 
 
 class CallOptions(Maps[T, R], Generic[T, P, R]):
-    """A batched function, with options for the calls made through this view."""
+    """A view of a batched function that applies options to each call, from `Batched.options`."""
 
     def __call__(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> BatchFuture[R]: ...
 
@@ -135,7 +134,11 @@ class CallOptions(Maps[T, R], Generic[T, P, R]):
 
 
 class Batched(Maps[T, R], Generic[T, P, R]):
-    """A batched function: called with one item, it gives a `BatchFuture`."""
+    """A batched function: a call takes one item and returns a `BatchFuture`.
+
+    It behaves the same for a function, a bound method, a class method and a static method. It is
+    also a context manager, sync and async: `with f:` starts it and closes it at the end.
+    """
 
     __name__: str
     __qualname__: str
@@ -209,7 +212,7 @@ class Batched(Maps[T, R], Generic[T, P, R]):
 
 
 class BatchedMethod(Generic[T, P, R]):
-    """A batched method: looked up on an instance, it is a `Batched` of its own."""
+    """A batched method; looked up on an instance, it is a `Batched`."""
 
     __name__: str
     __wrapped__: Callable[..., Any]
@@ -228,13 +231,13 @@ class BatchedMethod(Generic[T, P, R]):
 
 
 class BatchedClassMethod(Generic[T, P, R]):
-    """A batched class method: it is a `Batched` of each class."""
+    """A batched class method; looked up on a class, it is a `Batched`."""
 
     def __get__(self, instance: Any, owner: Any = None) -> Batched[T, P, R]: ...
 
 
 class Submits(Protocol):
-    """What is needed of an executor; `concurrent.futures.Executor` has it."""
+    """An executor: anything with the `submit` method of a `concurrent.futures.Executor`."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any: ...
 
@@ -259,7 +262,7 @@ class Keywords(TypedDict, total=False):
 
 
 class Decorator(Protocol):
-    """`batched`, and `batched(...)` that waits for the function."""
+    """The type of `batched`, and of `batched(...)`, which is then called with the function."""
 
     @overload
     def __call__(

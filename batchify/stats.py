@@ -1,4 +1,8 @@
-"""Counters of one engine, and the snapshot that users see."""
+"""Count what one engine does, and take snapshots for users.
+
+An engine changes its counters under its lock; everything else is derived when it is read.
+Engines use `Counts`; `Calls.stats` returns `Stats`.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from types import MappingProxyType
 
 from .distribution import Distribution, Recorder, merged
 
-AT_ONCE = 256  # batches that are recorded at a time
+AT_ONCE = 256  # batches that are recorded together
 REASONS = ("size", "weight", "linger", "idle", "capacity", "flush", "close")
 DISTRIBUTIONS = ("sizes", "queued", "ran")
 
 
 class Counts:
-    """What an engine counts, under its lock. Everything else is derived when somebody asks."""
+    """The counters of an engine, guarded by its lock."""
 
     __slots__ = (
         "_queued", "_ran", "_sizes", "cancelled", "deduplicated", "ended", "expired",
@@ -24,7 +28,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.rejected = 0
-        self.gave_up = 0  # cancelled while they waited for room: never accepted, not refused
+        self.gave_up = 0  # cancelled while they waited for capacity: neither accepted nor rejected
         self.succeeded = 0
         self.failed = 0
         self.cancelled = 0
@@ -32,17 +36,17 @@ class Counts:
         self.retried = 0
         self.deduplicated = 0
         self.observer_errors = 0
-        # All from the start: others look while it grows.
+        # All keys exist from the start, because other threads read it at any time.
         self.reasons: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-        # Of the batches that ended, since the recorders were brought up to date: their sizes, how
-        # long their oldest item was queued, and how long they ran.
+        # Batches that ended but are not recorded yet: number of items, seconds that the oldest
+        # item was queued, and seconds that the batch ran.
         self.ended: list[tuple[int, float, float]] = []
         self._sizes = Recorder(11)
         self._queued = Recorder(6)
         self._ran = Recorder(6)
 
     def record(self) -> None:
-        """Bring the recorders up to date."""
+        """Record all batches that have ended."""
         if self.ended:
             sizes, queued, ran = zip(*self.ended, strict=True)
             self._sizes.add(sizes)
@@ -51,7 +55,7 @@ class Counts:
             self.ended.clear()
 
     def distributions(self) -> dict[str, Distribution]:
-        """Of sizes, times in the queue and times of running."""
+        """Return the distributions of sizes, queueing times and run times."""
         self.record()
         return {
             "sizes": self._sizes.distribution(),
@@ -62,7 +66,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a batch is formed by, as `explain` needs it."""
+    """The options that determine the size of batches, for `explain`."""
 
     size: int
     linger: float | None
@@ -73,30 +77,30 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """An immutable snapshot of what a batched function did since it was made.
+    """An immutable snapshot of what a batched function has done so far.
 
-    `accepted == succeeded + failed + cancelled + expired + pending + running`, at any time.
+    In every snapshot, `accepted == succeeded + failed + cancelled + expired + pending + running`.
 
     Attributes:
-        submitted: calls, whatever became of them.
-        accepted: items that had room.
-        rejected: items refused by the call (`QueueFull`, `Closed`, bad arguments).
-        succeeded: items that ended in a result.
-        failed: items that ended in an error, but for `DeadlineExceeded`.
-        cancelled: items that were cancelled.
-        expired: items whose deadline passed before they started.
-        retried: how often an item went back to run again.
-        deduplicated: items that shared the place of an equal one.
-        pending: accepted items whose batch has not started.
-        running: items in batches that run, not done yet.
-        batches: batches started.
-        workers: worker threads alive; for `async def`, batches that run.
-        reasons: how many batches left because of each of size, weight, linger, idle, capacity,
-            flush, close.
-        sizes: the distribution of the batches' sizes, in items.
-        queued: the distribution of the seconds that the oldest item of each batch had waited.
-        ran: the distribution of the seconds that each batch took.
-        observer_errors: how often an observer, or a tracer, raised.
+        submitted: Calls, including rejected ones.
+        accepted: Items that got into the queue.
+        rejected: Items that the call refused: `QueueFull`, `Closed`, wrong arguments.
+        succeeded: Items with a result.
+        failed: Items with an error, except `DeadlineExceeded`.
+        cancelled: Items that were cancelled.
+        expired: Items whose deadline passed before they started.
+        retried: How many times items were requeued by `Retry`.
+        deduplicated: Items that were not passed to the function, because an equal one was.
+        pending: Queued items: accepted, but their batch has not started.
+        running: Items of running batches that are not done yet.
+        batches: Batches that have started.
+        workers: Live worker threads; for `async def`, running batches.
+        reasons: Number of batches by the reason for their dispatch: "size", "weight", "linger",
+            "idle" (a worker was free), "capacity", "flush" and "close".
+        sizes: Distribution of the number of items in a batch.
+        queued: Distribution of the seconds that the oldest item of a batch had waited.
+        ran: Distribution of the seconds that a batch ran.
+        observer_errors: How many times an observer or a tracer raised.
     """
 
     submitted: int = 0
@@ -122,14 +126,27 @@ class Stats:
     limits: Limits | None = field(default=None, repr=False, compare=False)
 
     def explain(self) -> str:
-        """Say in a sentence or two why batches left as small as they did, and what would help."""
+        """Explain in one or two sentences why batches have the size they have, and what changes it.
+
+        Returns:
+            The text, in plain English.
+
+        Example:
+            >>> from batchify import batched
+            >>> @batched(size=2, linger=None)
+            ... def double(numbers: list[int]) -> list[int]:
+            ...     return [2 * number for number in numbers]
+            >>> results = list(double.map([1, 2, 3, 4]))
+            >>> print(double.stats().explain())
+            2 batches had 2 items on average (size=2); 100% of them were full. ...
+        """
         from .explain import explanation
 
         return explanation(self)
 
 
 def added(parts: Iterable[Stats], limits: Limits | None = None) -> Stats:
-    """The sum over several engines."""
+    """Return the sum of the counters of several engines."""
     parts = list(parts)
     special = {"reasons", "limits", *DISTRIBUTIONS}
     sums: dict[str, int] = {

@@ -1,8 +1,8 @@
 """Find the batchify futures that a suspended asyncio task waits for, directly or not.
 
-asyncio keeps no such graph. It is read from the tasks: from what each awaits, and from the frames
-and callbacks of `gather`, `wait`, `shield`, `as_completed` and `TaskGroup`. A wait that is not
-known here, or that has a time limit, counts as one that can end.
+asyncio keeps no such graph, so it is read from the tasks: from what each one awaits, and from the
+frames and callbacks of `gather`, `wait`, `shield`, `as_completed` and `TaskGroup`. A wait of any
+other form, or with a time limit, counts as one that can end.
 `stalls` calls this on the loop of the tasks, while none of them runs.
 """
 
@@ -18,7 +18,8 @@ from .waits import has_time_limit
 if TYPE_CHECKING:
     from .future import BatchFuture
 
-# Coroutines and generators of batchify that await for a future: the name of their local variable.
+# The code of batchify's coroutines and generators that await for a future: the name of the local
+# variable with that future.
 own_waits: dict[CodeType, str] = {}
 
 _tasks: Any = asyncio.tasks
@@ -36,8 +37,8 @@ def awaited(task: Any, futures: Collection[Any]) -> list[BatchFuture[Any]] | Non
     """Return the unfinished batchify futures of which at least one must end to wake `task`.
 
     Args:
-        task: a task that does not run.
-        futures: futures that tasks of batches wait for.
+        task: A suspended task.
+        futures: The futures that tasks of batches wait for.
 
     Returns:
         None if something else may wake it.
@@ -118,14 +119,14 @@ def _joined(future: Any) -> Iterable[Any]:
 
 
 def _left_to_complete(task: Any, frame: FrameType, futures: Collection[Any]) -> Iterable[Any]:
-    """Return what `as_completed` waits for, if `frame` is one of its coroutine."""
+    """Return what `as_completed` waits for, if `frame` belongs to it."""
     if frame.f_code.co_name != "_wait_for_one" or frame.f_globals is not vars(_tasks):
         return ()
     names = frame.f_locals
     if "self" in names:  # from Python 3.13 on
         iterator = names["self"]
         return () if iterator._timeout_handle is not None else iterator._todo
-    # The set is known to the callbacks of its futures only.
+    # Only the callbacks of its futures refer to the set of futures that are left.
     for future in [*futures, *asyncio.all_tasks(task.get_loop())]:
         for callback in _callbacks(future):
             if getattr(callback, "__qualname__", "") == "as_completed.<locals>._on_completion":

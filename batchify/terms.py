@@ -1,4 +1,8 @@
-"""What one call asked for, beside its item."""
+"""The terms of an item: what one call asked for besides its item.
+
+The user's functions (`key`, `weight`, `dedupe`) run in the caller's thread, and their errors are
+raised by the call. Engines call this when an item is submitted.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from .options import Options, as_float, identity, kind
 
 
 class Terms:
-    """Of one item: what its batch must respect. Most items share `NO_TERMS`."""
+    """What the batch of an item must respect. Most items share `NO_TERMS`."""
 
     __slots__ = (
         "again", "deadline", "dedupe_key", "is_flushed", "order", "priority", "tries", "weight",
@@ -30,20 +34,18 @@ class Terms:
         self.priority = priority
         self.deadline = deadline  # on the engine's clock
         self.weight = weight
-        self.dedupe_key = (
-            dedupe_key  # the same key as that of an equal item (`dedupe`), see `same_key`
-        )
-        self.tries = 0  # how often it ran, as long as it goes back to the queue
-        self.again = 0.0  # when it went back: other kinds see it as if it had come then
-        self.is_flushed = False  # it is to leave without delay, however often it goes back
-        self.order: tuple[float, float, int] | None = None  # among those that went back
+        self.dedupe_key = dedupe_key  # equal items have equal keys, see `same_key`
+        self.tries = 0  # how often it has run, if it was requeued
+        self.again = 0.0  # when it was requeued: it competes with other groups as if submitted then
+        self.is_flushed = False  # dispatch it without delay, also after it was requeued
+        self.order: tuple[float, float, int] | None = None  # its place among requeued items
 
 
 NO_TERMS = Terms()
 
 
 def flushed(terms: Terms) -> Terms:
-    """These terms, of an item that is to leave without delay from now on."""
+    """Return the terms of an item that must be dispatched without delay from now on."""
     if terms is NO_TERMS:
         terms = Terms()
     terms.is_flushed = True
@@ -53,13 +55,13 @@ def flushed(terms: Terms) -> Terms:
 def terms_of(
     options: Options, item: Any, priority: float = 0, deadline: float | None = None
 ) -> Terms:
-    """What the item's batch must respect, asked of the user's functions in the caller's thread.
+    """Return the terms of an item. Calls the user's functions `weight` and `dedupe`.
 
     Raises:
-        ItemTooHeavy: it weighs more than a batch may.
-        TypeError: a function gave no number, or nothing hashable.
-        ValueError: a weight is negative or nan.
-        Exception: whatever the user's functions raise.
+        ItemTooHeavy: It weighs more than `max_weight`.
+        TypeError: `weight` did not return a number, or `dedupe` nothing hashable.
+        ValueError: The weight is negative or nan.
+        Exception: Any error of the user's functions.
     """
     weight: float = 0
     dedupe_key = None
@@ -134,11 +136,11 @@ def _weight(name: str, value: Any) -> float:
 
 
 def priority_of(value: Any) -> float:
-    """The priority that a call gives.
+    """Return the priority of a call as a float.
 
     Raises:
-        TypeError: it is no real number.
-        ValueError: it is nan.
+        TypeError: It is not a real number.
+        ValueError: It is nan.
     """
     number = as_float(value)
     if number is None:
@@ -149,7 +151,7 @@ def priority_of(value: Any) -> float:
 
 
 def check_extra(name: str, takes_more: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse extra arguments, with a TypeError, where the function has no place for them."""
+    """Raise TypeError for extra arguments that the function does not take."""
     if (args or kwargs) and not takes_more:
         raise TypeError(
             f"{name} takes one item and no extra arguments, got {len(args) + len(kwargs)}; "
@@ -161,7 +163,7 @@ def extra_key(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the key of a call's extra arguments: only calls with equal keys share a batch.
 
     Raises:
-        TypeError: one cannot be hashed.
+        TypeError: An extra argument is not hashable.
     """
     if not kwargs:
         return same_key(args) if args else args
@@ -172,7 +174,7 @@ def extra_key(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def unhashable_extra(name: str, error: TypeError) -> TypeError:
-    """What a call with extra arguments that cannot be hashed raises."""
+    """Return the error for a call with extra arguments that are not hashable."""
     return TypeError(
         f"extra arguments of {name} must be hashable, because only calls with equal ones share a "
         f"batch: {error}; pass a tuple or a frozenset, or make them part of the item"
@@ -182,9 +184,13 @@ def unhashable_extra(name: str, error: TypeError) -> TypeError:
 def check_call(
     options: Options, takes_more: bool, item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """All that a call checks before anything is accepted, where it forms no batch here.
+    """Check a call whose item is not queued in this process, as a call that queues it does.
 
-    Raises: as `terms_of`, and TypeError for extra arguments that cannot be.
+    Raises:
+        ItemTooHeavy: It weighs more than `max_weight`.
+        TypeError: A wrong extra argument, or a wrong result of `key`, `weight` or `dedupe`.
+        ValueError: The weight is negative or nan.
+        Exception: Any error of the user's functions.
     """
     check_extra(options.name, takes_more, args, kwargs)
     try:

@@ -1,7 +1,8 @@
-"""What the functions of this process did, by name, with what went with instances that are gone.
+"""Sum the counters of all functions of this process by name, for exporters.
 
-The counters of an engine go with it, as those of an instance's method do. Whoever exports them must
-not see a sum fall, so what a gone engine counted is carried over, from the first `follow` on.
+The counters of a method are freed together with its instance, but an exported sum must never fall.
+So, after the first `follow`, the counts of freed engines are carried over.
+Callers are `otel` and `prometheus`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _COUNTED = (*OUTCOMES, "rejected", "retried", "deduplicated", "observer_errors")
 
 @dataclass(slots=True)
 class Total:
-    """The sums over all engines of one name; what each means is told by `Stats`."""
+    """The sums over all engines with one name. `Stats` describes the fields."""
 
     submitted: int = 0
     rejected: int = 0
@@ -35,11 +36,11 @@ class Total:
     pending: int = 0
     running: int = 0
     workers: int = 0
-    capacity: int | None = 0  # of those that live; None when one of them is unbounded
+    capacity: int | None = 0  # of live engines; None if one of them is unbounded
     reasons: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
 
     def add(self, stats: Stats) -> None:
-        """Count an engine that lives."""
+        """Add the counts of a live engine."""
         self._add(stats)
         self.submitted += stats.submitted
         self.pending += stats.pending
@@ -52,7 +53,7 @@ class Total:
             self.capacity += capacity
 
     def add_collected(self, counts: Counts) -> None:
-        """Count an engine that is gone: nothing of it waits or runs."""
+        """Add the counts of a freed engine, which has no pending items."""
         self._add(counts)
         ends = sum(getattr(counts, outcome) for outcome in OUTCOMES)
         self.submitted += ends + counts.rejected + counts.gave_up
@@ -63,8 +64,9 @@ class Total:
         self.reasons.update(counted.reasons)
 
 
-# An engine is in `_tracked` until its counts are in `_carried`; that step, and who reads both, is
-# under the lock. A weak reference dies anywhere, also below who holds it: so it only leaves a note.
+# An engine stays in `_tracked` until its counts are in `_carried`. The lock guards this step, and
+# whatever reads both. The callback of a weak reference can interrupt any code, even code that holds
+# the lock, so it only appends to `_collected`.
 _tracked: dict[ref[Any], tuple[str, Counts]] = {}
 _carried: dict[str, Total] = {}
 _collected: deque[ref[Any]] = deque()
@@ -73,16 +75,16 @@ _is_following = False
 
 
 def follow() -> None:
-    """Carry over from now on what engines that go have counted."""
+    """Start to carry over the counts of engines that are freed."""
     global _is_following
     if not _is_following:
         lifecycle.after_fork_in_child(_forget)
         lifecycle.after_register(_track)
-        _is_following = True  # who comes meanwhile does it twice, which is no harm
+        _is_following = True  # two threads may both do this, which is harmless
 
 
 def totals() -> dict[str, Total]:
-    """The sums by name, of every function that was called."""
+    """Return the sums by name, for every function that was called."""
     with _lock:
         _carry_over()
         found = {n: replace(total, reasons=total.reasons.copy()) for n, total in _carried.items()}
@@ -91,17 +93,17 @@ def totals() -> dict[str, Total]:
             engine = weak()
             if engine is not None:
                 engines.append(engine)
-            else:  # it is going just now
+            else:  # it is being freed now
                 found.setdefault(name, Total()).add_collected(counts)
-    for engine in engines:  # without the lock: theirs are taken first elsewhere
+    for engine in engines:  # not under the lock: other code takes an engine's first
         found.setdefault(engine.options.name, Total()).add(engine.stats(is_whole=False))
     _try_carry_over()
     return found
 
 
 def _track(engine: Any) -> None:
-    """An engine was made, or starts anew in a forked child."""
-    if hasattr(engine, "counts"):  # else it makes engines
+    """Track an engine that was created, or that starts again in a forked child."""
+    if hasattr(engine, "counts"):  # else it is an object that creates engines
         _tracked[ref(engine, _note_collected)] = (engine.options.name, engine.counts)
 
 
@@ -111,7 +113,7 @@ def _note_collected(weak: ref[Any]) -> None:
 
 
 def _try_carry_over() -> None:
-    """Carry over, unless somebody else is about to, or this came below who reads."""
+    """Carry over, unless another thread does, or this interrupts code that holds the lock."""
     while _collected and _lock.acquire(blocking=False):
         try:
             _carry_over()
@@ -128,7 +130,7 @@ def _carry_over() -> None:
 
 
 def _forget() -> None:
-    """In the child of a fork: what was counted is the parent's. Its engines are met anew."""
+    """Drop all counts in the child of a fork: they are the parent's. Engines register again."""
     global _lock
     _lock = threading.Lock()
     _tracked.clear()

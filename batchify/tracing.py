@@ -1,9 +1,9 @@
-"""Traces: from the calls to the batch that their items ran in.
+"""Connect traces: from each call to the batch that its item ran in.
 
-While somebody traces a function, each of its calls keeps where it came from (its *origin*) with its
-future, and whoever traces is there when a batch begins, in the context that it runs in. The hot
-path has no room for that: calls go another way then, which each function finds anew when somebody
-begins or ends to trace (`decorator.reset_calls`).
+While a function is traced, each call stores its *origin*, such as the caller's span, with its
+future, and the tracer is called when a batch begins, in the context of the batch. The fast path of
+a call does none of this, so a new tracer makes every function choose its path again
+(`decorator.reset_calls`). `otel` derives its tracer from `Tracer`.
 """
 
 from __future__ import annotations
@@ -24,27 +24,30 @@ End = Callable[[BatchEvent], object]
 
 
 class Tracer:
-    """Traces the functions with certain names."""
+    """A tracer of the functions with certain names."""
 
     def __init__(self, names: Collection[str] | None) -> None:
-        self.names = names  # None: all
-        self._unlogged = [None]  # taken by who logs its first error
+        self.names = names  # None: all functions
+        self._unlogged = [None]  # removed when its first error is logged
 
     def origin(self) -> Any:
-        """Where a call comes from; None keeps nothing. Called by the caller: must not raise."""
+        """Return the origin of a call, or None. The caller's thread runs it; it must not raise."""
         raise NotImplementedError
 
     def begin(self, name: str, reason: str, size: int, queued: float, origins: list[Any]) -> End:
-        """A batch begins, in the current context; gives what is to be called at its end.
+        """Begin a batch in the current context, and return a function to call when it ends.
 
         Args:
-            name, reason, size, queued: as in a `BatchEvent`.
-            origins: of its items; of those that came as one chunk, one.
+            name: As in a `BatchEvent`.
+            reason: As in a `BatchEvent`.
+            size: As in a `BatchEvent`.
+            queued: As in a `BatchEvent`.
+            origins: The origins of its items; items submitted as one chunk have one in common.
         """
         raise NotImplementedError
 
     def has_raised(self, error: BaseException, name: str) -> None:
-        """Log an error of this tracer; the first one only."""
+        """Log the first error of this tracer, and no other."""
         try:
             self._unlogged.pop()
         except IndexError:
@@ -52,11 +55,11 @@ class Tracer:
         log.error("%s: a tracer raised %s", name, error_text(error))
 
 
-tracers: list[Tracer] = []  # changed by single steps, from any thread
+tracers: list[Tracer] = []  # changed without a lock, by single C calls
 
 
 def tracer_of(name: str) -> Tracer | None:
-    """Who traces the functions of that name: the last who began to."""
+    """Return the tracer of the functions with that name; of several, the one added last."""
     for tracer in reversed(tracers.copy()):
         if tracer.names is None or name in tracer.names:
             return tracer
@@ -64,7 +67,7 @@ def tracer_of(name: str) -> Tracer | None:
 
 
 def keep_origin(future: BatchFuture[Any], name: str) -> None:
-    """Keep with `future`, which no batch has yet, where its call comes from."""
+    """Store the origin of the current call in `future`, which is not in a batch yet."""
     tracer = tracer_of(name)
     origin = None if tracer is None else tracer.origin()
     if origin is not None:

@@ -1,11 +1,11 @@
 """Log the errors that no caller asked for: one line for each batch.
 
-A report counts the errors of one batch. It is complete when each of them is gone, or a caller has
-asked for it. The process exit completes all reports.
+A report counts the errors of one batch. It is complete when each of them was freed, or a caller has
+asked for it. Process exit completes all reports.
 The global set of open reports keeps each report alive until it is complete, so no weak reference
-is needed. The thread that removes a report from the set logs it, so each is logged once. The
-process exit waits for these threads, because it would stop them.
-Engines add errors to a report; `Failure` says when a caller asks for an error and when it is gone.
+is needed. The thread that removes a report from the set logs it, so each is logged once. Process
+exit waits for these threads, because it would stop them.
+Engines add errors to a report; `Failure` notes that a caller asked for one, or that one is freed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .logs import items
 
 log = logging.getLogger("batchify")
 
-PATIENCE = 5.0  # seconds that the process exit waits for other threads that are logging
-MAX_ERRORS_NAMED = 3  # errors of different types or places that a line names
+PATIENCE = 5.0  # seconds that process exit waits for other threads that are logging
+MAX_ERRORS_NAMED = 3  # errors of different types or places in a log line
 
 
 class ErrorReport:
@@ -32,21 +32,21 @@ class ErrorReport:
     """
 
     __slots__ = ("_errors", "_lost", "_next", "name")
-    # Of the class, because the interpreter clears the names of a module before the last finalizers.
+    # An attribute of the class: the interpreter clears module names before the last finalizers run.
     still_open: ClassVar[set[ErrorReport]] = set()
     being_logged: ClassVar[set[ErrorReport]] = set()
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._next = 0
-        # By number: the texts of the errors that are not gone, and that no caller asked for.
+        # By number: the texts of the errors that are not freed, and that no caller asked for.
         self._errors: dict[int, str] = {}
-        self._lost: list[str] = []  # the texts of those that went before any caller asked
+        self._lost: list[str] = []  # the texts of errors that were freed before any caller asked
 
     def add(self, text: str) -> int:
         """Add an error and return its number. The engine's lock is held.
 
-        The batch holds all its futures until it is over, so no error is gone before the last is
+        The batch holds all its futures until it ends, so no error is freed before the last one is
         added.
         """
         number = self._next
@@ -62,7 +62,7 @@ class ErrorReport:
             self.close()
 
     def note_gone(self, number: int) -> None:
-        """Note that this error is gone; log the report if it was the last."""
+        """Note that this error was freed; log the report if it was the last one."""
         text = self._errors.get(number)
         if text is not None:
             self._lost.append(text)  # first: the thread that removes the last one logs them all
@@ -91,7 +91,7 @@ class ErrorReport:
                 "%s: %s failed with %s, and no caller asked for %s",
                 self.name, items(len(lost)), _summary(lost), whose,
             )  # fmt: skip
-        except Exception:  # of a handler or a filter; there is no caller to raise it to
+        except Exception:  # a logging handler or filter raised; no caller could catch it
             return
 
 
@@ -105,7 +105,10 @@ def _summary(errors: Iterable[str]) -> str:
 
 
 def log_all() -> None:
-    """Log all open reports. The process exits: nothing will ask for these errors any more."""
+    """Log all open reports at process exit, and wait for threads that are logging one.
+
+    No caller can ask for these errors any more.
+    """
     for report in list(ErrorReport.still_open):
         report.close()
     end = monotonic() + PATIENCE
@@ -114,6 +117,6 @@ def log_all() -> None:
 
 
 def forget_all() -> None:
-    """Drop all open reports. This is a forked child: the parent logs them."""
+    """Drop all open reports in a forked child, because the parent logs them."""
     ErrorReport.still_open.clear()
     ErrorReport.being_logged.clear()

@@ -1,6 +1,7 @@
-"""`f.options(...)`: a batched function with options for the calls made through this view.
+"""`f.options(...)`: a view of a batched function that applies options to each of its calls.
 
-A view is immutable and keeps nothing but the function and what was asked for.
+A view is immutable, and it keeps only the function and the options.
+`Calls.options` creates it; `map` and `amap`, which functions and views have in common, are here.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from .calls import Calls
     from .future import BatchFuture
 
-# The default of the item, so that a call without one gets an error that names the function.
+# The default of the item. A call without an item then raises an error that names the function.
 MISSING: Any = object()
 
 
 class CallSettings(NamedTuple):
-    """What a call asks for; times are seconds."""
+    """The options of a call. Times are seconds; None means no limit."""
 
     timeout: float | None = None
     deadline: float | None = None
@@ -32,7 +33,7 @@ DEFAULT_SETTINGS = CallSettings()
 
 
 class Maps:
-    """`map` and `amap`, of a batched function and of a view with options for its calls."""
+    """`map` and `amap`, which a batched function and a view of it have in common."""
 
     __slots__ = ()
 
@@ -49,23 +50,36 @@ class Maps:
         progress: Any = False,
         **unknown: Any,
     ) -> Iterator[Any]:
-        """Submit every item lazily, and yield the results.
+        """Submit the items of an iterable lazily, and yield their results.
 
         Args:
-            items: any iterable. Of a plain sequence, whole batches are submitted at a time.
-            ordered: yield in the order of the items, else as they are done.
-            window: the most items that are submitted and not yielded; by default `capacity`.
-            return_exceptions: yield errors instead of raising the first one.
-            progress: True for a bar by tqdm, where installed, or a function that wraps an
-                iterable as tqdm does.
+            items: Any iterable. A list or another sized collection is fastest, because whole
+                batches are submitted at once.
+            ordered: If True, results come in the order of the items, else as soon as they are
+                done; then return the item with its result to know which is which. Default: True.
+            window: Maximum number of items that are submitted but whose results were not yielded
+                yet. Default: the `capacity` of the function.
+            return_exceptions: If True, yield the exception of a failed item in its place. If False,
+                raise the first one. Default: False.
+            progress: True for a tqdm bar (needs `batchify-py[progress]`), or a function that wraps
+                an iterable as tqdm does. Default: False.
 
         Returns:
-            An iterator. Closing it, or an error of an item, cancels what has not started. An
-            error of `items` is raised after the results of the items before it.
+            An iterator of the results. If an item fails or the iterator is closed, items that have
+            not started are cancelled. If `items` raises, the results of the items before the error
+            are yielded first.
 
         Raises:
-            TypeError: an argument has a wrong type.
-            ValueError: an argument has a wrong value.
+            TypeError: An argument is unknown or has a wrong type.
+            ValueError: An argument has a wrong value.
+
+        Example:
+            >>> from batchify import batched
+            >>> @batched(size=100)
+            ... def double(numbers: list[int]) -> list[int]:
+            ...     return [2 * number for number in numbers]
+            >>> list(double.map(range(5)))
+            [0, 2, 4, 6, 8]
         """
         refuse_when_finalizing(self)
         from .mapping import mapped
@@ -84,7 +98,39 @@ class Maps:
         progress: Any = False,
         **unknown: Any,
     ) -> AsyncGenerator[Any, None]:
-        """`map` for iterables and async iterables: an async iterator of the results."""
+        """Do the same as `map` without blocking the event loop.
+
+        Args:
+            items: Any iterable or async iterable. An async iterable is read by a task of its own,
+                so that waiting for its next item does not delay results.
+            ordered: If True, results come in the order of the items, else as soon as they are
+                done. Default: True.
+            window: Maximum number of items that are submitted but whose results were not yielded
+                yet. Default: the `capacity` of the function.
+            return_exceptions: If True, yield the exception of a failed item in its place. If False,
+                raise the first one. Default: False.
+            progress: True for a tqdm bar, or a function that wraps an iterable or an async iterable
+                as tqdm does. Default: False.
+
+        Returns:
+            An async generator of the results. Close it if you stop early, for example with
+            `contextlib.aclosing`; that cancels the items that have not started.
+
+        Raises:
+            TypeError: An argument is unknown or has a wrong type.
+            ValueError: An argument has a wrong value.
+
+        Example:
+            >>> import asyncio
+            >>> from batchify import batched
+            >>> @batched(size=100)
+            ... async def double(numbers: list[int]) -> list[int]:
+            ...     return [2 * number for number in numbers]
+            >>> async def main() -> list[int]:
+            ...     return [result async for result in double.amap(range(5))]
+            >>> asyncio.run(main())
+            [0, 2, 4, 6, 8]
+        """
         from .mapping import amapped
 
         options = self._map_options("amap", ordered, window, return_exceptions, progress, unknown)
@@ -100,7 +146,7 @@ class Maps:
         progress: object,
         unknown: dict[str, Any],
     ) -> MapOptions:
-        """Check the arguments of `map` or `amap`, which `call` names."""
+        """Check the arguments of `call`, which is "map" or "amap"."""
         from .bulk import MapOptions
 
         if unknown:
@@ -111,7 +157,7 @@ class Maps:
 
 
 class CallOptions(Maps):
-    """A batched function, with options for the calls made through this view."""
+    """A view of a batched function that applies options to each call, from `Batched.options`."""
 
     __slots__ = ("_calls", "_settings")
 
@@ -120,14 +166,12 @@ class CallOptions(Maps):
         self._settings = settings
 
     def __repr__(self) -> str:
-        settings = zip(CallSettings._fields, self._settings, DEFAULT_SETTINGS, strict=True)
-        shown = ", ".join(
-            f"{name}={value:g}" for name, value, default in settings if value != default
-        )
+        every = zip(CallSettings._fields, self._settings, DEFAULT_SETTINGS, strict=True)
+        shown = ", ".join(f"{name}={value:g}" for name, value, default in every if value != default)
         return f"<options({shown}) of {self._calls!r}>"
 
     def __call__(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item; see `Calls.submit`."""
+        """Submit one item with the options of this view; see `Batched.submit`."""
         if item is MISSING:
             raise self._calls._missing_item_error()
         return self._calls._submit(item, args, kwargs, self._settings)
@@ -135,18 +179,18 @@ class CallOptions(Maps):
     submit = __call__
 
     def submit_nowait(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Submit one item without ever waiting for capacity; see `Calls.submit_nowait`."""
+        """Submit one item, but never wait for capacity; see `Batched.submit_nowait`."""
         if item is MISSING:
             raise self._calls._missing_item_error(".submit_nowait")
         return self._calls._submit(item, args, kwargs, self._settings, wait=False)
 
     async def asubmit(self, item: Any = MISSING, /, *args: Any, **kwargs: Any) -> BatchFuture[Any]:
-        """Wait for capacity without blocking the loop, submit, and return the future."""
+        """Wait for capacity without blocking the event loop; see `Batched.asubmit`."""
         if item is MISSING:
             raise self._calls._missing_item_error(".asubmit")
         return await self._calls._asubmit(item, args, kwargs, self._settings)
 
-    # ---- as `map` and `amap` use it ----
+    # ---- for `map` and `amap` ----
 
     def _options(self) -> Options:
         return self._calls._options()
@@ -159,10 +203,9 @@ class CallOptions(Maps):
 
     def _submit_chunks(self, chunks: list[list[Any]]) -> list[BatchFuture[Any]]:
         if self._settings.priority or self._settings.deadline is not None:
-            return []  # each item has its own place in the queue
-        return self._calls._submit_chunks(
-            chunks
-        )  # as far as there is capacity: no timeout to respect
+            return []  # each item needs its own place in the queue
+        # They are submitted only as far as there is capacity, so the timeout does not matter.
+        return self._calls._submit_chunks(chunks)
 
     def _dispatch_now(self) -> None:
         self._calls._dispatch_now()

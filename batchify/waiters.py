@@ -1,7 +1,7 @@
 """Deadlock detection in `concurrent.futures.wait` and `as_completed`.
 
-Both append a waiter to each future, and then wait for the waiter's event in the caller's thread.
-So the event is replaced by one that checks the wait first. `future` makes the lists.
+Both append a waiter to each future, and then wait for the event of the waiter in the caller's
+thread. So that event is replaced by one that checks each wait first. `future` creates the lists.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Waiters(list[Any]):
             event = _CheckedEvent(waiter)
             if waiter.event.is_set():
                 event.set()
-            waiter.event = event  # both callers hold the condition of each future
+            waiter.event = event  # safe, because both callers hold the condition of each future
 
 
 class _CheckedEvent(Event):
     def __init__(self, waiter: Any) -> None:
         super().__init__()
-        # FIRST_COMPLETED and FIRST_EXCEPTION may end with any future.
+        # Waits with FIRST_COMPLETED and FIRST_EXCEPTION may end with any future.
         self._needs_all = getattr(waiter, "stop_on_exception", True) is False
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -54,7 +54,7 @@ class _Joined:
         self._needs_all = needs_all
 
     def holders(self, me: Any) -> list[Any] | None:
-        """Return what must act before the next of them can end, see `waits`."""
+        """Return the threads and batches that must act before the next of them can end."""
         futures = self._futures
         if self._needs_all:
             futures = [future for future in futures if not future.done()]

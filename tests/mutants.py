@@ -155,12 +155,12 @@ mutant(
 mutant(
     "an-option-misses-the-engine-just-made", "scopes.py",
     "        for scope in self._existing():\n"
-    "            scope.options.changed(option, value)  # all, or none\n"
+    "            scope.options.changed(option, value)  # check them all first\n"
     "        self.live.change(option, value)\n"
     "        for scope in self._existing():  #",
     "        known = self._existing()\n"
     "        for scope in known:\n"
-    "            scope.options.changed(option, value)  # all, or none\n"
+    "            scope.options.changed(option, value)  # check them all first\n"
     "        self.live.change(option, value)\n"
     "        for scope in known:  #",
     *on_schedule("configure-against-all"),
