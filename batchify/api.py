@@ -87,10 +87,11 @@ else:
                 `async def` if the function is one. Default: None.
             executor: A `concurrent.futures.Executor`, or a function without arguments that returns
                 one. Batches run there instead of in batchify's threads, at most `workers` at a
-                time. The function is called by the first call in each process, and again after a
-                `BrokenExecutor`; its executor is shut down by `close`, unless something else
-                refers to it. Another process gets the function's module and qualified name and a
-                pickled list, so the function must be importable there. For `def` functions only.
+                time. The function is called by the first call in each process, and by the first
+                call after a `BrokenExecutor` or a `close`. `close` shuts down the executor that it
+                returned, unless something else refers to that. Another process gets the module and
+                qualified name of the batch function and a pickled list; if the function cannot be
+                imported there, the first call raises `ValueError`. For `def` functions only.
                 Default: None.
             broker: A durable queue that several machines share, such as
                 `batchify.redis.RedisStreams`. Calls store their items there, and worker processes

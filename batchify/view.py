@@ -54,7 +54,7 @@ class Maps:
 
         Args:
             items: Any iterable. A list or another sized collection is fastest, because whole
-                batches are submitted at once.
+                batches can be submitted at once.
             ordered: If True, results come in the order of the items, else as soon as they are
                 done; then return the item with its result to know which is which. Default: True.
             window: Maximum number of items that are submitted but whose results were not yielded
