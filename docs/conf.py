@@ -120,6 +120,8 @@ def read_page(_app: Any, name: str, source: list[str]) -> None:
     for file, page in INCLUDED_FILES.items():
         for link in (f"](../{file})", f"]({file})"):
             source[0] = source[0].replace(link, f"]({page}.md)")
+    if name in INCLUDED_FILES.values():  # other files of the repository have no page
+        source[0] = re.sub(r"\[([^]]+)\]\((?:examples|tests)/[^)]*\)", r"\1", source[0])
 
 
 def join_types_and_docstrings() -> None:
