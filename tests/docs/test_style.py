@@ -382,7 +382,7 @@ def test_a_plain_docstring_passes(code: str) -> None:
 
 def test_the_files_are_found() -> None:
     names = {name_of(path) for path in (*CODE, *PAGES)}
-    assert {"batchify/api.py", "batchify/cli/tune.py", "batchify/redis/inbox.py"} <= names
+    assert {"batchify/api.py", "batchify/cli/tune.py", "batchify/redis/consumer.py"} <= names
     assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/index.md"} <= names
     assert {"docs/conf.py", "docs/reference/calls.md", "benchmarks/README.md"} <= names
     assert not any(name.startswith("batchify/engine/") for name in names)
