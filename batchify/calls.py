@@ -199,8 +199,8 @@ class Calls(Maps):
             timeout: Maximum time, in seconds or as a timedelta, that a call waits for capacity;
                 then it fails with `QueueFull`. Default: None. None and inf mean no limit.
             deadline: Time from the call, in seconds or as a timedelta. An item that has not started
-                by then fails with `DeadlineExceeded`, and frees its capacity. Default: None. None
-                and inf mean no limit.
+                by then fails with `DeadlineExceeded` at that moment, and frees its capacity.
+                Default: None. None and inf mean no limit.
             priority: A number. Items with a higher priority are dispatched first, items with equal
                 priority in order of submission. Default: 0. Low priorities do not starve: while the
                 oldest item has waited for more than a second, every other batch is chosen by age.

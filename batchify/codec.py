@@ -279,4 +279,4 @@ def _presentable(error: Any, name: str) -> Exception:
     """Return `error`, or `BatchAborted` if a future cannot hold it."""
     if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
         return error
-    return BatchAborted(f"{name}: the batch gave {kind(error)} where an error was expected")
+    return BatchAborted(f"{name}: the batch failed with {kind(error)}, which a future cannot hold")

@@ -38,8 +38,9 @@ class QueueFull(BatchifyError, queue.Full):
 class Closed(BatchifyError, RuntimeError):
     """The function was closed before the item could run.
 
-    A call raises it after `close`. It is set on the futures of accepted items that had not
-    finished when `close(cancel=True)`, a `close` with a timeout or process exit ended them.
+    A call raises it after `close`. It is set on the futures of items that had not started at a
+    `close(cancel=True)` or when their event loop was closed, and of items that were not done when
+    the `timeout` of a `close`, or `exit_timeout` at process exit, expired.
     """
 
 
@@ -73,10 +74,10 @@ class BadResult(BatchifyError, TypeError):
 
 
 class BatchAborted(BatchifyError):
-    """The batch ended with an exception that is not an `Exception`.
+    """The batch was stopped, or its items or results could not be sent to another process.
 
-    The function raised `SystemExit`, `KeyboardInterrupt`, `GeneratorExit` or `CancelledError`;
-    that exception is the `__cause__`. The worker keeps running.
+    If the function raised `SystemExit`, `KeyboardInterrupt`, `GeneratorExit` or `CancelledError`,
+    that exception is the `__cause__`, and the worker keeps running.
     """
 
 

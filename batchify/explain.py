@@ -47,7 +47,7 @@ def _with_broker(stats: Stats) -> str:
     if not answered and waiting:
         return (
             f"{_count(waiting, 'item')} submitted, and no worker has answered yet. Start one with "
-            "`python -m batchify worker MODULE:FUNCTION`, or look into the logs for a broker that "
+            "`python -m batchify worker MODULE:FUNCTION`, or look in the log for a broker that "
             "cannot be reached."
         )
     outcomes = {

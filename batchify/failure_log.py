@@ -17,7 +17,7 @@ from .observe import BatchEvent
 
 log = logging.getLogger("batchify")
 
-MOST_KINDS = 3  # errors of different types or places that one line names
+MAX_ERRORS_NAMED = 3  # errors of different types or places that one line names
 
 
 class FailureLog:
@@ -50,7 +50,7 @@ class FailureLog:
         if texts:
             log.warning(
                 "%s: %d of %s in a batch failed with %s", self.prefix, len(texts),
-                items(max(event.size, len(texts))), _kinds(texts),
+                items(max(event.size, len(texts))), _summary(texts),
             )  # fmt: skip
 
     def log_others(self) -> None:
@@ -59,14 +59,14 @@ class FailureLog:
         while self._others:
             texts.append(self._others.popleft())
         if texts:
-            log.warning("%s: %s not run: %s", self.prefix, items(len(texts)), _kinds(texts))
+            log.warning("%s: %s not run: %s", self.prefix, items(len(texts)), _summary(texts))
 
 
-def _kinds(texts: Iterable[str]) -> str:
+def _summary(texts: Iterable[str]) -> str:
     """Return "ValueError (app.py:41)", or "7 ValueError (app.py:41), 3 KeyError"."""
-    kinds = Counter(texts).most_common()
-    if len(kinds) == 1:
-        return kinds[0][0]
-    named = [f"{count} {text}" for text, count in kinds[:MOST_KINDS]]
-    others = sum(count for _, count in kinds[MOST_KINDS:])
+    counts = Counter(texts).most_common()
+    if len(counts) == 1:
+        return counts[0][0]
+    named = [f"{count} {text}" for text, count in counts[:MAX_ERRORS_NAMED]]
+    others = sum(count for _, count in counts[MAX_ERRORS_NAMED:])
     return ", ".join([*named, f"{others} others"] if others else named)

@@ -31,7 +31,7 @@ def why_not_found(function: Any) -> str | None:
         found = found_by_name(module, name)
     except (ImportError, AttributeError) as error:
         return f"{module}.{name} is not found ({kind(error)})"
-    return None if found is function else f"{module}.{name} is something else"
+    return None if found is function else f"{module}.{name} is another object"
 
 
 def found_by_name(module: str, name: str) -> Any:

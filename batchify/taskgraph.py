@@ -18,8 +18,8 @@ from .waits import has_time_limit
 if TYPE_CHECKING:
     from .future import BatchFuture
 
-# The code of batchify's coroutines and generators that await for a future: the name of the local
-# variable with that future.
+# By the code of batchify's coroutines and generators that wait for a future: the name of the local
+# variable that holds it.
 own_waits: dict[CodeType, str] = {}
 
 _tasks: Any = asyncio.tasks

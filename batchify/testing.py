@@ -250,7 +250,9 @@ def _wait(futures: Sequence[BatchFuture[Any]], end: float) -> None:
         except TimeoutError:
             if not future.done():
                 left = ", ".join(f"{count} of {name}" for name, count in unresolved().items())
-                raise TimeoutError(f"items that are not done: {left}") from None
+                raise TimeoutError(
+                    f"items of batched functions are not done: {left}; they stay queued or running"
+                ) from None
 
 
 def _engines() -> list[Any]:

@@ -37,7 +37,7 @@ log = logging.getLogger("batchify")
 WAIT = 0.5  # seconds that a request for new items waits; a stop may be noticed this late
 RETRY_PAUSE = 1.0  # seconds before the next attempt to reach the broker
 WARNING_PAUSE = 30.0  # seconds between two warnings that the broker cannot be reached
-MOST_AT_ONCE = 1000  # answers that are settled in one step, and overdue items that are looked at
+MAX_AT_ONCE = 1000  # answers that are settled in one step, and overdue items that are looked at
 CHECKS_PER_LEASE = 10  # how often a worker looks for overdue items
 RETRYING_FACTOR = 10  # items held at most while others wait for a retry, times the usual number
 SHRINK_BITS = 3  # a piece of redelivered items has an eighth of the size, then an eighth of that
@@ -89,8 +89,8 @@ def broker_of(function: Any) -> Broker:
 class Worker:
     """Runs the items of one function with a broker until it is stopped.
 
-    It logs its options when it starts, when it is connected, each batch with failures, and the
-    totals when it stops; never the content of an item.
+    It logs its options at the start, the connection to the broker, each batch with failures, and
+    the totals at the end; never the content of an item.
 
     Args:
         function: the decorated function.
@@ -98,7 +98,7 @@ class Worker:
             own.
 
     Raises:
-        TypeError: the function has no broker, or `workers` is no integer.
+        TypeError: the function has no broker, or `workers` is not an integer.
         ValueError: `workers` is less than 1, or workers cannot import the function by its name.
     """
 
@@ -109,7 +109,7 @@ class Worker:
         self._size: int = options.size
         self._workers = options.workers if workers is None else whole("workers", workers)
         # One batch more than can run, so that each worker finds its next one here.
-        self._most = self._size * (self._workers + 1)
+        self._max_held = self._size * (self._workers + 1)
         local = replace(options, broker=None, workers=self._workers, capacity=None)
         self._local = _Local(function._plain(), function, local)
         self._failures = FailureLog(f"worker of {self._name}")
@@ -205,7 +205,7 @@ class Worker:
         }
         text = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
         batches = f"{stats.batches:,} batch{'' if stats.batches == 1 else 'es'}"
-        return f"{batches}, {text}" if text else "no items came"
+        return f"{batches}, {text}" if text else "no items received"
 
     def _take_and_run(self) -> None:
         next_warning = 0.0
@@ -246,13 +246,13 @@ class Worker:
         if self._is_pausing:
             self._wait_for_settled()
             return
-        free = self._most - len(self._held)
+        free = self._max_held - len(self._held)
         if free < self._size:  # take whole batches, not one item whenever one ends
             self._wait_for_settled()
             if self._local.stats().running:
                 return
             self._local._dispatch_now()  # lingering items use up what may be held
-            if len(self._held) > RETRYING_FACTOR * self._most:
+            if len(self._held) > RETRYING_FACTOR * self._max_held:
                 return
             free = self._size  # items that wait for a retry use it up
         taken = self._consumer.take(free, WAIT)
@@ -270,8 +270,8 @@ class Worker:
         self._held[delivery.id] = delivery
         try:
             item, args, kwargs = self._broker.codec.unpack(delivery.message.payload)
-            asked = _call_options(delivery, self._name)
-            future = self._local._submit(item, args, kwargs, asked)
+            settings = _call_settings(delivery, self._name)
+            future = self._local._submit(item, args, kwargs, settings)
         except Exception as error:  # the item cannot be decoded, or the call refuses it
             self._refused += 1
             self._failures.add_other(error)
@@ -301,7 +301,7 @@ class Worker:
             if first is None:
                 return
             found = [first]
-            while len(found) < MOST_AT_ONCE:
+            while len(found) < MAX_AT_ONCE:
                 try:
                     answer = self._answers.get_nowait()
                 except queue.Empty:
@@ -383,12 +383,12 @@ class Worker:
         """Run items that other workers left, if it is time to look for them.
 
         They run alone in the process. To empty it, the worker takes no new items for up to a third
-        of a lease; after that they run beside the items that take so long.
+        of a lease; after that they run together with the items that take so long.
         """
         now = monotonic()
         if now < self._next_check:
             return
-        found = self._consumer.overdue(MOST_AT_ONCE)
+        found = self._consumer.overdue(MAX_AT_ONCE)
         if not found:
             self._next_check = now + self._broker.lease / CHECKS_PER_LEASE
             self._alone_by, self._is_pausing = None, False
@@ -438,7 +438,7 @@ class Worker:
             )  # fmt: skip
 
 
-def _call_options(delivery: Delivery, name: str) -> CallSettings:
+def _call_settings(delivery: Delivery, name: str) -> CallSettings:
     message = delivery.message
     deadline = None
     if message.deadline is not None:

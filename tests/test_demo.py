@@ -218,7 +218,7 @@ def test_latencies_are_quantiles_by_rank() -> None:
     ("commit", "lone", "said", "not_said"),
     [
         (0.010, 0.012, "(0.83x):", "noise"),
-        (0.010, 0.008, "(1.25x; more than 1 is noise of the disk):", "in memory"),
+        (0.010, 0.008, "(1.25x; above 1x is disk noise):", "in memory"),
         (0.0001, 0.001, "the file may be in memory", "noise"),
     ],
 )

@@ -27,7 +27,7 @@ LINGERS = (0.5, 1.0, 2.5, 5.0)
 GATHERING = 1.25
 ARRIVALS = 20_000  # items of a prediction
 # If there are more callers than this times the size, the queue fills batches anyway.
-MOST_CALLERS = 4
+MAX_CALLERS_PER_SIZE = 4
 MIN_BATCHES = 20  # batches of a prediction with sequential callers
 
 
@@ -299,7 +299,7 @@ def _for_rate(plain: Advice, line: Line, queue: QueueCost, rate: float) -> Advic
 def _for_callers(plain: Advice, line: Line, queue: QueueCost, callers: int) -> Advice:
     """Choose between batches that wait for all callers, and batches of what is queued."""
     found = [predict_callers(line, queue, callers, size=plain.size, linger=0.0)]
-    if 1 < callers <= MOST_CALLERS * plain.size:
+    if 1 < callers <= MAX_CALLERS_PER_SIZE * plain.size:
         linger = round_linger(GATHERING * queue.of_a_batch(line).time(callers))
         found.append(predict_callers(line, queue, callers, size=callers, linger=linger))
     best = max(found, key=lambda one: one.rate * (1.1 if one.linger == 0 else 1.0))

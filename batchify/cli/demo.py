@@ -436,7 +436,7 @@ def verdict(outcomes: Outcomes) -> list[str]:
     single, sequential, threads = outcomes[PER_CALL], outcomes[SEQUENTIAL], outcomes[BATCHED_16]
     commit = single.latency(0.5)
     gain = sequential.rate / single.rate
-    noise = "; more than 1 is noise of the disk" if gain > 1 else ""
+    noise = "; above 1x is disk noise" if gain > 1 else ""
     said = [
         f"Each call costs a commit, {commit * 1000:.2g} ms here. A batch also costs one commit, "
         f"however many rows it has. 16 threads that each wait for their own row insert "

@@ -46,7 +46,7 @@ def load_function(target: str) -> Callable[..., Any]:
     """Load the function that takes a list, and undo its decoration.
 
     Raises:
-        CommandError: the target is no function, or a method without an instance.
+        CommandError: the target is not a function, or is a method without an instance.
     """
     thing = load(target)
     is_batched = hasattr(type(thing), "submit_nowait")
@@ -269,7 +269,7 @@ def check_results(items: Iterable[Any], returned: Any, name: str) -> None:
 
 
 def _without_retries(returned: Any) -> Any:
-    """Replace `Retry` by None: a retried item is no wrong result, and must not run again here."""
+    """Replace `Retry` by None: a retried item is not an error, and must not run again here."""
     if isinstance(returned, (list, tuple)) and any(isinstance(one, Retry) for one in returned):
         return [None if isinstance(one, Retry) else one for one in returned]
     if isinstance(returned, dict) and any(isinstance(one, Retry) for one in returned.values()):

@@ -16,7 +16,7 @@ from .measure import Point
 from .target import CommandError
 from .units import format_time
 
-MOST_TICKS = 11
+MAX_TICKS = 11
 CURVE = 100  # sections of the fitted curve
 
 
@@ -90,7 +90,7 @@ def draw(
     gains.legend()
     _label_axes(times, format_time, ticker)
     times.set(xscale="log", ylabel="latency of a batch", xlabel="items in a batch")
-    shown = sizes[:: -(-len(sizes) // MOST_TICKS)]
+    shown = sizes[:: -(-len(sizes) // MAX_TICKS)]
     times.xaxis.set_major_locator(ticker.FixedLocator(shown))
     times.xaxis.set_major_formatter(_formatter(lambda size: f"{size:,.0f}", ticker))
     times.xaxis.set_minor_locator(ticker.NullLocator())

@@ -124,7 +124,7 @@ def points_table(points: Sequence[Point], line: Line, queue: QueueCost) -> Table
 
 
 def predictions_table(predictions: Sequence[Prediction], single: float | None = None) -> Table:
-    """Return what the predictions lead to.
+    """Return a table of the predictions.
 
     Args:
         predictions: with the same rate of arrivals, or the same callers.
@@ -170,10 +170,10 @@ def verdict(
     elif rate is not None:
         said += _for_rate(advice, rate)
     if not advice.pays:
-        who = "" if callers is None else f" for {_callers(callers)}"
+        whom = "" if callers is None else f" for {_callers(callers)}"
         return [
             *said,
-            f"Batching does not pay{who}: at best {format_gain(advice.gain)} the items per second "
+            f"Batching does not pay{whom}: at best {format_gain(advice.gain)} the items per second "
             "of direct calls. Call the function directly.",
         ]
     workers = f", workers={advice.workers}" if advice.workers > 1 else ""

@@ -5,7 +5,7 @@ items to settle. It starts no thread and takes no lock.
 Callers are the engines: worker threads call the functions, an event loop also awaits them.
 
 Nearly every batch returns a list of results. The engines therefore make the first call themselves
-(`make_call`) and settle such a list (`is_simple`) without the generator. That saves 14 of 181
+(`make_call`) and settle such a list (`is_simple`) without the generator. That saves about 14
 thousand instructions per batch.
 """
 

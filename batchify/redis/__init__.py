@@ -120,5 +120,5 @@ def _text(option: str, value: object) -> str:
 def _positive(option: str, value: object) -> float:
     number = seconds(option, value)
     if not number:
-        raise ValueError(f"{option} must be more than 0")
+        raise ValueError(f"{option} must be > 0, got {number:g}")
     return number

@@ -96,7 +96,7 @@ class RedisConsumer:
                 unreadable.append((entry, fields))
         if unreadable:
             log.error(
-                "%s: entries of the stream that cannot be read: %d; they became dead letters",
+                "%s: %d entries of the stream cannot be read; they are dead letters now",
                 self._keys.stream, len(unreadable),
             )  # fmt: skip
             with transaction(self._redis) as pipe:

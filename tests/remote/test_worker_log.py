@@ -75,7 +75,7 @@ def test_the_start_the_connection_and_the_totals(url: str, lines: Lines) -> None
     assert lines.next().endswith("1 batch, 1 succeeded")
     with running(insert):
         pass
-    assert lines.rest()[-1].endswith("s; no items came")
+    assert lines.rest()[-1].endswith("s; no items received")
 
 
 def test_a_worker_is_ready_only_when_it_is_connected(
