@@ -37,7 +37,10 @@ def insert(texts: list[str]) -> range:
 
 
 def insert_one(text: str) -> int | None:
-    """Store one note with a commit of its own. (The lock is faster than SQLite's wait, a sleep.)"""
+    """Store one note with a commit of its own.
+
+    The lock is faster than the wait of SQLite itself, which sleeps.
+    """
     with lock, closing(connect()) as connection, connection:
         return connection.execute(INSERT, (os.getpid(), text)).lastrowid
 
