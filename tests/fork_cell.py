@@ -156,7 +156,7 @@ class Round:
         self.children.append(child)
 
     def fork_inside(self) -> None:
-        """Fork where the child cannot exit by itself; multiprocessing ends it."""
+        """Fork where the child cannot exit; multiprocessing ends it."""
         process: Any = multiprocessing.get_context("fork")
         process = process.Process(target=self.child_inside)
         process.start()

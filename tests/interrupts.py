@@ -304,7 +304,7 @@ class World:
                 or (self.may_end and call.is_done())
                 or self.f.stats().submitted > self.f.stats().accepted
             ),
-            "nobody waits",
+            "no caller waits",
         )
 
     def open(self, delay: float = 0.003) -> None:

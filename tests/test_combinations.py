@@ -843,7 +843,7 @@ class Play:
         twins = {sent.item.twin for sent in sents}
         for outcome in outcomes:
             is_mine = outcome[0] not in ("value", "fallback", "element") or outcome[1] in twins
-            self.ledger.check(is_mine, f"map gave {outcome}, which is somebody else's")
+            self.ledger.check(is_mine, f"map gave {outcome}, which belongs to another item")
         with self.ledger.lock:
             self.ledger.loose += outcomes
 

@@ -75,7 +75,7 @@ STATES = {
     "idle": {},
     "lingers": {"linger": 1000},
     "runs": {"size": 1},  # one batch runs, one item waits for its end
-    "full": {"size": 2, "capacity": 4, "linger": 1000},  # and one caller waits for room
+    "full": {"size": 2, "capacity": 4, "linger": 1000},  # and one caller waits for capacity
 }
 
 def make(kind, state):

@@ -43,7 +43,7 @@ def test_patched_first_greenlets_share_batches() -> None:
             gevent.sleep(0.001)
             return [item * 2 for item in items]
 
-        # With no room for half of them: these wait without stopping the others.
+        # Half of them find no capacity, and wait without stopping the others.
         f.capacity = 64
         calls = [gevent.spawn(lambda n=n: f(n).result(240)) for n in range(500)]
         gevent.joinall(calls, raise_error=True)

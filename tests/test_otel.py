@@ -216,7 +216,7 @@ def test_a_function_that_was_called_before_is_traced_too(monkeypatch: pytest.Mon
     assert vars(g_call[0]) == {}
     stop()
     after, _ = seen.called(lambda: f(2))
-    assert vars(after) == {}, "off again: a future has no room for anything"
+    assert vars(after) == {}, "off again: the future stores no origin"
     if has_gil():
         with monkeypatch.context() as patch:
             patch.setattr(ThreadEngine, "submit", None)  # the general path

@@ -869,7 +869,7 @@ def test_an_eq_that_raises_in_the_batch_loses_no_item(quarrel: type[Quarrel], sh
         ZeroDivisionError if quarrel is Quarrel else BatchAborted
     ] * 3
     assert all_distinct(told)
-    after = f(("good", 4))  # the worker lives on
+    after = f(("good", 4))  # the worker keeps running
     f.flush(LIMIT)
     assert after.result(0) == ("done", ("good", 4))
     balanced(f)
@@ -1525,7 +1525,7 @@ def test_when_the_handler_raises_the_callers_get_the_batchs_error_with_a_note(
     assert not any("secret" in note or "item" in note for e in told for note in e.__notes__)
     after = f("item4")
     f.flush(LIMIT)
-    assert type(after.exception(0)) is OSError  # the worker lives on
+    assert type(after.exception(0)) is OSError  # the worker keeps running
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
@@ -2318,7 +2318,7 @@ def test_a_key_that_fails_later_loses_no_retried_item(detail: str, kind: str) ->
     ended = [future.exception(LIMIT) for future in futures]
     assert ended == [None] * 3 or {type(x) for x in ended} <= {type(None), LookupError}
     Fickle.is_good = True
-    assert f((3, Fickle())).result(LIMIT)  # the worker lives on
+    assert f((3, Fickle())).result(LIMIT)  # the worker keeps running
 
 
 # ---- the books ----

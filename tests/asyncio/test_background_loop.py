@@ -112,7 +112,7 @@ loops = []
 async def hang(items):
     loop = asyncio.get_running_loop()
     loops.append(loop)
-    # As the thread would find it if somebody closed it between two runs.
+    # As if another thread had closed it between two runs.
     loop.call_soon(loop.stop)
     loop.is_running = lambda: False
     loop.run_forever = lambda: loop.close()

@@ -341,7 +341,7 @@ async def shielded(future: Any, finish: Any, seen: list[Any]) -> None:
     await steps_of_the_loop()
     task.cancel("why")
     seen += [await task, future.cancelled()]
-    finish("goes on")
+    finish("continues")
     seen.append(await future)
 
 

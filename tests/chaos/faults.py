@@ -269,7 +269,7 @@ def killed_from_outside(batch: Batch) -> Any:
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
         pass
-    raise AssertionError("nobody was killed")
+    raise AssertionError("no worker was killed")
 
 
 @of_lists

@@ -23,7 +23,7 @@ OUTCOMES = (
     "RuntimeError by StopIteration", "RuntimeError by StopAsyncIteration", "BadResult",
     "MissingResult", "its own error", "BatchAborted by its own SystemExit", "a further run",
     "RetryExhausted", "DeadlineExceeded", "Closed", "a cancellation", "QueueFull", "a refusal",
-    "something that is nobody's",
+    "an outcome of no item",
 )  # fmt: skip
 SUCCESSES = frozenset((VALUE, NONE, FALLBACK))
 TURNED_AWAY = frozenset((CLOSED, FULL, REFUSED))

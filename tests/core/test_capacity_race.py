@@ -21,7 +21,7 @@ class Entry:
 
 
 class Intake(deque[Any]):
-    """An intake to which another thread appends just after it was seen to be empty."""
+    """An intake to which another thread appends just after it was found empty."""
 
     late: Entry | None = None
 

@@ -204,7 +204,7 @@ def leave(name: str, engine: Any) -> Callable[[], None]:
     weak = ref(engine)
 
     def wait() -> None:
-        if weak() is None:  # else a thread held it when the collector looked, and it lives on
+        if weak() is None:  # else a thread held it when the collector looked, and it is alive
             for thread in threading.enumerate():
                 if thread.name.startswith(f"batchify:{name}:"):
                     thread.join()

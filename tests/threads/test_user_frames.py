@@ -163,7 +163,7 @@ def test_a_suspended_generator_continues(drive: Any, how: str) -> None:
 
 @each_way
 def test_a_reader_task_continues(how: str) -> None:
-    """It stores its error and lives on, as readers of connections do."""
+    """It stores its error and keeps running, as readers of connections do."""
 
     class Connection:
         def __init__(self) -> None:
