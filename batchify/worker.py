@@ -405,28 +405,28 @@ class Worker:
 
     def _claim_next(self, found: Sequence[Overdue]) -> list[Delivery]:
         """Claim the next piece of the overdue items; make dead letters of hopeless ones."""
-        most = self._broker.max_deliveries
-        self._make_dead_letters([one.id for one in found if one.deliveries >= most])
-        again = [one for one in found if one.deliveries < most]
+        max_deliveries = self._broker.max_deliveries
+        self._make_dead_letters([one.id for one in found if one.deliveries >= max_deliveries])
+        again = [one for one in found if one.deliveries < max_deliveries]
         if not again:
             return []
         # First those that were delivered least: they are the least suspicious.
         deliveries = min(one.deliveries for one in again)
         alike = [one.id for one in again if one.deliveries == deliveries]
-        is_last = deliveries + 1 >= most
+        is_last = deliveries + 1 >= max_deliveries
         piece = 1 if is_last else max(1, self._size >> (SHRINK_BITS * deliveries))
         return self._consumer.claim(alike[:piece])
 
     def _make_dead_letters(self, ids: Sequence[str]) -> None:
         if not ids:
             return
-        most = self._broker.max_deliveries
+        max_deliveries = self._broker.max_deliveries
         claimed = self._consumer.claim(ids)
         for delivery in claimed:
             self._held[delivery.id] = delivery
             error = DeadLetter(
-                f"{self._name}: the item was delivered {most} times and never finished; it is a "
-                "dead letter now"
+                f"{self._name}: the item was delivered {max_deliveries} times and never finished; "
+                "it is a dead letter now"
             )
             payload = self._broker.codec.pack_error(error, self._name)
             self._answer(delivery, payload, is_dead=True)
@@ -434,7 +434,7 @@ class Worker:
             self._dead += len(claimed)
             log.warning(
                 "%s: %s delivered %d times and never finished: now in the dead letters",
-                self._failures.prefix, items(len(claimed)), most,
+                self._failures.prefix, items(len(claimed)), max_deliveries,
             )  # fmt: skip
 
 

@@ -23,10 +23,10 @@ MIN_GAIN = 1.25
 HEADROOM = 1.2
 # Lingers that are compared, as multiples of the time of a call with one item, rounded.
 LINGERS = (0.5, 1.0, 2.5, 5.0)
-# With sequential callers, a linger of this times the time of a batch lets all of them return.
+# With sequential callers, a linger of this many batch times gives all of them time to call again.
 GATHERING = 1.25
 ARRIVALS = 20_000  # items of a prediction
-# If there are more callers than this times the size, the queue fills batches anyway.
+# With more callers than this many times the size, the queue fills batches anyway.
 MAX_CALLERS_PER_SIZE = 4
 MIN_BATCHES = 20  # batches of a prediction with sequential callers
 
