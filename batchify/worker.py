@@ -200,7 +200,7 @@ class Worker:
             "failed": stats.failed,
             "expired": stats.expired,
             "refused": self._refused,
-            "dead letters": self._dead,
+            "dead letter" if self._dead == 1 else "dead letters": self._dead,
             "left for other workers": len(self._held),
         }
         text = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)

@@ -78,6 +78,13 @@ def test_the_start_the_connection_and_the_totals(url: str, lines: Lines) -> None
     assert lines.rest()[-1].endswith("s; no items received")
 
 
+@pytest.mark.parametrize(("count", "text"), [(1, "1 dead letter"), (2, "2 dead letters")])
+def test_the_totals_count_dead_letters(url: str, count: int, text: str) -> None:
+    worker = Worker(decorated(lambda rows: rows, url))
+    worker._dead = count
+    assert worker._totals() == f"0 batches, {text}"
+
+
 def test_a_worker_is_ready_only_when_it_is_connected(
     lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
