@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 
 from .. import unasked, waits
 from ..interpreter import monotonic
+from ..logs import items
 
 log = logging.getLogger("batchify")
 
@@ -340,8 +341,8 @@ def give_up(engine: Any) -> None:
     count = engine.closed()
     if count:
         told = (
-            f"{engine.options.name}: {count} items were not done within "
-            f"{engine.options.exit_timeout:g} s of the end; they ended in Closed"
+            f"{engine.options.name}: {items(count)} failed with Closed, because process exit "
+            f"waits for at most exit_timeout ({engine.options.exit_timeout:g} s)"
         )
         try:
             warnings.warn(told, RuntimeWarning, stacklevel=2)
