@@ -112,6 +112,6 @@ def _advice(stats: Stats, reason: str) -> str:
         )
     return (
         "Items come one by one, and each finds a free worker: submit several before you wait for "
-        "results, call from more threads or tasks, or set a linger (how many seconds an item waits "
-        "for more items)."
+        "results, or call from more threads or tasks. A linger (how many seconds an item waits for "
+        "more items) helps only if there are several callers."
     )
