@@ -8,7 +8,7 @@ import random
 import sys
 from pathlib import Path
 
-from . import adapters, check, goals, report
+from . import adapters, chart, check, goals, report
 from .harness import Sample, compare, say
 from .scenarios import SCENARIOS
 
@@ -58,9 +58,7 @@ def main() -> int:
     if options.markdown:
         options.markdown.write_text("\n".join(text))
     if options.svg:
-        from .chart import draw  # only this needs matplotlib
-
-        draw(found, options.svg)
+        chart.draw(found, options.svg)
     return 0
 
 
@@ -91,7 +89,7 @@ def arguments() -> argparse.Namespace:
     )
     add("--json", type=Path, help="write every sample to this file")
     add("--markdown", type=Path, help="write the tables to this file")
-    add("--svg", type=Path, help="draw the chart into this file (needs matplotlib)")
+    add("--svg", type=Path, help="draw the chart into this file")
     add("--check", action="store_true", help="run briefly and exit with 1 if a limit is exceeded")
     return parser.parse_args()
 

@@ -38,6 +38,7 @@ from .adapters.base import Rival
 from .adapters.batchify import Batchify
 from .adapters.hand_written_asyncio import HandWrittenAsyncio
 from .adapters.hand_written_threads import HandWrittenThreads
+from .chart import draw_growth
 from .functions import abare, bare
 from .harness import say
 from .report import surroundings
@@ -282,7 +283,7 @@ def main() -> int:
     )
     parser.add_argument("--repetitions", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--svg", type=Path, help="draw the plots into this file (needs matplotlib)")
+    parser.add_argument("--svg", type=Path, help="draw the plots into this file")
     given = parser.parse_args()
     found: dict[str, dict[int, float]] = {}
     by_hand: dict[str, dict[int, float]] = {}
@@ -300,8 +301,6 @@ def main() -> int:
         facts = {**surroundings([]), "growth": found, "by hand": by_hand, "idle": idle}
         given.json.write_text(json.dumps(facts, indent=1) + "\n")
     if given.svg:
-        from .chart import draw_growth  # only this needs matplotlib
-
         draw_growth(found, given.svg)
     return 0
 
