@@ -13,6 +13,7 @@ from typing import Any, get_overloads
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.domains.python import PyObject
+from sphinx.pycode import ModuleAnalyzer
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -51,6 +52,8 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = f"batchify {release}"
 html_theme_options = {"navigation_with_keys": True}
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 
 # Files outside of this directory, and the pages here that show them.
 INCLUDED_FILES = {
@@ -65,7 +68,7 @@ INCLUDED_FILES = {
 PYTHON_URL = "https://docs.python.org/3/library/"
 PYTHON_NAMES = {
     "functions.html#": "bool float int object",
-    "stdtypes.html#": "bytes dict list str tuple",
+    "stdtypes.html#": "bytes dict list set str tuple",
     "constants.html#": "None",
     "exceptions.html#": (
         "AttributeError BaseException ConnectionError Exception GeneratorExit ImportError KeyError "
@@ -140,6 +143,16 @@ def join_types_and_docstrings() -> None:
     Unset.__repr__ = lambda _: "..."
 
 
+def order_inherited() -> None:
+    """Show `map` and `amap` after `asubmit`; by default inherited methods come last, by name."""
+    analyzer = ModuleAnalyzer.for_module("batchify.static")
+    analyzer.analyze()
+    order: dict[str, Any] = analyzer.tagorder
+    for owner in ("Batched", "CallOptions"):
+        place = order[f"{owner}.asubmit"]
+        order |= {f"{owner}.map": place + 0.1, f"{owner}.amap": place + 0.2}
+
+
 def use_overload(method: Any) -> None:
     """Document one signature of `method` in place of its overloads."""
     overload = get_overloads(method)[0]
@@ -148,11 +161,12 @@ def use_overload(method: Any) -> None:
 
 
 def tidy_signature(*event: Any) -> tuple[str, str]:
-    """Write type variables as in the source: `T`, `*args: P.args`."""
+    """Write type variables and defaults as in the source: `*args: P.args`, `REGISTRY`."""
     arguments, returned = event[-2:]
     if arguments:
         for name in ("args", "kwargs"):
             arguments = re.sub(rf"\*{name}: [\w.~]*P\b(\.\w+)?", f"*{name}: P.{name}", arguments)
+        arguments = re.sub(r"<[\w.]*CollectorRegistry object[^>]*>", "REGISTRY", arguments)
         arguments = re.sub(r"~?batchify\.static\.([TRSP])\b", r"\1", arguments)
     returned = returned and re.sub(r"~?batchify\.static\.([TRSP])\b", r"\1", returned)
     return arguments, returned
@@ -238,6 +252,14 @@ def own_name(node: Any) -> str:
     return ""
 
 
+def mark_options(_app: Any, _page: str, _template: str, context: Any, _doctree: Any) -> None:
+    """Mark options such as `--help` in a text, so that no line breaks inside of them."""
+    if "body" in context:
+        context["body"] = re.sub(
+            r'<span class="pre">(?=-{1,2}\w)', '<span class="pre option">', context["body"]
+        )
+
+
 def in_heading(node: Any) -> bool:
     """Return True if `node` is in a title or in a signature."""
     while node is not None:
@@ -257,6 +279,7 @@ def replace_by_link(literal: Any, url: str, is_internal: bool) -> None:
 def setup(app: Any) -> None:
     """Connect the functions above; Sphinx calls this."""
     join_types_and_docstrings()
+    order_inherited()
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
@@ -264,4 +287,5 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", tidy_docstring, priority=600)
     app.connect("missing-reference", link_to_python)
     app.connect("doctree-resolved", link_names)
+    app.connect("html-page-context", mark_options)
     app.connect("source-read", read_page)
