@@ -60,8 +60,8 @@ def instrument(
     Args:
         functions: instrument only these functions, by name; by default all. Functions with the same
             name are treated as one.
-        tracer_provider, meter_provider: receive the spans and metrics; by default the providers of
-            the process.
+        tracer_provider: receives the spans; by default the provider of the process.
+        meter_provider: receives the metrics; by default the provider of the process.
 
     Returns:
         A function that stops the instrumentation. Spans of running batches are still completed.
