@@ -18,6 +18,7 @@ import pytest
 
 from batchify import Retry, batched, totals
 from tests.limits import LIMIT
+from tests.own_process import output_of_script
 
 pytest.importorskip("prometheus_client")
 
@@ -373,9 +374,9 @@ def test_the_dashboard_can_be_imported() -> None:
                 places.add((x, y))
 
 
-def test_the_code_of_the_page_runs() -> None:
+def test_the_code_of_the_page_runs(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "observability.md").read_text("utf-8")
     section = page.partition("## Prometheus")[2].partition("\n## ")[0]
     code = "\n".join(re.findall(r"^```py\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
     assert "install(" in code
-    exec(compile(code, "observability.md", "exec"), {"__name__": "docs"})
+    output_of_script(tmp_path, code)  # in its own process, which has no other functions
