@@ -54,7 +54,14 @@ class FailureLog:
             )  # fmt: skip
 
     def log_others(self) -> None:
-        """Log the failures outside batches since the last call."""
+        """Log the failures since the last call that `log_batch` did not log.
+
+        A batch may end before the thread that submits its items has added the last done-callback.
+        That callback then runs in the submitting thread, which calls this method.
+        """
+        late = self._by_thread.pop(get_ident(), None)
+        if late:
+            log.warning("%s: %s failed with %s", self.prefix, items(len(late)), _summary(late))
         texts = []
         while self._others:
             texts.append(self._others.popleft())

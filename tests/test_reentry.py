@@ -247,11 +247,12 @@ def at(*steps: tuple[str, int, Any]) -> Iterator[list[Any]]:
             sys.settrace(trace)
         return trace
 
+    before = sys.gettrace()
     sys.settrace(trace)
     try:
         yield left
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
 
 
 # Each test that interrupts calls runs in a separate process: CPython may continue to handle the

@@ -524,6 +524,7 @@ def test_every_accepted_item_ends_when_close_races_with_submits() -> None:
 def test_a_call_at_any_line_of_a_close(options: dict[str, Any]) -> None:
     """Calls are accepted and run, or refused, also while `close` empties the queue."""
     accepted = refused = 0
+    before_test = sys.gettrace()
     while True:
         f = batched(lambda items: items, linger=None, size=3, **options)
         futures = [f(1)]
@@ -550,7 +551,7 @@ def test_a_call_at_any_line_of_a_close(options: dict[str, Any]) -> None:
         try:
             f.close(LIMIT)
         finally:
-            sys.settrace(None)
+            sys.settrace(before_test)
         if not calls:
             break
         try:
