@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import warnings
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
@@ -42,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not has_gil():  # redis-py closes its sockets in finalizers, whose order differs there
         config.addinivalue_line("filterwarnings", "ignore:unclosed <socket:ResourceWarning")
+        warnings.filterwarnings("ignore", "unclosed <socket", ResourceWarning)  # after the tests
     if hasattr(config, "workerinput") and hasattr(os, "register_at_fork"):
         close_in_forks(config)
 
