@@ -190,7 +190,10 @@ def watch(caplog: pytest.LogCaptureFixture) -> Iterator[Watch]:
     end()
     records = caplog.get_records("call")
     assert marks_in(*watch.texts) == set()
-    assert marks_in([(record.getMessage(), vars(record)) for record in records]) == set()
+    for record in records:
+        # The debug records of asyncio hold its handles, which lead to all that the loop holds.
+        args = vars(record) if record.name == "batchify" else repr(record.args)
+        assert marks_in((record.getMessage(), args)) == set()
     assert marks_in([str(one.message) for one in warned]) == set()
 
 
