@@ -65,7 +65,8 @@ def finely(*names: str) -> Tests:
 
 def in_file(name: str, *tests: str) -> Tests:
     """Name some tests of a file, of either tier, or all of its default tier."""
-    path = f"tests/test_{name}.py"
+    folder, _, module = name.rpartition("/")
+    path = f"tests/{folder + '/' if folder else ''}test_{module}.py"
     tier = ("-m", "" if tests else "not deep")
     return (("pytest", *PYTEST, *tier, *([f"{path}::{test}" for test in tests] or [path])),)
 
@@ -471,7 +472,7 @@ mutant(
     "exit-of-the-main-thread-only", "engine/lifecycle.py",
     '    elif hasattr(threading, "_shutdown"):',
     "    elif False:",
-    *in_file("exit", "test_all_functions_in_all_states_at_once"),
+    *in_file("reliability/exit_pools"),
 )  # fmt: skip
 
 # ---- the workers ----
