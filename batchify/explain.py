@@ -5,6 +5,7 @@ It reads one snapshot of the counters and never raises. The caller is `Stats.exp
 
 from __future__ import annotations
 
+from .logs import plural
 from .stats import Stats
 
 _DISPATCHED = {
@@ -66,9 +67,8 @@ def _with_broker(stats: Stats) -> str:
 
 def _count(number: float, thing: str) -> str:
     """Return "1 item", "2.5 items" or "3 batches"."""
-    plural = "es" if thing.endswith("ch") else "s"
     number = round(number, 1)
-    return f"{number:.9g} {thing}{'' if number == 1 else plural}"
+    return f"{number:.9g} {plural(number, thing)}"
 
 
 def _limit(stats: Stats) -> str:

@@ -1,7 +1,7 @@
-"""Format the parts that batchify's log lines share.
+"""Format the parts that batchify's log lines and messages share.
 
 Nothing here reads an item, a result or the arguments of an exception.
-Callers are all modules that log an error of the user's code.
+Callers are the modules that log errors of the user's code or write messages with counts.
 """
 
 from __future__ import annotations
@@ -57,7 +57,19 @@ def error_text(error: BaseException, traceback: TracebackType | None = None) -> 
 
 def items(count: int) -> str:
     """Return "1 item" or "3 items"."""
-    return f"{count} item{'' if count == 1 else 's'}"
+    return counted(count, "item")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 batch" or "3 batches"."""
+    return f"{count} {plural(count, noun)}"
+
+
+def plural(count: float, noun: str) -> str:
+    """Return `noun` if `count` is 1, else its plural, as in "3 batches"."""
+    if count == 1:
+        return noun
+    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 
 def _rank(filename: str) -> int:

@@ -27,7 +27,7 @@ from .errors import DeadLetter, late_error
 from .failure_log import FailureLog
 from .future import BatchFuture
 from .interpreter import monotonic
-from .logs import error_text, items
+from .logs import error_text, items, plural
 from .naming import name_of
 from .options import kind, whole
 from .view import CallSettings
@@ -200,11 +200,11 @@ class Worker:
             "failed": stats.failed,
             "expired": stats.expired,
             "refused": self._refused,
-            "dead letter" if self._dead == 1 else "dead letters": self._dead,
+            plural(self._dead, "dead letter"): self._dead,
             "left for other workers": len(self._held),
         }
         text = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-        batches = f"{stats.batches:,} batch{'' if stats.batches == 1 else 'es'}"
+        batches = f"{stats.batches:,} {plural(stats.batches, 'batch')}"
         return f"{batches}, {text}" if text else "no items received"
 
     def _take_and_run(self) -> None:

@@ -80,7 +80,16 @@ class QueueCost:
             size: the number of items in a batch.
             time: the time of a direct call with that many.
         """
-        return single * size / max(time + self.batch + self.item * size, 1e-12)
+        return single * size / max(self.latency(size, time), 1e-12)
+
+    def latency(self, size: float, time: float) -> float:
+        """Return the time from the call of the first item of a batch to the results.
+
+        Args:
+            size: the number of items in the batch.
+            time: the time of a direct call with that many.
+        """
+        return time + self.batch + self.item * size
 
 
 def fit(points: Sequence[Point]) -> Line:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from ..worker import dead_letters
-from .target import CommandError, describe, load
+from .target import CommandError, describe, load, print_mistake
 
 SHORT = 80  # characters of an item
 
@@ -31,9 +31,7 @@ def run(
     try:
         letters = dead_letters(load(target))
     except (CommandError, TypeError, ValueError) as error:
-        text = str(error)
-        print(text if text.startswith(target) else f"{target}: {text}", file=sys.stderr)
-        return 2
+        return print_mistake(target, error)
     try:
         if requeue is not None:
             return _end(letters, requeue, letters.requeue, "requeued")

@@ -49,8 +49,7 @@ def load_function(target: str) -> Callable[..., Any]:
         CommandError: the target is not a function, or is a method without an instance.
     """
     thing = load(target)
-    is_batched = hasattr(type(thing), "submit_nowait")
-    function = getattr(thing, "batch", None) if is_batched else thing
+    function = getattr(thing, "batch", None) if _is_batched(thing) else thing
     if not callable(function):
         raise CommandError(f"{target}: expected a function, got {type_name(thing)}")
     if is_method_of_class(target):
@@ -62,6 +61,10 @@ def load_function(target: str) -> Callable[..., Any]:
             f"`{example} = {owner}(...)`, and write {module}:{example}.{method}"
         )
     return function  # type: ignore[no-any-return]
+
+
+def _is_batched(thing: Any) -> bool:
+    return hasattr(type(thing), "submit_nowait")  # also a view with options
 
 
 def load_items(source: str | None) -> Iterator[Any]:
@@ -87,7 +90,7 @@ def load_items(source: str | None) -> Iterator[Any]:
             "MODULE:FUNCTION)"
         )
     function = load(source)
-    if hasattr(type(function), "submit_nowait") or not callable(function):
+    if _is_batched(function) or not callable(function):
         raise CommandError(
             f"--items: {source} must be a function that takes a number and returns an item"
         )

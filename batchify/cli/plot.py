@@ -73,10 +73,7 @@ def draw(
     def gain(size: float, time: float) -> float:
         return queue.gain(single, size, time)
 
-    def latency(size: float, time: float) -> float:
-        return time + queue.batch + queue.item * size
-
-    for axes, value in ((gains, gain), (times, latency)):
+    for axes, value in ((gains, gain), (times, queue.latency)):
         fitted = [value(size, line.time(size)) for size in curve]
         axes.plot(curve, fitted, color="C1", label="fitted")
         measured = [value(point.size, point.time) for point in points]

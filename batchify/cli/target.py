@@ -23,6 +23,13 @@ class CommandError(Exception):
     """A command cannot do what it was asked for; the message says why."""
 
 
+def print_mistake(target: str, error: Exception) -> int:
+    """Print what is wrong with a target, and return the exit status of the command."""
+    text = str(error)
+    print(text if text.startswith(target) else f"{target}: {text}", file=sys.stderr)
+    return 2
+
+
 def load(target: str) -> Any:
     """Import the module of a target and return the object that it names.
 

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from ..worker import Worker
-from .target import CommandError, describe, load
+from .target import CommandError, describe, load, print_mistake
 
 
 def run(target: str, *, workers: int | None, log_level: str) -> int:
@@ -33,9 +33,7 @@ def run(target: str, *, workers: int | None, log_level: str) -> int:
         function = load(target)
         worker = Worker(function, workers)
     except (CommandError, TypeError, ValueError) as error:
-        text = str(error)
-        print(text if text.startswith(target) else f"{target}: {text}", file=sys.stderr)
-        return 2
+        return print_mistake(target, error)
 
     def stop(*_: Any) -> None:
         if worker.is_stopping:

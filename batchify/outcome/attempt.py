@@ -12,12 +12,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any, NamedTuple
 
 from ..future import Failure
-from ..logs import location_of
+from ..logs import counted, location_of
 from ..options import kind
 from ..retry import Retry
 from .exceptions import bad_result, element_failure, failure_of
 from .protocol import BatchSpec, Call, Raised, Settle
-from .values import counted, values_of
+from .values import values_of
 
 log = logging.getLogger("batchify")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import MissingResult
 from ..future import Failure
+from ..logs import counted
 from ..options import kind
 from ..retry import Retry
 from .exceptions import bad_result, element_failure
@@ -81,11 +82,6 @@ def values_of(returned: Any, items: list[Any], positions: range, name: str) -> S
     return bad_result(
         f"{name} returned {kind(returned)} for {counted(count, 'item')}; {_advice(returned)}"
     )
-
-
-def counted(count: int, noun: str) -> str:
-    """Return "1 item", "2 items"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _is_sequence(returned: Any) -> bool:
