@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import signal
 import warnings
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
@@ -62,6 +64,23 @@ def close_in_forks(config: pytest.Config) -> None:
     pipe = interactor.channel.gateway._io.outfile.fileno()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.register_at_fork(after_in_child=lambda: os.dup2(nowhere, pipe, inheritable=False))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Ignore commands to a worker of pytest-xdist that has just crashed.
+
+    The controller learns of a crash by an event that may still wait in its queue. Until then, a
+    command to the worker raised `OSError`, which ended the whole run. The event takes the tests of
+    the worker back, the ones that it was sent in vain too.
+    """
+    send = node.sendcommand
+
+    def send_if_alive(name: str, **arguments: object) -> None:
+        with contextlib.suppress(OSError):
+            send(name, **arguments)
+
+    node.sendcommand = send_if_alive
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import pytest_configure_node
 from tests.limits import LIMIT
 
 pytestmark = [
@@ -70,3 +71,15 @@ def test_a_test_that_hangs_fails_alone(pytester: pytest.Pytester, fault: str) ->
 @pytest.mark.parametrize("fault", CRASHES.values(), ids=CRASHES)
 def test_a_test_that_ends_its_process_fails_alone(pytester: pytest.Pytester, fault: str) -> None:
     assert outcomes(pytester, fault) == {"passed": 19, "failed": 1}
+
+
+def test_a_command_to_a_crashed_worker_does_not_end_the_run() -> None:
+    """The controller of pytest-xdist may not have heard of the crash yet."""
+
+    class Crashed:
+        def sendcommand(self, name: str, **arguments: object) -> None:
+            raise OSError("cannot send (already closed?)")
+
+    node = Crashed()
+    pytest_configure_node(node)
+    node.sendcommand("steal", indices=[1])
