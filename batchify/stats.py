@@ -41,9 +41,9 @@ class Counts:
         # Batches that ended but are not recorded yet: number of items, seconds that the oldest
         # item was queued, and seconds that the batch ran.
         self.ended: list[tuple[int, float, float]] = []
-        self._sizes = Recorder(11)
-        self._queued = Recorder(6)
-        self._ran = Recorder(6)
+        self._sizes = Recorder()
+        self._queued = Recorder()
+        self._ran = Recorder()
 
     def record(self) -> None:
         """Record all batches that have ended."""

@@ -36,9 +36,8 @@ from batchify import (
     QueueFull,
     Retry,
     batched,
-    distribution,
 )
-from batchify.distribution import Recorder, merged
+from batchify.distribution import Recorder
 from batchify.engine.seam import ThreadSeam
 from batchify.stats import REASONS, Stats
 from batchify.testing import manual_clock
@@ -2008,75 +2007,6 @@ def test_an_observer_may_use_the_function_and_end_itself(kind: str) -> None:
 # ---- stats ----
 
 
-EXACT = st.floats(1e-7, 1e5)
-
-
-@given(st.lists(EXACT | st.just(0.0), min_size=1, max_size=200))
-def test_quantiles_are_a_few_percent_off_at_most(numbers: list[float]) -> None:
-    recorder = Recorder(6)
-    for at in range(0, len(numbers), 7):
-        recorder.add(numbers[at : at + 7])
-    found = recorder.distribution()
-    line = sorted(numbers)
-    assert found.count == len(line)
-    assert found.max == line[-1]
-    assert found.mean == pytest.approx(sum(line) / len(line))
-    for percent, quantile in ((50, found.p50), (90, found.p90), (99, found.p99)):
-        exact = line[-(-percent * len(line) // 100) - 1]
-        assert quantile == pytest.approx(exact, rel=0.04)
-    assert found.p50 <= found.p90 <= found.p99 <= found.max
-
-
-@given(st.lists(st.integers(1, 1023), min_size=1, max_size=200))
-def test_small_whole_numbers_have_exact_quantiles(sizes: list[int]) -> None:
-    recorder = Recorder(10)
-    recorder.add(sizes)
-    found, line = recorder.distribution(), sorted(sizes)
-    for percent, quantile in ((50, found.p50), (90, found.p90), (99, found.p99)):
-        assert quantile == line[-(-percent * len(line) // 100) - 1]
-
-
-@given(st.lists(st.lists(EXACT, max_size=30), max_size=5))
-def test_merged_distributions_are_those_of_all_numbers(parts: list[list[float]]) -> None:
-    recorders = [Recorder(6) for _ in parts]
-    together = Recorder(6)
-    for recorder, part in zip(recorders, parts, strict=True):
-        recorder.add(part)
-        together.add(part)
-    found = merged(recorder.distribution() for recorder in recorders)
-    whole = together.distribution()
-    for name in ("count", "max", "p50", "p90", "p99"):
-        assert getattr(found, name) == getattr(whole, name)
-    assert found.mean == pytest.approx(whole.mean)
-
-
-def test_a_distribution_needs_bounded_memory() -> None:
-    """And little: of a thousand buckets each needs 16 bytes."""
-    recorder = Recorder(6)
-    rnd = random.Random(1)
-
-    def fill() -> None:
-        for _ in range(100):
-            recorder.add([10 ** rnd.uniform(-6, 3.5) for _ in range(300)])
-
-    def held() -> int:
-        gc.collect()  # and the memory that CPython keeps for reuse
-        taken = tracemalloc.take_snapshot()
-        own = taken.filter_traces([tracemalloc.Filter(True, distribution.__file__)])
-        return sum(trace.size for trace in own.traces)
-
-    tracemalloc.start()
-    try:
-        fill()
-        first = held()
-        fill()
-        assert 16_000 < first < 20_000
-        assert held() - first < 1000
-    finally:
-        tracemalloc.stop()
-    assert recorder.distribution().count == 60_000
-
-
 def test_a_snapshot_stays_as_it_was(kind: str) -> None:
     f = batched(echo_of(kind), size=1)
     f(1).result(LIMIT)
@@ -2266,7 +2196,7 @@ def test_explain_differs_for_each_reason() -> None:
 
 def test_explain_counts_in_words_and_figures_that_one_reads() -> None:
     def told(batches: int, items: int) -> str:
-        recorder = Recorder(11)
+        recorder = Recorder()
         recorder.add([items] * batches)
         reasons = {**dict.fromkeys(REASONS, 0), "idle": batches}
         return Stats(

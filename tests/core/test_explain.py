@@ -12,7 +12,7 @@ def explained(
     reason: str, *, workers: int, size: int = 4, linger: float | None = 0.0, others: int = 0
 ) -> str:
     """Explain ten batches of `size` items that were dispatched because of `reason`."""
-    recorder = Recorder(11)
+    recorder = Recorder()
     recorder.add([size] * 10)
     reasons = {**dict.fromkeys(REASONS, 0), reason: 10 - others}
     reasons["flush"] += others
