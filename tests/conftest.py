@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 
+from batchify import clock
 from batchify.interpreter import has_gil
+from tests.limits import LIMIT
 
 # No time limits, because a busy machine is not a fault. The default tier tries the same examples
 # every time, so that only a change of the code can make it fail. The deep tier tries new ones.
@@ -101,3 +103,16 @@ def pytest_runtest_setup() -> None:
     if len(gc.get_objects(generation=2)) > MANY:
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(params=["def", "async def"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    """Run a test twice: for a function that runs in threads, and for one that runs on a loop."""
+    return request.param
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise the time limits of clocks, because a busy machine may stand still for seconds."""
+    monkeypatch.setattr(clock, "MIN_EXIT_WAIT", LIMIT)
+    monkeypatch.setattr(clock, "MAX_TAKE_WAIT", LIMIT)

@@ -363,7 +363,7 @@ mutant(
     "runs-again-after-a-stop", "engine/running.py",
     "        return self._is_stopping or self.state is CLOSED",
     "        return self.state is CLOSED",
-    *in_file("policies", "test_the_stop_ends_running_items_that_ask_for_a_retry"),
+    *in_file("api/retry", "test_the_stop_ends_running_items_that_ask_for_a_retry"),
 )  # fmt: skip
 mutant(
     "announce-skips-the-first", "engine/telling.py",
@@ -676,20 +676,20 @@ mutant(
     "weights-are-not-added", "forming/grouped.py",
     "        group.weight += terms.weight\n",
     "",
-    *in_file("policies", "test_a_batch_that_is_heavy_enough_is_dispatched_at_once"),
+    *in_file("api/weight", "test_a_batch_that_is_heavy_enough_is_dispatched_at_once"),
 )  # fmt: skip
 mutant(
     "deadlines-are-not-disarmed", "forming/grouped.py",
     "        mark = self.minded.pop(entry, None)\n        if mark is not None:\n"
     "            self._deadlines.discard(mark)\n",
     "        self.minded.pop(entry, None)\n",
-    *in_file("limits", "test_met_deadlines_need_no_memory"),
+    *in_file("reliability/deadlines", "test_met_deadlines_need_no_memory"),
 )  # fmt: skip
 mutant(
     "priorities-are-upside-down", "forming/grouped.py",
     "            group.top = -self._top(group)[0]",
     "            group.top = self._top(group)[0]",
-    *in_file("limits", "test_priorities_with_keys"),
+    *in_file("api/priority", "test_priorities_with_keys"),
 )  # fmt: skip
 mutant(
     "an-idle-kind-is-never-forgotten", "forming/grouped.py",
@@ -716,13 +716,16 @@ mutant(
     "equal-items-share-a-failure", "outcome/execution.py",
     "            values += copies(value, len(equal))",
     "            values += [value] * len(equal)",
-    *in_file("policies", "test_errors_of_equal_items_are_own_objects"),
+    *in_file("api/dedupe", "test_errors_of_equal_items_are_own_objects"),
 )  # fmt: skip
 mutant(
     "the-function-gets-the-batch's-list", "engine/batch.py",
     "make_call(work, self.given.copy())",
     "make_call(work, self.given)",
-    *in_file("policies", "test_isolate_asks_with_fresh_lists_though_the_function_changes_its_own"),
+    *in_file(
+        "api/isolate",
+        "test_isolate_asks_with_fresh_lists_though_the_function_changes_its_own",
+    ),
 )  # fmt: skip
 mutant(
     "an-idle-queue-keeps-an-old-count", "forming/plain.py",

@@ -89,3 +89,25 @@ def test_a_broker_with_workers() -> None:
     )
     assert "workers form the batches" in text
     assert "on average" not in text
+
+
+def test_explain_differs_for_each_reason() -> None:
+    told = {
+        Stats(batches=3, reasons={**dict.fromkeys(REASONS, 0), reason: 3}).explain()
+        for reason in REASONS
+    }
+    assert len(told) == len(REASONS)
+
+
+def test_explain_counts_in_words_and_figures_that_one_reads() -> None:
+    def told(batches: int, items: int) -> str:
+        recorder = Recorder()
+        recorder.add([items] * batches)
+        reasons = {**dict.fromkeys(REASONS, 0), "idle": batches}
+        return Stats(
+            batches=batches, reasons=reasons, sizes=recorder.distribution(), pending=1
+        ).explain()
+
+    assert told(1, 1).startswith("1 batch had 1 item on average")
+    assert told(12_345, 4321).startswith("12345 batches had 4321 items on average")
+    assert told(0, 0) == "No batch has been dispatched yet (1 item pending)."
