@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import gc
 import threading
 import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from batchify import Closed, DeadlineExceeded, QueueFull, Retry, batched, testing
-from batchify import clock as clocks
-from batchify.engine import background
+from batchify import Closed, DeadlineExceeded, Retry, batched
 from batchify.testing import ManualClock, eager, unresolved
 from tests.limits import LIMIT
-from tests.manual import Gated, batchify_threads, in_thread, until
+from tests.manual import Gated, batchify_threads, until
+from tests.testing_helpers import HELD, Batches, Times, manual_clock
 
-HELD = 0.05  # the patience of tests that block their batches
-manual_clock = functools.partial(testing.manual_clock, patience=LIMIT)
-
-
-@pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise the time limits, because a busy machine may stand still for seconds."""
-    monkeypatch.setattr(clocks, "MIN_EXIT_WAIT", LIMIT)
-    monkeypatch.setattr(clocks, "MAX_TAKE_WAIT", LIMIT)
-
-
-class Batches(list[list[Any]]):
-    """Returns its items, and records them."""
-
-    def __call__(self, items: list[Any]) -> list[Any]:
-        self.append(list(items))
-        return items
-
-
-class Times(list[tuple[Any, float]]):
-    """Records which items ran when, by the clock."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clock: Any = None
-
-    def function(self, name: str, **options: Any) -> Any:
-        def run(items: list[Any]) -> list[Any]:
-            self.append((name, self.clock.now))
-            return items
-
-        return batched(run, **options)
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 # ---- what the clock applies to ----
@@ -175,33 +140,6 @@ def test_deadlines_with_a_free_worker_and_with_a_busy_one() -> None:
         gated.open()
 
 
-def test_the_wait_for_capacity() -> None:
-    gated = Gated()
-    f = batched(gated, size=1, capacity=1)
-
-    async def main() -> Any:
-        future = f.options(timeout=3)("on a loop")
-        await clock.aadvance(2.9)
-        assert not future.done()
-        await clock.aadvance(0.2)
-        assert future.done()
-        return future.exception(0)
-
-    with manual_clock(patience=HELD) as clock:
-        f("holds")
-        gated.wait_started(1)
-        call = in_thread(lambda: f.options(timeout=3)("waits"))
-        until(lambda: f.stats().submitted == 2)
-        until(lambda: clock._seam.next_due(3) == 3)  # it sleeps
-        clock.advance(2.9)
-        assert not call.is_done()
-        clock.advance(0.1)
-        with pytest.raises(QueueFull):
-            call.result()
-        assert isinstance(asyncio.run(main()), QueueFull)
-        gated.open()
-
-
 def test_the_patience_of_priorities() -> None:
     """While the oldest item has waited for over a second, every other batch is taken by age."""
     gated = Gated()
@@ -242,23 +180,6 @@ def test_a_batch_that_is_let_go_is_waited_for() -> None:
         assert all(future.done() for future in futures)
 
 
-def test_a_worker_is_excluded_for_one_batch_only() -> None:
-    gated = Gated()
-    f = batched(gated, size=1)
-    with manual_clock(patience=0) as clock:
-        for n in range(2):
-            f(n)
-        clock.advance(0)
-        seam = clock._seam
-        assert not seam.is_at_rest()
-        assert seam.leave_alone(everybody=False)
-        assert seam.is_at_rest()
-        gated.release()
-        gated.wait_started(2)
-        assert not seam.is_at_rest()
-        gated.open()
-
-
 def test_without_patience_batches_have_started() -> None:
     gated = Gated()
     f = batched(gated, linger=1)
@@ -294,156 +215,6 @@ def test_on_an_executor() -> None:
         future = f(1)
         clock.advance(1)
         assert future.result(0) == 1
-
-
-# ---- event loops ----
-
-
-def test_async_functions_without_a_loop() -> None:
-    ran: list[float] = []
-
-    async def run(items: list[Any]) -> list[Any]:
-        await asyncio.sleep(0)
-        ran.append(clock.now)
-        return [Retry(after=0.25) if len(ran) < 2 else item for item in items]
-
-    f: Any = batched(run, linger=0.5)
-    with manual_clock() as clock:
-        future = f(1)
-        clock.advance(0.4)
-        assert not future.done()
-        late = f.options(deadline=0.1)(2)
-        clock.advance(1)
-        assert [future.result(0), type(late.exception(0))] == [1, DeadlineExceeded]
-        assert ran == [0.5, 0.75]
-
-
-def test_a_background_loop_that_is_just_starting(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run(items: list[Any]) -> list[Any]:
-        return items
-
-    def run_late() -> None:
-        time.sleep(0.05)
-        real()
-
-    real = background._run_forever
-    monkeypatch.setattr(background, "_run_forever", run_late)
-    monkeypatch.setattr(background, "_background", None)
-    f: Any = batched(run, linger=1)
-    with manual_clock() as clock:
-        future = f(1)
-        clock.advance(1)
-        assert future.result(0) == 1
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_on_a_loop(is_async: bool) -> None:
-    async def arun(items: list[Any]) -> list[Any]:
-        return run(items)
-
-    def run(items: list[Any]) -> list[Any]:
-        ran.append((clock.now, items))
-        return items
-
-    ran: list[Any] = []
-    told: list[Any] = []
-    f: Any = batched(arun if is_async else run, linger=0.5)
-
-    async def caller(item: Any) -> None:
-        told.append((await f(item), clock.now))
-        told.append((await f(-item), clock.now))
-
-    async def main() -> None:
-        tasks = [asyncio.create_task(caller(n)) for n in (1, 2)]
-        await clock.aadvance(0.4)
-        assert told == []
-        await clock.aadvance(0.7)
-        assert told == [(1, 0.5), (2, 0.5), (-1, 1.0), (-2, 1.0)]
-        assert ran == [(0.5, [1, 2]), (1.0, [-1, -2])]
-        assert all(task.done() for task in tasks)
-
-    with manual_clock() as clock:
-        asyncio.run(main())
-
-
-def test_to_and_fro_between_a_loop_and_threads() -> None:
-    f = batched(Batches(), linger=0.5)
-    at_once = batched(Batches())
-    told: list[int] = []
-
-    async def caller() -> None:
-        await f(0)
-        told.extend([await at_once(n) for n in range(10)])
-
-    async def main() -> None:
-        task = asyncio.create_task(caller())
-        async with manual_clock() as clock:
-            await asyncio.sleep(0)
-            await clock.aadvance(0.5)
-            assert told == list(range(10))
-        await task
-
-    asyncio.run(main())
-
-
-def test_an_advance_does_not_wait_for_a_batch_that_awaits_something_else() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-
-        async def run(items: list[Any]) -> list[Any]:
-            await gate.wait()
-            return items
-
-        f = batched(run, linger=1)
-        async with manual_clock(patience=LIMIT) as clock:
-            future = f(1)
-            began = time.monotonic()
-            await clock.aadvance(1)
-            assert time.monotonic() - began < LIMIT
-            assert future.running()
-            gate.set()
-            await clock.aadvance(0)
-            assert future.result() == 1
-
-    asyncio.run(main())
-
-
-def test_a_loop_that_polls_does_not_hold_up_the_clock() -> None:
-    f = batched(Batches(), linger=1)
-
-    async def poll() -> None:
-        while True:
-            await asyncio.sleep(0)
-
-    async def main() -> Any:
-        polling = asyncio.create_task(poll())
-        async with manual_clock(patience=0.01) as clock:
-            future = f(1)
-            await clock.aadvance(1)
-            polling.cancel()
-            return await asyncio.wait_for(future, LIMIT)
-
-    assert asyncio.run(main()) == 1
-
-
-def test_a_loop_in_another_thread() -> None:
-    async def run(items: list[Any]) -> list[Any]:
-        return items
-
-    f: Any = batched(run, linger=1)
-    called, told = threading.Event(), []
-
-    async def main() -> None:
-        future = f(1)
-        called.set()
-        told.append(await future)
-
-    with manual_clock() as clock:
-        running = in_thread(lambda: asyncio.run(main()))
-        assert called.wait(LIMIT)
-        clock.advance(1)
-        running.result()
-        assert told == [1]
 
 
 # ---- the block ----
@@ -598,83 +369,6 @@ def test_at_the_end_everything_is_run() -> None:
     assert times
     assert unresolved() == before
     assert len(batchify_threads() - threads) <= 1  # that of the background loop
-
-
-def test_at_the_end_on_a_loop() -> None:
-    async def run(items: list[Any]) -> list[Any]:
-        await asyncio.sleep(0.01)
-        return items
-
-    f: Any = batched(run, linger=5)
-    g = batched(Batches(), linger=5)
-
-    async def main() -> None:
-        async with manual_clock():
-            futures = [f(1), g(2)]
-        assert [future.result() for future in futures] == [1, 2]
-        with manual_clock():
-            futures = [f(3), g(4)]
-        assert await asyncio.wait_for(asyncio.gather(*futures), LIMIT) == [3, 4]
-
-    asyncio.run(main())
-
-
-def test_at_the_end_on_a_loop_that_stands() -> None:
-    """As in a fixture: the loop of an async test continues after the clock was closed, or later."""
-
-    async def run(items: list[Any]) -> list[Any]:
-        return items
-
-    async def call(item: int) -> Any:
-        return f(item)
-
-    f: Any = batched(run, linger=5)
-    with asyncio.Runner() as runner:
-        with manual_clock():
-            future = runner.run(call(1))
-        assert not future.done()
-        runner.run(asyncio.wait_for(future, LIMIT))
-        with manual_clock():
-            future = runner.run(call(2))
-    assert future.result() == 2
-
-
-def test_nothing_is_kept_after_its_end() -> None:
-    async def run(items: list[Any]) -> list[Any]:
-        return items
-
-    f: Any = batched(lambda items: items, linger=5)
-    g: Any = batched(run, linger=5)
-
-    class Item:
-        pass
-
-    with manual_clock() as clock:
-        items = [Item(), Item()]
-        weak = [weakref.ref(item) for item in items]
-        f(items[0])
-        g.options(deadline=9)(items[1])
-        del items
-        clock.advance(1)
-        engines = [weakref.ref(one._scope()) for one in (f, g)]
-    gc.collect()
-    assert [one() for one in [*weak, *engines]] == [None] * 4
-    assert clock._seam.next_due(1e9) is None
-
-
-def test_a_hung_batch_does_not_delay_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clocks, "MIN_EXIT_WAIT", HELD)
-    gated = Gated()
-    f = batched(gated, size=1, name="hangs")
-    clock = manual_clock(patience=0)
-    clock.__enter__()
-    futures = [f(n) for n in range(3)]
-    clock.advance(0)
-    with pytest.warns(RuntimeWarning, match="hangs: 2 items"):
-        clock.__exit__()
-    assert [isinstance(future.exception(0), Closed) for future in futures[1:]] == [True, True]
-    gated.open()
-    assert futures[0].result(LIMIT) == ("done", 0)
 
 
 # ---- refused calls ----
