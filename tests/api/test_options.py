@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from batchify import batched
-from batchify.options import Options
 from tests.limits import LIMIT
 
 HUGE_LINGERS = [
@@ -176,7 +175,6 @@ WRONG_TYPES = [
     *[("on_error", value) for value in (True, "print", 3, [print])],
     *[("name", value) for value in (True, b"name", 3, ["name"])],
 ]
-
 WRONG_VALUES = [
     *[("size", value) for value in (0, -1, -(10**30))],
     *[("workers", value) for value in (0, -1)],
@@ -347,14 +345,3 @@ def test_default_name_of_a_partial_and_of_a_callable_object() -> None:
 def test_name_is_used_in_thread_names() -> None:
     for decorate in forms(thread_name, name="nightly inserts"):
         assert "nightly inserts" in decorate()(1).result(LIMIT)
-
-
-# ---- the options object ----
-
-
-def test_options_are_immutable() -> None:
-    f = batched(echo)
-    options = f._options()
-    assert isinstance(options, Options)
-    with pytest.raises(AttributeError):
-        options.size = 3

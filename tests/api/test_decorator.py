@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from batchify import BadResult, Batched, BatchFailure, batched
+from tests.api.methods import Plain
 from tests.limits import LIMIT
 from tests.manual import in_thread, until
 
@@ -22,43 +23,6 @@ from tests.manual import in_thread, until
 def documented(users: list[int], table: str = "users") -> list[int]:
     "One bulk INSERT."
     return users
-
-
-class Plain:
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @batched(size=4, linger=None)
-    def method(self, items: list[int]) -> list[Any]:
-        return [(self.name, item) for item in items]
-
-    @batched
-    def more(self, items: list[int], extra: str, *, level: int = 0) -> list[Any]:
-        return [(self.name, item, extra, level) for item in items]
-
-    @batched
-    async def amethod(self, items: list[int]) -> list[Any]:
-        return [(self.name, item) for item in items]
-
-    @batched
-    @classmethod
-    def inner_class(cls, items: list[int]) -> list[Any]:
-        return [(cls.__name__, item) for item in items]
-
-    @classmethod
-    @batched
-    def outer_class(cls, items: list[int]) -> list[Any]:
-        return [(cls.__name__, item) for item in items]
-
-    @batched
-    @staticmethod
-    def inner_static(items: list[int]) -> list[int]:
-        return items
-
-    @staticmethod
-    @batched
-    def outer_static(items: list[int]) -> list[int]:
-        return items
 
 
 class Sub(Plain):
@@ -151,16 +115,6 @@ def test_an_instance_does_not_live_longer_because_of_its_queue() -> None:
         return weak() is None
 
     until(is_gone)
-
-
-def test_queued_items_keep_their_instance_alive() -> None:
-    future = Plain("a").method(0)
-    gc.collect()
-    rest = Plain("z")
-    assert rest.name == "z"
-    assert not future.done()
-    future._s.engine.flush()
-    assert future.result(LIMIT) == ("a", 0)
 
 
 def test_extra_arguments_of_a_method() -> None:
