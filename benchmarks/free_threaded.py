@@ -54,7 +54,7 @@ def measure() -> dict[str, Any]:
                 outcome.result()
             each = ITEMS // callers
             parts = [range(n * each, (n + 1) * each) for n in range(callers)]
-            rates.append(each * callers / flood(Run(batcher, parts, open_gate(THREADS))))
+            rates.append(each * callers / flood(Run(batcher, parts, open_gate(THREADS))).wall)
             batcher.close()
     return found
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from .adapters.base import THREADS, Rival
 from .functions import echo, gated, open_gate
-from .scenarios import Run, Scenario
+from .scenarios import Run, Scenario, Time
 
 SCALES = {"us": 1e6, "ms": 1e3, "bytes": 1.0}
 
@@ -39,6 +39,7 @@ class Sample:
     calls: int  # of the batch function
     mean_batch: float
     p50: float | None = None  # for latencies only
+    cpu: float | None = None  # the CPU time per item, not for latencies and bytes
 
 
 def compare(
@@ -92,15 +93,26 @@ def measure(
         faulthandler.cancel_dump_traceback_later()
         gc.unfreeze()
     factor = SCALES[scenario.unit]
-    p50 = None
+    p50 = cpu = None
     if isinstance(total, list):
         cuts = quantiles(total, n=100)
         p50, value = cuts[49] * factor, cuts[98] * factor
+    elif isinstance(total, Time):
+        value, cpu = total.wall / items * factor, total.cpu / items * factor
     else:
         value = total / items * factor
     mean_batch = fmean(sizes) if sizes else 0.0
     return Sample(
-        scenario.name, rival.name, repetition, position, value, items, len(sizes), mean_batch, p50
+        scenario=scenario.name,
+        rival=rival.name,
+        repetition=repetition,
+        position=position,
+        value=value,
+        items=items,
+        calls=len(sizes),
+        mean_batch=mean_batch,
+        p50=p50,
+        cpu=cpu,
     )
 
 

@@ -16,6 +16,8 @@ from .adapters import Rival
 from .harness import Sample
 from .scenarios import Scenario
 
+VALUE, CPU = "value", "cpu"  # what is compared: fields of `Sample`
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,6 +32,8 @@ class Row:
     high: float | None
     to_best: float | None  # to the best rival, which is not batchify, a floor or `direct`
     to_floor: float | None
+    cpu: float | None  # the median of the CPU time; not for latencies and bytes
+    cpu_to_hand: float | None
     mean_batch: float
     calls: float
 
@@ -47,16 +51,16 @@ class Runs:
         """Return the median of one rival."""
         return median(sample.value for sample in self.samples[name])
 
-    def ratios(self, name: str, other: str | None) -> list[float]:
+    def ratios(self, name: str, other: str | None, of: str = VALUE) -> list[float]:
         """Return the ratio of two rivals in each repetition, or nothing if one has not run."""
         if other is None or other not in self.samples:
             return []
-        values = {sample.repetition: sample.value for sample in self.samples[other]}
-        return [sample.value / values[sample.repetition] for sample in self.samples[name]]
+        values = {sample.repetition: getattr(sample, of) for sample in self.samples[other]}
+        return [getattr(sample, of) / values[sample.repetition] for sample in self.samples[name]]
 
-    def ratio(self, name: str, other: str | None) -> float | None:
+    def ratio(self, name: str, other: str | None, of: str = VALUE) -> float | None:
         """Return the median of these ratios, or None."""
-        ratios = self.ratios(name, other)
+        ratios = self.ratios(name, other, of)
         return median(ratios) if ratios else None
 
     @property
@@ -88,6 +92,7 @@ def rows(scenario: Scenario, runs: Runs) -> list[Row]:
         low = to_hand = high = None
         if ratios := runs.ratios(name, scenario.reference):
             low, to_hand, high = quartiles(ratios)
+        has_cpu = own[0].cpu is not None
         found.append(
             Row(
                 rival=name,
@@ -99,6 +104,8 @@ def rows(scenario: Scenario, runs: Runs) -> list[Row]:
                 high=high,
                 to_best=runs.ratio(name, runs.best),
                 to_floor=runs.ratio(name, runs.floor),
+                cpu=median(s.cpu or 0.0 for s in own) if has_cpu else None,
+                cpu_to_hand=runs.ratio(name, scenario.reference, CPU) if has_cpu else None,
                 mean_batch=median(s.mean_batch for s in own),
                 calls=median(s.calls for s in own),
             )
@@ -121,6 +128,8 @@ UNITS = {"us": ("µs/item",), "bytes": ("bytes/item",), "ms": ("p50 ms", "p99 ms
 def table(scenario: Scenario, found: Sequence[Row], runs: Runs, items: int) -> str:
     """Return the rows as a Markdown table."""
     columns = [*UNITS[scenario.unit], "to hand-written", "quartiles"]
+    if scenario.unit == "us":
+        columns += ["CPU µs/item", "CPU to hand-written"]
     columns += [f"to best ({runs.best})", "to floor", "mean batch", "function calls"]
     takes = f", a function that takes {scenario.takes * 1000:g} ms" if scenario.takes else ""
     lines = [
@@ -137,8 +146,11 @@ def table(scenario: Scenario, found: Sequence[Row], runs: Runs, items: int) -> s
         if row.p50 is not None:
             cells.append(digits(row.p50))
         spread = "-" if row.low is None else f"{digits(row.low)} to {digits(row.high or 0.0)}"
-        cells += [digits(row.value), times(row.to_hand), spread, times(row.to_best)]
-        cells += [times(row.to_floor), f"{row.mean_batch:.1f}", f"{row.calls:.0f}"]
+        cells += [digits(row.value), times(row.to_hand), spread]
+        if row.cpu is not None:
+            cells += [digits(row.cpu), times(row.cpu_to_hand)]
+        cells += [times(row.to_best), times(row.to_floor)]
+        cells += [f"{row.mean_batch:.1f}", f"{row.calls:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

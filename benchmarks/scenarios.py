@@ -1,4 +1,4 @@
-"""The scenarios: one function each, which returns the seconds or bytes for all items.
+"""The scenarios: one function each, which returns the time or bytes for all items.
 
 A scenario gets a `Run`: a new rival, already warmed up, and the keys for its callers. It asserts
 that every caller got the result of its own item. Scenarios that measure latency return the latency
@@ -14,7 +14,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .adapters.base import ASYNCIO, BRIDGED, THREADS, Rival
 from .functions import Gate
@@ -24,6 +24,23 @@ REFERENCES = {
     ASYNCIO: "hand-written asyncio",
     BRIDGED: "hand-written asyncio",
 }
+
+
+class Time(NamedTuple):
+    """Seconds on the clock, and of CPU time in all threads of the process."""
+
+    wall: float
+    cpu: float
+
+
+def now() -> Time:
+    return Time(time.perf_counter(), time.process_time())
+
+
+def since(start: Time, end: Time | None = None) -> Time:
+    """Return the time from `start` to `end` or, without `end`, until now."""
+    wall, cpu = end or now()
+    return Time(wall - start.wall, cpu - start.cpu)
 
 
 @dataclass(frozen=True)
@@ -92,14 +109,14 @@ def scenario(name: str, mode: str, about: str, **settings: Any) -> Callable[...,
     "One `asyncio.gather` of all calls, `async def`.",
     callers=1, each=100_000,
 )  # fmt: skip
-async def gather(run: Run) -> float:
+async def gather(run: Run) -> Time:
     [keys] = run.parts
     acall = run.rival.acall
-    start = time.perf_counter()
+    start = now()
     results = await asyncio.gather(*[acall(key) for key in keys])
-    seconds = time.perf_counter() - start
+    taken = since(start)
     expect([results], run.parts)
-    return seconds
+    return taken
 
 
 scenario("S1k", ASYNCIO, "The same with a tenth of the calls.", callers=1, each=10_000)(gather)
@@ -111,7 +128,7 @@ scenario("S1b", BRIDGED, "The same with a `def`, on threads.", callers=1, each=5
     "A task for each call, all at once, `async def`.",
     callers=1, each=50_000,
 )  # fmt: skip
-async def tasks(run: Run) -> float:
+async def tasks(run: Run) -> Time:
     [keys] = run.parts
     acall = run.rival.acall
 
@@ -119,11 +136,11 @@ async def tasks(run: Run) -> float:
         return await acall(key)
 
     create_task = asyncio.get_running_loop().create_task
-    start = time.perf_counter()
+    start = now()
     results = await asyncio.gather(*[create_task(caller(key)) for key in keys])
-    seconds = time.perf_counter() - start
+    taken = since(start)
     expect([results], run.parts)
-    return seconds
+    return taken
 
 
 @scenario(
@@ -131,7 +148,7 @@ async def tasks(run: Run) -> float:
     "8 threads submit all their items, then wait for their own results.",
     callers=8, each=50_000,
 )  # fmt: skip
-def flood(run: Run) -> float:
+def flood(run: Run) -> Time:
     submit = run.rival.submit
 
     def caller(keys: range) -> list[Any]:
@@ -150,7 +167,7 @@ CLOSED = "32 threads in a closed loop: each waits for its result before its next
 
 
 @scenario("S3", THREADS, CLOSED, callers=32, each=400, size=32)
-def closed_loop(run: Run) -> float:
+def closed_loop(run: Run) -> Time:
     submit = run.rival.submit
     return in_threads(lambda keys: [submit(key).result() for key in keys], run.parts)
 
@@ -172,17 +189,17 @@ CLOSED_ASYNCIO = "64 coroutines in a closed loop, `async def`."
 
 
 @scenario("S3a", ASYNCIO, CLOSED_ASYNCIO, callers=64, each=1000)
-async def closed_loop_asyncio(run: Run) -> float:
+async def closed_loop_asyncio(run: Run) -> Time:
     acall = run.rival.acall
 
     async def caller(keys: range) -> list[Any]:
         return [await acall(key) for key in keys]
 
-    start = time.perf_counter()
+    start = now()
     results = await asyncio.gather(*[caller(keys) for keys in run.parts])
-    seconds = time.perf_counter() - start
+    taken = since(start)
     expect(results, run.parts)
-    return seconds
+    return taken
 
 
 scenario(
@@ -212,21 +229,21 @@ scenario(
     "One thread, one call after the other.",
     callers=1, each=3000, linger=0.0,
 )  # fmt: skip
-def call_by_call(run: Run) -> float:
+def call_by_call(run: Run) -> Time:
     [keys] = run.parts
     submit = run.rival.submit
-    start = time.perf_counter()
+    start = now()
     results = [submit(key).result() for key in keys]
-    seconds = time.perf_counter() - start
+    taken = since(start)
     expect([results], run.parts)
-    return seconds
+    return taken
 
 
 SEQUENTIAL = "One coroutine, one call after the other, `async def`."
 
 
 @scenario("S4a", ASYNCIO, SEQUENTIAL, callers=1, each=5000, linger=0.0)
-async def call_by_call_asyncio(run: Run) -> float:
+async def call_by_call_asyncio(run: Run) -> Time:
     return await closed_loop_asyncio(run)  # type: ignore[no-any-return]
 
 
@@ -300,14 +317,28 @@ async def waits_asyncio(run: Run) -> list[float]:
     "One thread with a list of a million items; a rival without a call for lists submits each.",
     callers=1, each=1_000_000,
 )  # fmt: skip
-def bulk(run: Run) -> float:
+def bulk(run: Run) -> Time:
     [keys] = run.parts
     items = list(keys)
-    start = time.perf_counter()
+    start = now()
     results = run.rival.map(items)
-    seconds = time.perf_counter() - start
+    taken = since(start)
     expect([results], run.parts)
-    return seconds
+    return taken
+
+
+@scenario(
+    "S7i", THREADS,
+    "One thread with a generator of 100 000 items; `batchify (a list)` makes a list of it first.",
+    callers=1, each=100_000,
+)  # fmt: skip
+def bulk_of_iterator(run: Run) -> Time:
+    [keys] = run.parts
+    start = now()
+    results = run.rival.map(key for key in keys)
+    taken = since(start)
+    expect([results], run.parts)
+    return taken
 
 
 @scenario(
@@ -315,14 +346,14 @@ def bulk(run: Run) -> float:
     "One coroutine with a list of 100 000 items, `async def`.",
     callers=1, each=100_000,
 )  # fmt: skip
-async def bulk_asyncio(run: Run) -> float:
+async def bulk_asyncio(run: Run) -> Time:
     [keys] = run.parts
     items = list(keys)
-    start = time.perf_counter()
+    start = now()
     results = await run.rival.amap(items)
-    seconds = time.perf_counter() - start
+    taken = since(start)
     expect([results], run.parts)
-    return seconds
+    return taken
 
 
 # ---- memory ----
@@ -390,20 +421,20 @@ def expect(results: Sequence[Sequence[Any]], parts: list[range]) -> None:
             )
 
 
-def in_threads(caller: Callable[[range], list[Any]], parts: list[range]) -> float:
-    """Run `caller` with each part in its own thread; return the seconds until the last ends."""
-    started: list[float] = []
-    ended: list[float] = []
+def in_threads(caller: Callable[[range], list[Any]], parts: list[range]) -> Time:
+    """Run `caller` with each part in its own thread; return the time until the last ends."""
+    started: list[Time] = []
+    ended: list[Time] = []
     results: list[Any] = [None] * len(parts)
     errors: list[BaseException] = []
     # The last thread to arrive runs the action, before any thread continues.
-    barrier = threading.Barrier(len(parts), action=lambda: started.append(time.perf_counter()))
+    barrier = threading.Barrier(len(parts), action=lambda: started.append(now()))
 
     def body(number: int) -> None:
         try:
             barrier.wait()
             results[number] = caller(parts[number])
-            ended.append(time.perf_counter())
+            ended.append(now())
         except BaseException as error:
             errors.append(error)
 
@@ -417,4 +448,4 @@ def in_threads(caller: Callable[[range], list[Any]], parts: list[range]) -> floa
     if errors:
         raise errors[0]
     expect(results, parts)
-    return max(ended) - started[0]
+    return since(started[0], max(ended))

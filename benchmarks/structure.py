@@ -237,6 +237,8 @@ def attributes_of(node: ast.ClassDef) -> Iterator[str]:
         match part:
             case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
                 yield name
+            case _:
+                pass
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign):
             yield ast.unparse(statement.target)

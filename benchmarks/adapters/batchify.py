@@ -42,3 +42,13 @@ class BatchifyDefaultCapacity(Batchify):
     name = "batchify (default capacity)"
     scenarios = ("S1", "S2", "S21")
     options: ClassVar[dict[str, Any]] = {}
+
+
+class BatchifyList(Batchify):
+    """Makes a list of an iterator before it maps it."""
+
+    name = "batchify (a list)"
+    scenarios = ("S7i",)
+
+    def map(self, items: Any) -> list[Any]:
+        return super().map(list(items))

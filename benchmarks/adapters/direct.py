@@ -15,7 +15,7 @@ class Direct(Rival):
     name = "direct"
     modes = (THREADS, ASYNCIO)
     # Nothing is ever pending; and a caller with a list would call the function with that list.
-    not_in = ("S6", "S6a", "S7", "S7a")
+    not_in = ("S6", "S6a", "S7", "S7a", "S7i")
 
     def __init__(self, function: Any, size: int, linger: float, workers: int) -> None:
         self.function = function
