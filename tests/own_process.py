@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 def in_own_process(module: str, call: str) -> None:
     """Evaluate `call`, such as `"_grow(100)"`, in `tests.<module>`; fail with what it raises."""
-    command = [sys.executable, "-c", f"from tests import {module}; {module}.{call}"]
+    command = [sys.executable, "-c", f"import tests.{module} as module; module.{call}"]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LIMIT
     )
