@@ -1,4 +1,4 @@
-"""Batch functions that other processes import by name, for test_remote."""
+"""Batch functions that other processes import by name, for the tests of executors."""
 
 from __future__ import annotations
 

@@ -109,19 +109,19 @@ mutant(
     "callbacks-catch-exception-only", "future.py",
     "    except BaseException as error:  # also SystemExit: the neighbours must hear too",
     "    except Exception as error:",
-    *in_file("futures", "test_callbacks_that_raise_anything_are_logged_by_type"),
+    *in_file("api/futures", "test_callbacks_that_raise_anything_are_logged_by_type"),
 )  # fmt: skip
 mutant(
     "callbacks-recurse", "future.py",
     "    while queue and not callbacks.is_busy:",
     "    while queue:",
-    *in_file("futures", "test_chains_of_callbacks_do_not_recurse"),
+    *in_file("api/futures", "test_chains_of_callbacks_do_not_recurse"),
 )  # fmt: skip
 mutant(
     "a-wait-that-is-over-leaves-its-bell", "future.py",
     "                self._unwatch(engine, poke)",
     "                pass",
-    *in_file("futures", "test_waits_that_time_out_leave_nothing_behind"),
+    *in_file("reliability/lifetime_threads", "test_waits_that_time_out_leave_nothing_behind"),
 )  # fmt: skip
 mutant(
     "the-second-check-of-a-ring-is-left-out", "waits.py",
@@ -133,13 +133,16 @@ mutant(
     "waits-that-were-never-at-once-are-a-ring", "waits.py",
     "    while found is not None and found != before:",
     "    while False:",
-    *in_file("threads", "test_waits_that_were_never_at_once_are_no_deadlock"),
+    *in_file("reliability/thread_engine", "test_waits_that_were_never_at_once_are_no_deadlock"),
 )  # fmt: skip
 mutant(
     "who-has-got-room-waits-for-it-still", "forming/states.py",
     "        return state.holders(me) if state.__class__ is Waiting else None",
     "        return state.holders(me)",
-    *in_file("threads", "test_a_caller_with_capacity_that_is_not_awake_yet_is_no_deadlock"),
+    *in_file(
+        "reliability/thread_engine",
+        "test_a_caller_with_capacity_that_is_not_awake_yet_is_no_deadlock"
+    ),
 )  # fmt: skip
 mutant(
     "a-wait-stays-noted", "waits.py",
@@ -191,7 +194,10 @@ mutant(
     "            is_crowded = len(intake) + 1 >= self.need\n"
     "            append(future)\n"
     "            if is_crowded:",
-    *in_file("threads", "test_a_caller_that_looks_while_the_worker_falls_asleep_is_seen"),
+    *in_file(
+        "reliability/thread_engine",
+        "test_a_caller_that_looks_while_the_worker_falls_asleep_is_seen"
+    ),
 )  # fmt: skip
 mutant(
     "a-crowded-caller-does-not-look", "engine/entry.py",
@@ -280,7 +286,7 @@ mutant(
     "an-open-engine-refuses-as-if-closed", "engine/entry.py",
     "        if future._s is CANCELLED:\n            raise self._closed()",
     "        if future._s is CANCELLED:\n            raise self._full()",
-    *in_file("threads", "test_a_blocked_caller_is_woken_by_close"),
+    *in_file("threads/capacity", "test_a_blocked_caller_is_woken_by_close"),
 )  # fmt: skip
 
 # ---- taking and settling ----
@@ -406,13 +412,13 @@ mutant(
     "fork-keeps-the-lock", "engine/base.py",
     "        self._lock = RLock()  # another thread may have held the old one\n",
     "",
-    *in_file("fork", "test_fork_while_another_thread_holds_the_lock"),
+    *in_file("reliability/fork_races", "test_fork_while_another_thread_holds_the_lock"),
 )  # fmt: skip
 mutant(
     "fork-keeps-what-runs", "engine/base.py",
     "        futures += self.forming.everyone()\n",
     "        futures = self.forming.everyone()\n",
-    *in_file("fork", "test_fork_in_the_middle_of_a_batch"),
+    *in_file("reliability/fork_states", "test_fork_in_the_middle_of_a_batch"),
 )  # fmt: skip
 mutant(
     "fork-knows-whole-batches-only", "engine/base.py",
@@ -424,7 +430,7 @@ mutant(
     "fork-keeps-the-workers", "engine/threads.py",
     "        self._threads.clear()\n        self._hired.clear()\n",
     "        self._hired.clear()\n",
-    *in_file("fork", "test_fork_while_idle"),
+    *in_file("reliability/fork_states", "test_fork_while_idle"),
 )  # fmt: skip
 mutant(
     "flush-forces-before-it-looks", "engine/base.py",
@@ -450,7 +456,7 @@ mutant(
     "            self._look()\n            self._end()\n            self._need_worker()\n",
     "            self._begin()\n            self._look()\n"
     "            self._end()\n            self._need_worker()\n",
-    *in_file("exit", "test_all_functions_in_all_states_at_once"),
+    *in_file("reliability/exit_matrix", "test_all_functions_in_all_states_at_once"),
 )  # fmt: skip
 mutant(
     "a-late-close-gives-nothing-up", "engine/control.py",
@@ -595,19 +601,19 @@ mutant(
     "a-cancelled-call-escapes-the-task", "engine/loop.py",
     "except BaseException as error:\n                    if isinstance(error, GeneratorExit)",
     "except Exception as error:\n                    if isinstance(error, GeneratorExit)",
-    *in_file("asyncio", "test_errors_reach_the_awaiter_and_stopiteration_does_not_hang"),
+    *in_file("asyncio/awaiting", "test_errors_reach_the_awaiter_and_stopiteration_does_not_hang"),
 )  # fmt: skip
 mutant(
     "a-batch-runs-in-the-first-callers-context", "engine/loop.py",
     "                context=_CONTEXT.copy(),  # not that of the caller that came first\n",
     "",
-    *in_file("asyncio", "test_batches_run_in_an_empty_context"),
+    *in_file("asyncio/batches", "test_batches_run_in_an_empty_context"),
 )  # fmt: skip
 mutant(
     "a-task-that-ends-does-not-look", "engine/loop.py",
     "            if not self.port.loop.is_closed():\n                self._look()\n",
     "",
-    *in_file("asyncio", "test_a_batch_that_leaves_a_variable_behind_delays_no_other"),
+    *in_file("asyncio/batches", "test_a_batch_that_leaves_a_variable_behind_delays_no_other"),
 )  # fmt: skip
 
 # ---- forming ----
@@ -663,7 +669,7 @@ mutant(
     "a-cancelled-wait-stays-counted", "forming/base.py",
     "            self.dead += 1\n            self.waiting -= 1\n            return False",
     "            self.dead += 1\n            return False",
-    *in_file("asyncio", "test_a_call_that_gave_up_waiting_for_capacity_is_counted_once"),
+    *in_file("asyncio/capacity", "test_a_call_that_gave_up_waiting_for_capacity_is_counted_once"),
 )  # fmt: skip
 mutant(
     "seal-lets-nobody-in", "forming/base.py",
@@ -704,7 +710,7 @@ mutant(
     "tracebacks-keep-the-locals", "outcome/tracebacks.py",
     "        copied = TracebackType(copied, frame,",
     "        copied = TracebackType(copied, original,",
-    *in_file("outcome", "test_no_traceback_shows_the_engine_or_holds_items"),
+    *in_file("core/tracebacks", "test_no_traceback_shows_the_engine_or_holds_items"),
 )  # fmt: skip
 mutant(
     "callers-share-an-exception", "outcome/exceptions.py",
@@ -743,20 +749,20 @@ mutant(
     "the-function-gets-the-engines-list", "outcome/execution.py",
     "make_call(spec, items.copy())",
     "make_call(spec, items)",
-    *in_file("outcome", "test_a_function_may_change_its_list_at_will"),
+    *in_file("core/attempt", "test_a_function_may_change_its_list_at_will"),
 )  # fmt: skip
 mutant(
     "too-many-results-are-taken", "outcome/values.py",
     "        if found != count:",
     "        if found < count:",
-    *in_file("outcome", "test_a_wrong_number_is_a_bad_result_for_all_callers"),
+    *in_file("core/values", "test_a_wrong_number_is_a_bad_result_for_all_callers"),
 )  # fmt: skip
 mutant(
     "a-stream-may-end-early", "outcome/attempt.py",
     "            if has_ended:\n                early",
     "            if has_ended and at:\n                return None\n"
     "            if has_ended:\n                early",
-    *in_file("outcome", "test_a_generator_that_ends_early_is_a_bad_result_for_the_rest"),
+    *in_file("core/generators", "test_a_generator_that_ends_early_is_a_bad_result_for_the_rest"),
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def is_traced() -> bool:
 # a lock that is handed to a thread that has waited for more than 1 ms (`handed_off` in
 # Python/lock.c) stays locked in the child, which lacks that thread. Any code may then hang: threads
 # that write to one dict, and a child that clears it, hang within 50 forks of 3.13.15 without
-# batchify. test_fork tests what the engine itself can do about it.
+# batchify. test_fork_races tests what the engine itself can do about it.
 MAY_FORK = hasattr(os, "fork") and has_gil()
 NO_FORK = "NOT DONE: no fork among threads without a GIL, as CPython's own child may hang"
 

@@ -200,7 +200,7 @@ def is_half_made(error: Any) -> bool:
     """Return True if a signal handler interrupted the creation of an event loop.
 
     No code refers to that loop, so only its finalizer can close it, which prints a warning.
-    (test_lifetime looks for loops that should have been closed.)
+    (test_lifetime_threads looks for loops that should have been closed.)
     """
     return isinstance(error, ResourceWarning) and "unclosed event loop" in str(error)
 

@@ -89,7 +89,7 @@ def test_functions_without_deadlines_have_no_thread_for_them() -> None:
 @pytest.mark.parametrize("parents", [SOON, 4 * SOON, LATER], ids=str)
 def test_deadlines_in_a_forked_child(kind: str, parents: float) -> None:
     """The parent's deadline is pending at the fork; the child sets later ones."""
-    from tests.test_fork import in_child
+    from tests.reliability.forks import in_child
 
     f, gated = busy(kind, size=1)
     mine = f.options(deadline=parents)(1)
