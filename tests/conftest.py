@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from batchify import clock
 from batchify.interpreter import has_gil
-from tests.limits import LIMIT
 
 # No time limits, because a busy machine is not a fault. The default tier tries the same examples
 # every time, so that only a change of the code can make it fail. The deep tier tries new ones.
@@ -114,5 +113,8 @@ def kind(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise the time limits of clocks, because a busy machine may stand still for seconds."""
+    # Not at the top, because `test_runs_of_tests` copies this file to another place.
+    from tests.limits import LIMIT
+
     monkeypatch.setattr(clock, "MIN_EXIT_WAIT", LIMIT)
     monkeypatch.setattr(clock, "MAX_TAKE_WAIT", LIMIT)
