@@ -392,17 +392,26 @@ def test_a_map_that_returns_its_exceptions(lines: Lines, take: Any) -> None:
 def test_a_map_that_is_given_up_before_its_items_fail(
     lines: Lines, take: Any, size: int, line: str
 ) -> None:
-    has_begun, gate = threading.Event(), threading.Event()
+    has_asked, has_begun, gate = threading.Event(), threading.Event(), threading.Event()
+
+    def items_one_by_one() -> Iterator[int]:
+        yield 0
+        has_asked.set()  # else the first result may come before the second item is submitted
+        yield 1
 
     def all_but_the_first(items: list[Any]) -> list[Any]:
         if items[0] == 0:
+            assert has_asked.wait(LIMIT)
             return items
         has_begun.set()
         assert gate.wait(LIMIT)
         return fail(items)
 
     f = audit(all_but_the_first, size=size)
-    results = f.map(take(range(2 * size)), window=2 * size)
+    if take is list:  # both batches are submitted together
+        has_asked.set()
+    items = list(range(4)) if take is list else items_one_by_one()
+    results = f.map(items, window=2 * size)
     assert next(results) == 0
     assert has_begun.wait(LIMIT)
     results.close()
