@@ -23,7 +23,7 @@ from .demo_chart import LEFT, RIGHT, STYLE, WIDTH
 from .report import UNITS, Runs, digits, is_ours
 from .scenarios import SCENARIOS
 
-# What the headings say; of other scenarios, the name.
+# The headings of scenarios; a scenario without one is shown by its name.
 WORDS = {
     "S1": "asyncio.gather of all calls",
     "S2": "8 threads submit, then collect",

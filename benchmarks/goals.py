@@ -33,7 +33,7 @@ class Goal(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What is compared, in words."""
+        """Name the compared quantity for the table of goals."""
         if self.of == CPU:
             return "CPU time"
         return {"us": "time", "ms": "latency", "bytes": "bytes"}[SCENARIOS[self.scenario].unit]

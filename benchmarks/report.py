@@ -16,7 +16,7 @@ from .adapters import Rival
 from .harness import Sample
 from .scenarios import Scenario
 
-VALUE, CPU = "value", "cpu"  # what is compared: fields of `Sample`
+VALUE, CPU = "value", "cpu"  # the fields of `Sample` that can be compared
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -118,3 +119,14 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(clock, "MIN_EXIT_WAIT", LIMIT)
     monkeypatch.setattr(clock, "MAX_TAKE_WAIT", LIMIT)
+
+
+@pytest.fixture
+def seen() -> Iterator[Any]:
+    """Export spans and metrics of all functions during the test."""
+    from tests.api.spans import Seen  # skips the test if OpenTelemetry is not installed
+
+    found = Seen()
+    stop = found.instrument()
+    yield found
+    stop()

@@ -1,4 +1,4 @@
-"""`amap`: what differs from `map`, in a coroutine and with async iterables (contract 3)."""
+"""`amap`, where it differs from `map`: in coroutines and with async iterables (contract 3)."""
 
 from __future__ import annotations
 

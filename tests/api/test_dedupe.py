@@ -21,6 +21,7 @@ from batchify import (
     RetryExhausted,
     batched,
 )
+from tests.api.fickle import fickle
 from tests.api.shapes import (
     NEVER,
     SHAPES,
@@ -297,19 +298,7 @@ def test_an_eq_that_raises_in_the_batch_loses_no_item(quarrel: type[Quarrel], sh
 
 @pytest.mark.parametrize("detail", ["hash", "eq"])
 def test_a_hash_or_eq_that_fails_later_loses_no_item(detail: str, kind: str) -> None:
-    class Fickle:
-        is_good = True
-
-        def __hash__(self) -> int:
-            if detail == "hash" and not self.is_good:
-                raise LookupError("hash")
-            return 1
-
-        def __eq__(self, other: object) -> bool:
-            if detail == "eq" and not self.is_good:
-                raise LookupError("eq")
-            return self is other
-
+    Fickle = fickle(detail)
     f = make(kind, lambda items: [1] * len(items), linger=None, dedupe=True)
     futures = [f(Fickle()) for _ in range(3)]
     Fickle.is_good = False

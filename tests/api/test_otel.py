@@ -22,15 +22,6 @@ from opentelemetry import trace
 
 from batchify.otel import instrument
 
-
-@pytest.fixture
-def seen() -> Iterator[Seen]:
-    found = Seen()
-    stop = found.instrument()
-    yield found
-    stop()
-
-
 # ---- one span for each batch ----
 
 

@@ -1,9 +1,8 @@
-"""What spans say of items that fail, run again or end outside of the batch."""
+"""The spans of items that fail, are retried, or end outside of the batch."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from typing import Any
 from weakref import ref
 
@@ -17,14 +16,6 @@ from tests.limits import LIMIT
 pytest.importorskip("opentelemetry.sdk")
 
 from opentelemetry import trace
-
-
-@pytest.fixture
-def seen() -> Iterator[Seen]:
-    found = Seen()
-    stop = found.instrument()
-    yield found
-    stop()
 
 
 def test_a_batch_that_fails(seen: Seen) -> None:

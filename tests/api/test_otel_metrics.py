@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from tests.limits import LIMIT
 from tests.own_process import in_own_process, output_of_script
 
 pytest.importorskip("opentelemetry.sdk")
-
-
-@pytest.fixture
-def seen() -> Iterator[Seen]:
-    found = Seen()
-    stop = found.instrument()
-    yield found
-    stop()
 
 
 def test_metrics_agree_with_stats() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from batchify import BadResult, BatchifyError, Closed, QueueFull, Retry, RetryExhausted, batched
+from tests.api.fickle import fickle
 from tests.api.shapes import (
     NEVER,
     Again,
@@ -499,19 +500,7 @@ def test_each_extra_argument_has_its_own_front(kind: str) -> None:
 
 @pytest.mark.parametrize("detail", ["hash", "eq"])
 def test_a_key_that_fails_later_loses_no_retried_item(detail: str, kind: str) -> None:
-    class Fickle:
-        is_good = True
-
-        def __hash__(self) -> int:
-            if detail == "hash" and not self.is_good:
-                raise LookupError("hash")
-            return 1
-
-        def __eq__(self, other: object) -> bool:
-            if detail == "eq" and not self.is_good:
-                raise LookupError("eq")
-            return self is other
-
+    Fickle = fickle(detail)
     gated = Gated()
     again = Again(2, Retry)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
@@ -22,14 +22,6 @@ pytest.importorskip("opentelemetry.sdk")
 
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.sampling import Sampler
-
-
-@pytest.fixture
-def seen() -> Iterator[Seen]:
-    found = Seen()
-    stop = found.instrument()
-    yield found
-    stop()
 
 
 class Store:
